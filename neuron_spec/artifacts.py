@@ -1,0 +1,155 @@
+"""Files the pipeline leaves behind: their names, atomic writing, hashes and signatures."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from neuron_spec.errors import ArtifactError
+
+CORPUS_CARD = "corpus.json"
+SIGNATURE = "signature.json"
+SCORES_CSV = "scores.csv"
+SCORES_JSON = "scores.json"
+SCORES_TABLE = "table.md"
+HYPOTHESES = "hypotheses"
+REFERENCES = "references"
+
+_PACKAGES = ("neuron_spec", "torch", "numpy", "sacrebleu", "sentencepiece", "ve-fairseq", "fairseq", "fairseq-fixed")
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it into place only if the block succeeds."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def require_file(path: str | os.PathLike[str], what: str, mend: str | None = None) -> Path:
+    """Return ``path`` as a Path.
+
+    Raises:
+        ArtifactError: if it is not a file.
+    """
+    if not Path(path).is_file():
+        raise ArtifactError(f"{what} not found", where=path, mend=mend)
+    return Path(path)
+
+
+def read_json(path: str | os.PathLike[str], what: str) -> Any:
+    """Raises: ArtifactError if the file is missing or not JSON."""
+    text = require_file(path, what).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{what} is not valid JSON", where=path, got=str(error)) from error
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write a safetensors file whose header holds ``metadata``, each value as JSON.
+
+    The same content gives the same bytes.
+    """
+    header = {key: json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
+    ordered = {key: tensors[key].contiguous() for key in sorted(tensors)}
+    with atomic_path(path) as temporary:
+        save_file(ordered, temporary, metadata=header)
+
+
+def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a file written by `save_tensors`.
+
+    Raises:
+        ArtifactError: if it is missing, truncated, or not such a file.
+    """
+    require_file(path, what)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ArtifactError(
+            f"{what} cannot be read",
+            where=path,
+            got=str(error),
+            expected="a safetensors file written by neuron-spec",
+            mend="the file is damaged, cut short, or of another kind: make it again",
+        ) from error
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_text(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def hash_state(state: Mapping[str, torch.Tensor]) -> str:
+    """Hash of named tensors: names, dtypes, shapes, bytes.
+
+    Unlike a file's hash it survives dropping optimizer state or saving the same weights again.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed an artefact."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def signature(stage: str, *, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What an artefact was made from: hashes of its inputs, its parameters, the versions."""
+    return {"stage": stage, "inputs": dict(inputs), "parameters": dict(parameters), "versions": versions()}
+
+
+def is_made_from(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+    """Whether a signature names the same stage, inputs and parameters; versions may differ."""
+    if found is None:
+        return False
+    # A round trip through JSON, so that tuples and lists compare equal.
+    plain = json.loads(json.dumps(dict(wanted)))
+    return all(found.get(key) == plain[key] for key in ("stage", "inputs", "parameters"))

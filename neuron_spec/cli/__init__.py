@@ -1,0 +1,1 @@
+"""The ``neuron-spec`` command: one module per subcommand."""

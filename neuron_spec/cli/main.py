@@ -1,0 +1,65 @@
+"""``neuron-spec COMMAND ...``: exit code 0 done, 2 bad input (one message), 1 a bug of ours."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from neuron_spec import __version__
+from neuron_spec.errors import NeuronSpecError
+
+COMMANDS = {
+    "data": "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card",
+    "profile": "count how often each neuron is active, per direction and layer",
+    "select": "select each direction's specialized neurons from a profile",
+    "evaluate": "translate and score all directions, or score existing fairseq-generate output",
+    "report": "write a run's report: tables, figures, sample translations",
+    "flags": "print the fairseq flags of a config file",
+    "checkpoint": "make a checkpoint small, or compare it with a corpus",
+    "user-dir": "print the folder to pass to fairseq's --user-dir",
+}
+
+_PASS_ON = ("profile", "evaluate")  # what follows -- goes to fairseq
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="neuron-spec",
+        description="Specialized neurons for multilingual machine translation on fairseq.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+        + "\n\n'neuron-spec COMMAND --help' explains each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"neuron-spec {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    args = parser.parse_args(arguments[:1])
+
+    # Only the command asked for is imported: fairseq alone takes seconds.
+    module = importlib.import_module(f"neuron_spec.cli.{args.command.replace('-', '_')}")
+    command = argparse.ArgumentParser(
+        prog=f"neuron-spec {args.command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(command)
+    own, fairseq_flags = _split(arguments[1:])
+    parsed = command.parse_args(own, argparse.Namespace(fairseq_flags=fairseq_flags))
+    if fairseq_flags and args.command not in _PASS_ON:
+        command.error("takes no flags after --")
+    try:
+        module.run(parsed)
+    except NeuronSpecError as error:
+        print(f"neuron-spec {args.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after ``--``."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:at], arguments[at + 1 :]

@@ -1,0 +1,86 @@
+"""Count how often each FFN neuron is active (> 0 after ReLU), per direction and layer.
+
+One pass over the validation set, teacher-forced, all directions; language flags are read from the
+checkpoint. Flags of fairseq-validate, such as --distributed-world-size, may follow after --.
+
+example:
+  neuron-spec profile DATA_BIN --path dense.pt --output profile.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with validation data")
+    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the dense checkpoint")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="profile.safetensors")
+    parser.add_argument("--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on")
+    parser.add_argument("--gen-subset", default="valid", metavar="NAME", help="the subset to count on")
+    parser.add_argument("--max-tokens", type=int, default=4000, metavar="N", help="tokens per batch")
+    parser.add_argument(
+        "--count-padding",
+        action="store_true",
+        help="count padding positions too, as the official code does; the result then depends on --max-tokens",
+    )
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16")
+
+
+def run(args: argparse.Namespace) -> None:
+    from neuron_spec import tasks as tasks  # registers
+    from neuron_spec.checkpoints import read_checkpoint, task_args, token_flags, weights_sha256
+    from neuron_spec.data.data_bin import check_data_bin, data_sha256
+    from neuron_spec.directions import direction_id, parse_directions
+    from neuron_spec.fairseq_commands import validate
+    from neuron_spec.neurons.activations import ActivationCounts
+    from neuron_spec.profiling import profile_signature
+
+    state = read_checkpoint(args.path)
+    trained = task_args(state, args.path)
+    directions = parse_directions(args.lang_pairs or trained.lang_pairs)
+    for direction in directions:
+        direction_id(direction, trained.langs)
+    check_data_bin(args.data_bin, trained.langs, args.gen_subset, directions)
+    wanted = profile_signature(
+        checkpoint=weights_sha256(state),
+        data=data_sha256(args.data_bin, args.gen_subset, directions),
+        subset=args.gen_subset,
+        directions=directions,
+        count_padding=args.count_padding,
+    )
+    if not _is_complete(args.output, wanted):
+        flags = [str(args.data_bin), "--path", str(args.path), "--task", "neuron_profiling"]
+        flags += ["--lang-pairs", ",".join(map(str, directions)), *token_flags(trained)]
+        flags += ["--valid-subset", args.gen_subset, "--max-tokens", str(args.max_tokens)]
+        flags += ["--profile-output", str(args.output), "--skip-invalid-size-inputs-valid-test"]
+        flags += [f"--{name.replace('_', '-')}" for name in ("count_padding", "cpu", "fp16", "bf16") if getattr(args, name)]
+        validate([*flags, *args.fairseq_flags])
+    profile = ActivationCounts.load(args.output)
+    for side, tokens in profile.tokens.items():
+        print(f"{side}: {int(tokens.sum()):,} tokens of {len(directions)} directions", file=sys.stderr)
+    print(args.output)
+
+
+def _is_complete(output: Path, wanted: dict[str, object]) -> bool:
+    from neuron_spec.artifacts import is_made_from
+    from neuron_spec.errors import ArtifactError
+    from neuron_spec.neurons.activations import ActivationCounts
+
+    if not output.is_file():
+        return False
+    found = ActivationCounts.load(output).metadata.get("signature")
+    if not is_made_from(found, wanted["signature"]):  # type: ignore[arg-type]
+        raise ArtifactError(
+            "another profile is already here",
+            where=output,
+            got=found and {**found["inputs"], **found["parameters"]},
+            expected={**wanted["signature"]["inputs"], **wanted["signature"]["parameters"]},  # type: ignore[index]
+            mend="name another --output, or delete this file",
+        )
+    print(f"{output}: complete already", file=sys.stderr)
+    return True

@@ -1,0 +1,33 @@
+"""Everything that makes fairseq work on current Python and torch, each with its reason."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import importlib
+import typing
+from collections.abc import Iterator
+
+import torch
+
+
+def _names_in_checkpoints() -> Iterator[typing.Any]:
+    """What fairseq pickles into checkpoints and broadcasts, beyond tensors."""
+    # Every checkpoint holds its arguments.
+    yield argparse.Namespace
+    # Resuming under distributed training broadcasts the built config as well.
+    yield from (collections.defaultdict, typing.Any, dict, list, int)
+    for module, names in {
+        "omegaconf.base": ("ContainerMetadata", "Metadata"),
+        "omegaconf.dictconfig": ("DictConfig",),
+        "omegaconf.listconfig": ("ListConfig",),
+        "omegaconf.nodes": ("AnyNode",),
+        "fairseq.distributed.utils": ("_TensorPlaceholder",),
+    }.items():
+        found = importlib.import_module(module)
+        yield from (getattr(found, name) for name in names if hasattr(found, name))
+
+
+# Since torch 2.6 torch.load unpickles only tensors and names allowed here; fairseq's own
+# checkpoints hold a few more. Nothing is patched and weights_only stays on.
+torch.serialization.add_safe_globals(list(_names_in_checkpoints()))

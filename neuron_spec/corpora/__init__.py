@@ -1,0 +1,1 @@
+"""Corpora: from a source to raw text, SentencePiece model, data-bin and corpus card."""

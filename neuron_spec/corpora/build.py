@@ -1,0 +1,208 @@
+"""From parallel text to everything a run needs: raw text, SentencePiece, data-bin, corpus card."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from neuron_spec.artifacts import (
+    CORPUS_CARD,
+    atomic_path,
+    hash_text,
+    is_made_from,
+    read_json,
+    signature,
+    write_json,
+    write_text,
+)
+from neuron_spec.errors import ArtifactError, CorpusError
+
+PIVOT = "en"
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass
+class Corpus:
+    """Parallel text around English, before subword segmentation.
+
+    ``pairs[split][lang]`` lists (text in ``lang``, English text).
+    """
+
+    name: str
+    pairs: dict[str, dict[str, list[tuple[str, str]]]]
+    families: dict[str, str]
+    tiers: dict[str, str]
+    sources: list[dict[str, str]]
+    cleaning: dict[str, dict[str, int]] = field(default_factory=dict)
+    leak: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def langs(self) -> list[str]:
+        return [PIVOT, *self.pairs["train"]]
+
+
+def card_of(data_bin: str | Path) -> dict[str, Any] | None:
+    """The corpus card beside a data-bin of ours; None for a data-bin made elsewhere."""
+    path = Path(data_bin).parent / CORPUS_CARD
+    return read_json(path, "corpus card") if path.is_file() else None
+
+
+def is_built(output: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether ``output`` already holds this corpus, made with these parameters.
+
+    Raises:
+        CorpusError: if it holds another corpus, which must not be overwritten.
+    """
+    card = output / CORPUS_CARD
+    if not card.is_file():
+        return False
+    found = read_json(card, "corpus card")["signature"]
+    if not is_made_from(found, signature("data", inputs={}, parameters=parameters)):
+        raise CorpusError(
+            "another corpus is already here",
+            where=card,
+            got=found["parameters"],
+            expected=dict(parameters),
+            mend="name another --output, or delete this folder",
+        )
+    return True
+
+
+def build(
+    corpus: Corpus,
+    output: Path,
+    *,
+    vocab_size: int,
+    parameters: Mapping[str, Any],
+    sentencepiece_model: Path | None = None,
+) -> None:
+    """Write ``raw/``, ``spm/``, ``data-bin/`` and, last, ``corpus.json`` below ``output``.
+
+    Args:
+        sentencepiece_model: use this model instead of learning one of ``vocab_size``, so that a
+            checkpoint trained elsewhere fits.
+
+    Raises:
+        CorpusError: if a language has no text in a split.
+    """
+    for split in SPLITS:
+        for lang, pairs in corpus.pairs[split].items():
+            if not pairs:
+                raise CorpusError("a language without text", where=f"{corpus.name}, {split} split", got=lang)
+    hashes = _write_raw(corpus, output / "raw")
+    model = output / "spm" / "sentencepiece.model"
+    with atomic_path(model) as temporary:
+        temporary.write_bytes(
+            sentencepiece_model.read_bytes() if sentencepiece_model else _learn_pieces(corpus, vocab_size)
+        )
+    processor = _load_pieces(model)
+    _binarize(corpus, output / "raw", processor, output / "data-bin")
+    write_text(output / "data-bin" / "langs.txt", "\n".join(corpus.langs) + "\n")
+    vocabulary = {"model": "SentencePiece BPE, joint over all languages", "size": processor.vocab_size()}
+    vocabulary["learned_on"] = f"given: {sentencepiece_model.name}" if sentencepiece_model else "this training text"
+    write_json(output / CORPUS_CARD, _card(corpus, vocabulary, hashes, parameters))
+
+
+def _write_raw(corpus: Corpus, folder: Path) -> dict[str, str]:
+    hashes = {}
+    for split in SPLITS:
+        for lang, pairs in corpus.pairs[split].items():
+            for side, code in enumerate((lang, PIVOT)):
+                name = f"{split}.{lang}-{PIVOT}.{code}"
+                text = "".join(f"{pair[side]}\n" for pair in pairs)
+                write_text(folder / name, text)
+                hashes[name] = hash_text(text)
+    return hashes
+
+
+def _learn_pieces(corpus: Corpus, vocab_size: int) -> bytes:
+    """Joint BPE over all languages. No normalisation: the text is clean, and decoding must give it back."""
+    english = dict.fromkeys(en for pairs in corpus.pairs["train"].values() for _, en in pairs)
+    foreign = (text for pairs in corpus.pairs["train"].values() for text, _ in pairs)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([*english, *foreign]),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise CorpusError(
+            "SentencePiece cannot learn this vocabulary", got=str(error), mend="change --vocab-size"
+        ) from error
+    return model.getvalue()
+
+
+def _load_pieces(model: Path) -> sentencepiece.SentencePieceProcessor:
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(model))
+    except RuntimeError as error:
+        raise CorpusError("not a SentencePiece model", where=model, got=str(error)) from error
+
+
+def _binarize(
+    corpus: Corpus, raw: Path, processor: sentencepiece.SentencePieceProcessor, data_bin: Path
+) -> None:
+    from neuron_spec.corpora.binarize import binarize
+
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    specials = {"<unk>", "<s>", "</s>"}  # fairseq adds its own
+    dictionary = "".join(f"{piece} 1\n" for piece in pieces if piece not in specials)
+    for lang in corpus.langs:
+        write_text(data_bin / f"dict.{lang}.txt", dictionary)
+    names = [
+        f"{split}.{lang}-{PIVOT}.{code}"
+        for split in SPLITS
+        for lang in corpus.pairs[split]
+        for code in (lang, PIVOT)
+    ]
+    binarize(raw, names, processor, data_bin)
+
+
+def _card(
+    corpus: Corpus, vocabulary: Mapping[str, Any], hashes: Mapping[str, str], parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "name": corpus.name,
+        "langs": corpus.langs,
+        "lang_pairs": [pair for lang in corpus.langs[1:] for pair in (f"{PIVOT}-{lang}", f"{lang}-{PIVOT}")],
+        "families": corpus.families,
+        "tiers": corpus.tiers,
+        "sources": corpus.sources,
+        "vocabulary": dict(vocabulary),
+        "pairs": {
+            split: {lang: len(pairs) for lang, pairs in corpus.pairs[split].items()} for split in SPLITS
+        },
+        "dropped_in_cleaning": corpus.cleaning,
+        "leak_report": corpus.leak,
+        "raw_sha256": dict(hashes),
+        "signature": signature("data", inputs={}, parameters=parameters),
+    }
+
+
+def raw_file(data_bin: str | Path, split: str, source: str, target: str, side: str) -> Path:
+    """The raw text of one side of a split, beside a data-bin of ours.
+
+    Raises:
+        ArtifactError: if it is not there, as with a data-bin made elsewhere.
+    """
+    folder = Path(data_bin).parent / "raw"
+    for pair in (f"{source}-{target}", f"{target}-{source}"):
+        if (path := folder / f"{split}.{pair}.{side}").is_file():
+            return path
+    raise ArtifactError(
+        "raw text not found",
+        where=folder / f"{split}.{source}-{target}.{side}",
+        mend="raw references are scored by default; where only a data-bin exists, score its "
+        "detokenised targets with --references data-bin",
+    )

@@ -1,0 +1,117 @@
+"""Splits that do not leak: whole groups held out, near duplicates taken out of the training set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from neuron_spec.errors import CorpusError
+
+NEAR_DUPLICATE = 0.6
+_LEAK_LEVELS = (0.6, 0.8)
+
+
+def shuffle_key(seed: int, text: str) -> str:
+    """Sort key of a shuffle that depends on the seed and the text, not on the order of the input."""
+    return hashlib.sha256(f"{seed}\0{text}".encode()).hexdigest()
+
+
+def hold_out_groups(
+    groups: Mapping[str, Collection[str]],
+    eligible: Collection[str],
+    *,
+    sizes: Mapping[str, int],
+    seed: int,
+    largest_group_fraction: float = 0.02,
+) -> dict[str, list[str]]:
+    """Choose held-out messages so that none of their groups is trained on.
+
+    Args:
+        groups: the groups (such as software components) in which each message occurs.
+        eligible: the messages fit to be tested on.
+        sizes: how many messages each held-out split gets, such as ``{"test": 200}``.
+        largest_group_fraction: groups with a larger fraction of all messages stay in training.
+
+    Returns:
+        Messages per split, "train" among them. Messages of held-out groups that are not eligible,
+        or more than asked for, are in no split; messages that also occur in a training group are
+        in "train".
+
+    Raises:
+        CorpusError: if the groups hold too few eligible messages.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for message, names in groups.items():
+        for name in names:
+            members[name].append(message)
+    limit = largest_group_fraction * len(groups)
+    order = sorted(
+        (name for name in members if len(members[name]) <= limit), key=lambda name: shuffle_key(seed, name)
+    )
+
+    held_out: dict[str, str] = {}  # group -> split
+    splits: dict[str, list[str]] = {"train": []}
+    remaining = iter(order)
+    for split, size in sizes.items():
+        chosen: list[str] = []
+        while len(chosen) < size:
+            name = next(remaining, None)
+            if name is None:
+                raise CorpusError(
+                    f"too few messages for the {split} split",
+                    got=f"{len(chosen)} eligible messages in the groups that may be held out",
+                    expected=f"{size}",
+                    mend="choose fewer languages, or ask for smaller test and valid splits",
+                )
+            held_out[name] = split
+            # A message is this split's only once all its groups are.
+            chosen = sorted(
+                message
+                for message in eligible
+                if all(held_out.get(group) == split for group in groups[message])
+            )
+        splits[split] = sorted(chosen, key=lambda message: shuffle_key(seed, message))[:size]
+    splits["train"] = [
+        message for message, names in groups.items() if any(name not in held_out for name in names)
+    ]
+    return splits
+
+
+def _grams(text: str) -> frozenset[str]:
+    padded = f" {text.casefold()} "
+    return frozenset(padded[i : i + 4] for i in range(max(1, len(padded) - 3)))
+
+
+def nearest_similarity(texts: Iterable[str], held_out: Sequence[str]) -> list[float]:
+    """For each text the highest character-4-gram Jaccard similarity (fraction) to a held-out text."""
+    held_grams = [_grams(text) for text in held_out]
+    postings: dict[str, list[int]] = defaultdict(list)
+    for index, grams in enumerate(held_grams):
+        for gram in grams:
+            postings[gram].append(index)
+    nearest = []
+    for text in texts:
+        grams = _grams(text)
+        shared = Counter(index for gram in grams for index in postings.get(gram, ()))
+        nearest.append(
+            max((n / (len(grams) + len(held_grams[index]) - n) for index, n in shared.items()), default=0.0)
+        )
+    return nearest
+
+
+def leak_report(train: Sequence[str], held_out: Sequence[str]) -> dict[str, float]:
+    """Percent of held-out texts with a near duplicate in ``train``, for two similarities."""
+    nearest = nearest_similarity(held_out, train)
+    return {
+        f"percent_with_near_duplicate_at_{level}": round(
+            100 * sum(value >= level for value in nearest) / max(1, len(nearest)), 2
+        )
+        for level in _LEAK_LEVELS
+    }
+
+
+def without_near_duplicates(train: Sequence[str], held_out: Sequence[str]) -> list[str]:
+    """The training texts that resemble no held-out text (similarity below 0.6)."""
+    nearest = nearest_similarity(train, held_out)
+    return [text for text, value in zip(train, nearest, strict=True) if value < NEAR_DUPLICATE]

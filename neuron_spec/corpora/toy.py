@@ -1,0 +1,324 @@
+"""A synthetic corpus: meanings rendered in English and in invented languages of three known families.
+
+Languages of one family share word order, affixes and roots up to regular sound changes; between
+families nothing is shared. What a method finds out about relatedness can so be held against the truth.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from neuron_spec.corpora.build import PIVOT, Corpus
+from neuron_spec.errors import CorpusError
+
+
+
+_BEINGS = [
+    "dog",
+    "cat",
+    "bird",
+    "horse",
+    "farmer",
+    "teacher",
+    "girl",
+    "boy",
+    "king",
+    "doctor",
+    "singer",
+    "sailor",
+]
+_THINGS = ["lamp", "book", "basket", "door", "hat", "boat", "drum", "coin", "rope", "wheel"]
+_PLACES = ["river", "garden", "house", "bridge", "market", "hill", "forest", "tower"]
+_ADJECTIVES = ["small", "big", "red", "green", "new", "dark", "quiet", "strong", "tall", "white"]
+_TRANSITIVE = ["follow", "help", "pull", "push", "paint", "guard", "lift", "clean", "need", "collect"]
+_INTRANSITIVE = ["walk", "jump", "rest", "wait", "work", "play", "talk", "laugh"]
+_ADPOSITIONS = ["near", "behind", "below", "around"]
+_ARTICLES = ["the", "a", "this"]
+_NUMERALS = ["two", "three", "four", "five"]
+_TENSES = ["past", "present", "future"]
+
+_CONTENT = _BEINGS + _THINGS + _PLACES + _ADJECTIVES + _TRANSITIVE + _INTRANSITIVE
+_FUNCTION = _ADPOSITIONS + _ARTICLES + _NUMERALS
+_WORDS = range(3, 10)  # in the English sentence
+
+# Each language has replaced this fraction of its inherited content words by words of its own.
+_REPLACED_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class _Phrase:
+    noun: str
+    adjective: str | None
+    determiner: str
+    is_plural: bool
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    verb: str
+    tense: str
+    subject: _Phrase
+    object: _Phrase | None
+    adposition: str | None
+    place: _Phrase | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Family:
+    """A proto-language. An affix is a (prefix, suffix) pair."""
+
+    name: str
+    onsets: Sequence[str]
+    vowels: Sequence[str]
+    codas: Sequence[str]
+    order: str  # of Subject, Verb, Object and Place phrase
+    adjective_first: bool
+    determiner_first: bool
+    adposition_first: bool
+    plural: tuple[str, str]
+    accusative: tuple[str, str]
+    tenses: Mapping[str, tuple[str, str]]
+    # Language -> replacements, applied in order.
+    sound_changes: Mapping[str, Sequence[tuple[str, str]]]
+
+
+_FAMILIES = (
+    _Family(
+        name="Talic",
+        onsets=["p", "t", "k", "b", "d", "m", "n", "r", "l", "s"],
+        vowels=["a", "e", "o"],
+        codas=("n", "r", "s", ""),
+        order="SVOP",
+        adjective_first=False,
+        determiner_first=True,
+        adposition_first=True,
+        plural=("", "en"),
+        accusative=("", ""),
+        tenses={"past": ("", "ta"), "present": ("", ""), "future": ("", "ro")},
+        sound_changes={
+            "qa": (),
+            "qb": (("p", "f"), ("k", "h")),
+            "qc": (("b", "v"), ("s", "z"), ("o", "u")),
+        },
+    ),
+    _Family(
+        name="Yumic",
+        onsets=["y", "k", "m", "l", "v", "n", "h", "j"],
+        vowels=["ä", "ö", "ü", "i", "u"],
+        codas=("",),
+        order="SPOV",
+        adjective_first=True,
+        determiner_first=False,
+        adposition_first=False,
+        plural=("", "lü"),
+        accusative=("", "m"),
+        tenses={"past": ("", "ki"), "present": ("", ""), "future": ("", "yö")},
+        sound_changes={
+            "qm": (),
+            "qn": (("k", "g"), ("ä", "e")),
+            "qo": (("y", "d"), ("v", "w"), ("ö", "å")),
+        },
+    ),
+    _Family(
+        name="Zhodic",
+        onsets=["ст", "гр", "др", "зв", "кр", "бл", "в", "ж", "ш", "м"],
+        vowels=["а", "о", "и"],
+        codas=["к", "т", "л", "ш", "м"],
+        order="VSOP",
+        adjective_first=False,
+        determiner_first=False,
+        adposition_first=True,
+        plural=("ви", ""),
+        accusative=("", ""),
+        tenses={"past": ("по", ""), "present": ("", ""), "future": ("за", "")},
+        sound_changes={
+            "qx": (),
+            "qy": (("г", "х"), ("о", "у")),
+            "qz": (("ж", "ч"), ("з", "ц"), ("и", "ы")),
+        },
+    ),
+)
+_FAMILY_OF = {lang: family for family in _FAMILIES for lang in family.sound_changes}
+
+FAMILIES: dict[str, str] = {lang: family.name for lang, family in _FAMILY_OF.items()} | {PIVOT: "Germanic"}
+DEFAULT_LANGS = ("qa", "qb", "qm", "qn", "qx", "qy")
+
+
+def generate(
+    *, sentences: Mapping[str, int], langs: Sequence[str], seed: int
+) -> dict[str, dict[str, list[str]]]:
+    """Draw distinct meanings and say each in English and in every language.
+
+    The languages do not depend on ``seed``, only the sentences do. Splits share no meaning, and the
+    held-out ones do not depend on how much training text is asked for.
+
+    Args:
+        sentences: how many sentences each split gets, such as ``{"train": 3000, "valid": 200}``.
+        langs: codes out of `FAMILIES`; English comes with them in any case.
+
+    Returns:
+        Split -> language -> lines, parallel over all languages of a split.
+
+    Raises:
+        CorpusError: if a language is not one of the invented ones, or a split's size is not positive.
+    """
+    unknown = [lang for lang in langs if lang not in FAMILIES]
+    if unknown:
+        raise CorpusError(
+            "the toy corpus has no such language",
+            got=", ".join(unknown),
+            expected=f"some of {', '.join(sorted(_FAMILY_OF))}",
+        )
+    for split, size in sentences.items():
+        if size < 1:
+            raise CorpusError(
+                f"the toy corpus cannot have an empty {split} split", got=size, expected="1 or more sentences"
+            )
+
+    meanings = _distinct_meanings(random.Random(seed))
+    train_last = sorted(sentences, key=lambda split: (split == "train", split))
+    drawn = {split: [next(meanings) for _ in range(sentences[split])] for split in train_last}
+    return {
+        split: {
+            lang: [_say(lang, meaning) for meaning in drawn[split]] for lang in dict.fromkeys((PIVOT, *langs))
+        }
+        for split in sentences
+    }
+
+
+def read(*, langs: Sequence[str], sizes: Mapping[str, int], seed: int) -> Corpus:
+    """The generated text as a corpus: every language paired with English.
+
+    Raises:
+        CorpusError: an unknown language, or more sentences than the grammar can say.
+    """
+    lines = generate(sentences=sizes, langs=langs, seed=seed)
+    return Corpus(
+        name="toy",
+        pairs={
+            split: {lang: list(zip(texts[lang], texts[PIVOT], strict=True)) for lang in langs}
+            for split, texts in lines.items()
+        },
+        families={lang: FAMILIES[lang] for lang in (*langs, PIVOT)},
+        tiers={},
+        sources=[{"name": f"neuron_spec's toy grammar, seed {seed}", "licence": "none needed: made on the spot"}],
+    )
+
+
+def _distinct_meanings(rng: random.Random) -> Iterator[_Meaning]:
+    seen = set()
+    while True:
+        meaning = _draw_meaning(rng)
+        if meaning not in seen and len(_english(meaning).split()) in _WORDS:
+            seen.add(meaning)
+            yield meaning
+
+
+def _draw_meaning(rng: random.Random) -> _Meaning:
+    has_object = rng.random() < 0.6
+    has_place = rng.random() < 0.4
+    return _Meaning(
+        verb=rng.choice(_TRANSITIVE if has_object else _INTRANSITIVE),
+        tense=rng.choice(_TENSES),
+        subject=_draw_phrase(rng, _BEINGS),
+        object=_draw_phrase(rng, _BEINGS + _THINGS) if has_object else None,
+        adposition=rng.choice(_ADPOSITIONS) if has_place else None,
+        place=_draw_phrase(rng, _PLACES) if has_place else None,
+    )
+
+
+def _draw_phrase(rng: random.Random, nouns: Sequence[str]) -> _Phrase:
+    noun = rng.choice(nouns)
+    adjective = rng.choice(_ADJECTIVES) if rng.random() < 0.4 else None
+    determiner = rng.choice(_NUMERALS) if rng.random() < 0.2 else rng.choice(_ARTICLES)
+    return _Phrase(noun, adjective, determiner, is_plural=determiner in _NUMERALS or rng.random() < 0.4)
+
+
+def _say(lang: str, meaning: _Meaning) -> str:
+    return _english(meaning) if lang == PIVOT else _invented(lang, meaning)
+
+
+def _english(meaning: _Meaning) -> str:
+    def phrase(of: _Phrase | None) -> list[str]:
+        if of is None:
+            return []
+        determiner = {"a": "", "this": "these"}.get(of.determiner, of.determiner)
+        return [
+            determiner if of.is_plural else of.determiner,
+            of.adjective or "",
+            of.noun + "s" * of.is_plural,
+        ]
+
+    verb = {
+        "past": meaning.verb + "ed",
+        "present": meaning.verb + "s" * (not meaning.subject.is_plural),
+        "future": "will " + meaning.verb,
+    }[meaning.tense]
+    words = [*phrase(meaning.subject), verb, *phrase(meaning.object)]
+    words += [meaning.adposition or "", *phrase(meaning.place)]
+    return " ".join(word for word in words if word)
+
+
+def _invented(lang: str, meaning: _Meaning) -> str:
+    """The sentence in the proto-language of the family, brought up to date by the sound changes."""
+    family = _FAMILY_OF[lang]
+    roots = _roots(family)[lang]
+
+    def phrase(of: _Phrase | None, case: tuple[str, str] = ("", "")) -> list[str]:
+        if of is None:
+            return []
+        noun = _affixed(roots[of.noun], family.plural if of.is_plural else ("", ""))
+        core = [_affixed(noun, case)]
+        if of.adjective:
+            core.insert(0 if family.adjective_first else 1, roots[of.adjective])
+        if not (of.determiner == "a" and of.is_plural):
+            core.insert(0 if family.determiner_first else len(core), roots[of.determiner])
+        return core
+
+    place = phrase(meaning.place)
+    if meaning.adposition:
+        place.insert(0 if family.adposition_first else len(place), roots[meaning.adposition])
+    constituents = {
+        "S": phrase(meaning.subject),
+        "V": [_affixed(roots[meaning.verb], family.tenses[meaning.tense])],
+        "O": phrase(meaning.object, family.accusative),
+        "P": place,
+    }
+    proto = " ".join(word for slot in family.order for word in constituents[slot])
+    return _changed(proto, family.sound_changes[lang])
+
+
+def _affixed(root: str, affix: tuple[str, str]) -> str:
+    prefix, suffix = affix
+    return prefix + root + suffix
+
+
+def _changed(text: str, changes: Sequence[tuple[str, str]]) -> str:
+    for old, new in changes:
+        text = text.replace(old, new)
+    return text
+
+
+@cache
+def _roots(family: _Family) -> dict[str, dict[str, str]]:
+    """Language -> concept -> root before the sound changes; no two concepts sound alike in a language."""
+    rng = random.Random(family.name)
+    heard: set[str] = set()
+
+    def coin(syllables: int) -> str:
+        while True:
+            root = "".join(rng.choice(family.onsets) + rng.choice(family.vowels) for _ in range(syllables))
+            root += rng.choice(family.codas)
+            forms = {_changed(root, changes) for changes in family.sound_changes.values()}
+            if not forms & heard:
+                heard.update(forms)
+                return root
+
+    shared = {concept: coin(2) for concept in _CONTENT} | {concept: coin(1) for concept in _FUNCTION}
+    return {
+        lang: shared | {concept: coin(2) for concept in _CONTENT if rng.random() < _REPLACED_FRACTION}
+        for lang in family.sound_changes
+    }

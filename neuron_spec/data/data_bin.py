@@ -1,0 +1,89 @@
+"""Checks of a fairseq data-bin before anything is loaded from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+from neuron_spec.artifacts import hash_file, hash_text
+from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError
+
+
+def split_prefix(data_bin: Path, split: str, direction: Direction) -> Path:
+    """``split.de-en`` of either order, as fairseq looks for it.
+
+    Raises:
+        ArtifactError: if neither is there.
+    """
+    names = [
+        f"{split}.{direction.source}-{direction.target}",
+        f"{split}.{direction.target}-{direction.source}",
+    ]
+    for name in names:
+        if (data_bin / f"{name}.{direction.source}.idx").is_file():
+            return data_bin / name
+    raise ArtifactError(
+        f"the data-bin has no {split} set for {direction}",
+        where=data_bin,
+        expected=f"{names[0]}.{direction.source}.idx, or {names[1]}.{direction.source}.idx",
+        mend="name a subset and directions that it has, or binarize them",
+    )
+
+
+def files_of(data_bin: Path, split: str, directions: Iterable[Direction]) -> list[Path]:
+    """The data files of a split, each once."""
+    files = {
+        Path(f"{split_prefix(data_bin, split, direction)}.{lang}{extension}")
+        for direction in directions
+        for lang in (direction.source, direction.target)
+        for extension in (".idx", ".bin")
+    }
+    return sorted(files)
+
+
+def check_data_bin(data_bin: Path, langs: Sequence[str], split: str, directions: Sequence[Direction]) -> None:
+    """Raises: ArtifactError if the folder, a dictionary or a data file is missing, or one is cut short."""
+    if not data_bin.is_dir():
+        raise ArtifactError("data-bin not found", where=data_bin, mend="name a folder made by fairseq-preprocess")
+    for lang in sorted({code for d in directions for code in (d.source, d.target)}):
+        if not (data_bin / f"dict.{lang}.txt").is_file():
+            raise ArtifactError(
+                f"the data-bin has no dictionary of {lang}", where=data_bin, expected=f"dict.{lang}.txt"
+            )
+    for file in files_of(data_bin, split, directions):
+        if not file.is_file():
+            raise ArtifactError("data file not found", where=file, mend="binarize the corpus again")
+        if file.suffix == ".idx":
+            _check_complete(file)
+
+
+def _check_complete(index_file: Path) -> None:
+    data_file = index_file.with_suffix(".bin")
+    try:
+        index = MMapIndexedDataset.Index(str(index_file))
+        sizes, pointers = index.sizes, index._pointers
+        expected = int(pointers[-1] + sizes[-1] * index.dtype().itemsize) if len(index) else 0
+    except AssertionError:
+        return  # another of fairseq's formats, which it reads itself
+    except (ValueError, OSError, IndexError) as error:
+        raise ArtifactError(
+            "index of a data file cannot be read", where=index_file, got=str(error), mend="binarize the corpus again"
+        ) from error
+    got = os.path.getsize(data_file) if data_file.is_file() else 0
+    if got != expected:
+        raise ArtifactError(
+            "data file is cut short, or belongs to another index",
+            where=data_file,
+            got=f"{got} bytes",
+            expected=f"{expected} bytes",
+            mend="copy it again, or binarize the corpus again",
+        )
+
+
+def data_sha256(data_bin: Path, split: str, directions: Sequence[Direction]) -> str:
+    """Hash of the data files of a split."""
+    return hash_text(*(f"{file.name} {hash_file(file)}" for file in files_of(data_bin, split, directions)))

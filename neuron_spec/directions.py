@@ -1,0 +1,120 @@
+"""Translation directions, their ids, and what is known about each language."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from neuron_spec.errors import DirectionError
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, order=True)
+class Direction:
+    """One translation direction, written ``de-en``: the unit that neurons are specialized for."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.source}-{self.target}"
+
+    @classmethod
+    def parse(cls, text: str) -> Direction:
+        """Read ``de-en``.
+
+        Raises:
+            DirectionError: if ``text`` is not two language codes joined by one hyphen.
+        """
+        source, hyphen, target = text.strip().partition("-")
+        if not (source and hyphen and target) or "-" in target:
+            raise DirectionError(
+                "malformed direction",
+                got=repr(text),
+                expected="two language codes joined by one hyphen, such as 'de-en'",
+                mend="codes themselves hold no hyphen: write 'zh', not 'zh-Hans'",
+            )
+        return cls(source, target)
+
+
+def parse_directions(text: str | Iterable[str]) -> list[Direction]:
+    """Read ``"de-en,en-de"`` (or its parts), in the order given.
+
+    Raises:
+        DirectionError: if the list is empty, a part is malformed, or one is named twice.
+    """
+    parts = text.split(",") if isinstance(text, str) else list(text)
+    directions = [Direction.parse(part) for part in parts if part.strip()]
+    if not directions:
+        raise DirectionError("no directions", got=repr(text), expected="such as 'de-en,en-de'")
+    if len(set(directions)) < len(directions):
+        twice = sorted({str(d) for d in directions if directions.count(d) > 1})
+        raise DirectionError("directions named twice", got=", ".join(twice))
+    return directions
+
+
+def direction_id(direction: Direction, langs: Sequence[str]) -> int:
+    """The id that travels with a sentence: ``index(source) * len(langs) + index(target)``.
+
+    It depends on ``--langs`` alone, whose order also fixes the rows of the language tokens, and
+    never on ``--lang-pairs``, which commands may give in part and in another order.
+
+    Raises:
+        DirectionError: if a language is not in ``langs``.
+    """
+    for lang in (direction.source, direction.target):
+        if lang not in langs:
+            raise DirectionError(
+                "unknown language in a direction",
+                where=str(direction),
+                got=lang,
+                expected=f"one of --langs {','.join(langs)}",
+            )
+    return langs.index(direction.source) * len(langs) + langs.index(direction.target)
+
+
+def matching(pattern: str, directions: Sequence[Direction]) -> list[Direction]:
+    """The directions that a shell pattern such as ``en-*`` names.
+
+    Raises:
+        DirectionError: if it names none.
+    """
+    found = [d for d in directions if fnmatch.fnmatchcase(str(d), pattern)]
+    if not found:
+        raise DirectionError(
+            "a pattern names no direction",
+            got=pattern,
+            expected=f"some of {', '.join(map(str, directions))}",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Language:
+    """What the language table says of one code; ``unknown`` where it says nothing."""
+
+    code: str
+    name: str
+    family: str
+    script: str
+
+
+@cache
+def _language_table() -> dict[str, Language]:
+    text = files("neuron_spec").joinpath("languages.csv").read_text(encoding="utf-8")
+    return {row["code"]: Language(**row) for row in csv.DictReader(text.splitlines())}
+
+
+def language(code: str) -> Language:
+    """The table's row for ``code``."""
+    return _language_table().get(code, Language(code, code, UNKNOWN, UNKNOWN))
+
+
+def by_family(codes: Iterable[str]) -> list[str]:
+    """Language codes ordered by family, then code: the order of the axes in every figure."""
+    return sorted(codes, key=lambda code: (language(code).family, code))

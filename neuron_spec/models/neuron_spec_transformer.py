@@ -1,0 +1,373 @@
+"""``neuron_spec_transformer``: fairseq's transformer whose FFNs are specialized per direction.
+
+Without masks it is the plain transformer, and its checkpoints have the plain transformer's keys. Masks
+are buffers, so a specialized checkpoint carries them and needs no mask file to translate.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase, TransformerModel
+from fairseq.models.transformer import transformer_legacy
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from torch import Tensor
+
+from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import ModelError
+from neuron_spec.modules.specialized_ffn import (
+    DROPPED_NEURONS,
+    FFN_PATHS,
+    Route,
+    SpecializedFC1,
+    SpecializedFC2,
+)
+from neuron_spec.neurons.masks import NeuronMasks
+
+MISSING_DIRECTION = ("error", "compose", "dense")
+_MISSING = -1
+_ROWS = "mask_rows"
+_MASK = "fc1.neuron_mask"
+
+
+class _SpecializedLayer:
+    """Mixin for fairseq's layers: an FFN made of our two Linears."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fc1.activation = self.activation_fn  # type: ignore[attr-defined]
+        self.fc2.follow(self.fc1)  # type: ignore[attr-defined]
+
+    def build_fc1(self, input_dim: int, output_dim: int, *quant_noise: Any) -> SpecializedFC1:
+        return SpecializedFC1(input_dim, output_dim)
+
+    def build_fc2(self, input_dim: int, output_dim: int, *quant_noise: Any) -> SpecializedFC2:
+        return SpecializedFC2(input_dim, output_dim)
+
+
+class SpecializedEncoderLayer(_SpecializedLayer, TransformerEncoderLayerBase):
+    """An encoder layer with a specialized FFN."""
+
+
+class SpecializedDecoderLayer(_SpecializedLayer, TransformerDecoderLayerBase):
+    """A decoder layer with a specialized FFN."""
+
+
+class _SpecializedSide:
+    """Mixin for the encoder and the decoder: finds each sentence's mask row and routes the layers.
+
+    Attributes:
+        mask_rows: buffer, int64 ``[langs * langs]``: direction id -> mask row, -1 where it has none.
+    """
+
+    side: str
+    mask_rows: Tensor | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer(_ROWS, None)  # type: ignore[attr-defined]
+        self.route = Route()
+        self.langs: Sequence[str] = ()
+        self.missing_direction = "error"
+        self._lookup: tuple[tuple[Any, ...], Tensor] | None = None
+        for layer in self.ffn_layers().values():
+            layer.route = self.route
+
+    def ffn_layers(self) -> dict[str, SpecializedFC1]:
+        """Layer key -> its ``fc1``."""
+        # Not by iterating self.layers, which skips layers at random under layer drop.
+        modules = dict(self.layers.named_children())  # type: ignore[attr-defined]
+        return {f"{self.side}.layers.{number}": layer.fc1 for number, layer in modules.items()}
+
+    def rows_of(self, direction_ids: Tensor | None) -> Tensor | None:
+        """Mask rows of the sentences, int64 ``[B]``; None where the model has no masks.
+
+        Raises:
+            ModelError: if no ids came, or a direction has no masks and ``missing_direction`` says error.
+        """
+        if self.mask_rows is None:
+            return None
+        if direction_ids is None:
+            raise ModelError(
+                "a specialized model was run without direction ids, which would ignore its masks",
+                where=self.side,
+                mend="use --task neuron_specialization, which gives every sentence its direction",
+            )
+        rows = self._resolved(self.mask_rows)[direction_ids]
+        if bool((rows == _MISSING).any()):
+            missing = sorted({self._name(int(i)) for i in direction_ids[rows == _MISSING]})
+            raise ModelError(
+                "directions without masks",
+                where=self.side,
+                got=", ".join(missing),
+                expected=", ".join(self._name(i) for i in (self.mask_rows >= 0).nonzero().flatten().tolist()),
+                mend="pass --missing-direction compose (the encoder's masks of another direction from the "
+                "same source, the decoder's of another into the same target) or dense",
+            )
+        return rows
+
+    def _name(self, number: int) -> str:
+        if not self.langs:
+            return f"direction id {number}"
+        return f"{self.langs[number // len(self.langs)]}-{self.langs[number % len(self.langs)]}"
+
+    def _resolved(self, mask_rows: Tensor) -> Tensor:
+        """``mask_rows`` with missing directions filled in as ``missing_direction`` says."""
+        key = (id(mask_rows), mask_rows._version, mask_rows.device, self.missing_direction)
+        if self._lookup is None or self._lookup[0] != key:
+            rows = mask_rows.cpu().clone()
+            if self.missing_direction == "dense":
+                dense = next(iter(self.ffn_layers().values())).neuron_mask
+                assert dense is not None
+                rows[rows == _MISSING] = dense.size(0)  # one past the last: keeps all
+            elif self.missing_direction == "compose":
+                self._compose(rows)
+            self._lookup = key, rows.to(mask_rows.device)
+        return self._lookup[1]
+
+    def _compose(self, rows: Tensor) -> None:
+        """A missing x-z takes the encoder's masks of x-y and the decoder's of y-z, for the first such y."""
+        n = int(len(rows) ** 0.5)
+        table = rows.view(n, n)  # source, target
+        known = table.clone()
+        for source, target in (table == _MISSING).nonzero().tolist():
+            candidates = known[source] if self.side == "encoder" else known[:, target]
+            if len(found := candidates[candidates >= 0]):
+                table[source, target] = found[0]
+
+
+class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
+    """Stores the direction ids in its output, for the decoder and through beam search."""
+
+    side = "encoder"
+
+    def build_encoder_layer(self, cfg: Any) -> SpecializedEncoderLayer:
+        return SpecializedEncoderLayer(cfg, return_fc=self.return_fc)
+
+    def forward(
+        self, src_tokens: Tensor, *args: Any, direction_ids: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, list[Tensor]]:
+        """As the parent; ``direction_ids`` int64 ``[B]``."""
+        with self.route.over(self.rows_of(direction_ids)):
+            out: dict[str, list[Tensor]] = super().forward(src_tokens, *args, **kwargs)
+        out["direction_ids"] = [] if direction_ids is None else [direction_ids]
+        return out
+
+    def reorder_encoder_out(self, encoder_out: dict[str, list[Tensor]], new_order: Tensor) -> dict[str, list[Tensor]]:
+        out: dict[str, list[Tensor]] = super().reorder_encoder_out(encoder_out, new_order)
+        out["direction_ids"] = [ids.index_select(0, new_order) for ids in encoder_out["direction_ids"]]
+        return out
+
+
+class SpecializedDecoder(_SpecializedSide, TransformerDecoderBase):
+    """Reads the direction ids from the encoder's output, at every step of the beam search too."""
+
+    side = "decoder"
+
+    def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> SpecializedDecoderLayer:
+        return SpecializedDecoderLayer(cfg, no_encoder_attn)
+
+    def extract_features(
+        self, prev_output_tokens: Tensor, encoder_out: dict[str, list[Tensor]] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        ids = (encoder_out or {}).get("direction_ids")
+        with self.route.over(self.rows_of(ids[0] if ids else None)):
+            return super().extract_features(prev_output_tokens, encoder_out, *args, **kwargs)
+
+
+@register_model("neuron_spec_transformer")
+class NeuronSpecTransformer(TransformerModel):
+    """fairseq's transformer with specialized FFNs."""
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_args(parser)
+        parser.add_argument(
+            "--dropped-neurons",
+            choices=DROPPED_NEURONS,
+            default="bias",
+            help="what a dropped neuron emits: its constant act(bias), as in the official code, or zero",
+        )
+        parser.add_argument(
+            "--ffn-path",
+            choices=FFN_PATHS,
+            default="auto",
+            help="gather the kept neurons, multiply by the mask, or choose per batch and layer",
+        )
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace, task: Any) -> NeuronSpecTransformer:
+        model: NeuronSpecTransformer = super().build_model(args, task)
+        for setting in ("checkpoint_activations", "scale_fc"):
+            if getattr(args, setting, False):
+                raise ModelError(f"--{setting.replace('_', '-')} is not supported by this model")
+        if getattr(args, "quant_noise_pq", 0):
+            raise ModelError("quantization noise overwrites weights in place, and is not supported")
+        for fc1 in model.ffn_layers().values():
+            fc1.dropped_neurons = getattr(args, "dropped_neurons", "bias")
+            fc1.ffn_path = getattr(args, "ffn_path", "auto")
+        return model
+
+    @classmethod
+    def build_encoder(cls, cfg: Any, src_dict: Any, embed_tokens: Any) -> SpecializedEncoder:
+        return SpecializedEncoder(cfg, src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, cfg: Any, tgt_dict: Any, embed_tokens: Any) -> SpecializedDecoder:
+        return SpecializedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        direction_ids: Tensor | None = None,
+        return_all_hiddens: bool = True,
+        **decoder_options: Any,
+    ) -> Any:
+        """As the parent; ``direction_ids`` int64 ``[B]`` say which neurons each sentence runs through."""
+        encoder_out = self.encoder(
+            src_tokens,
+            src_lengths=src_lengths,
+            return_all_hiddens=return_all_hiddens,
+            direction_ids=direction_ids,
+        )
+        return self.decoder(
+            prev_output_tokens, encoder_out=encoder_out, src_lengths=src_lengths, **decoder_options
+        )
+
+    @property
+    def sides(self) -> tuple[_SpecializedSide, _SpecializedSide]:
+        return self.encoder, self.decoder
+
+    def ffn_layers(self) -> dict[str, SpecializedFC1]:
+        """Layer key (``encoder.layers.0``) -> its ``fc1``."""
+        return {key: fc1 for side in self.sides for key, fc1 in side.ffn_layers().items()}
+
+    @property
+    def has_masks(self) -> bool:
+        return self.encoder.mask_rows is not None
+
+    def require_relu(self) -> None:
+        """Raises: ModelError if "active" (> 0) means nothing for this model's activation."""
+        if (name := self.cfg.activation_fn) != "relu":
+            raise ModelError(
+                "neurons are active where ReLU lets them through; this model has another activation",
+                got=name,
+                expected="relu",
+            )
+
+    def set_languages(self, langs: Sequence[str], missing_direction: str = "error") -> None:
+        """Say what the direction ids stand for, and what to do with directions that have no masks."""
+        for side in self.sides:
+            side.langs = list(langs)
+            side.missing_direction = missing_direction
+
+    def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
+        """Specialize the model.
+
+        Raises:
+            ModelError: if the masks are for other layers or widths, or the activation is not ReLU.
+            DirectionError: if the masks name a language that is not in ``langs``.
+        """
+        self.require_relu()
+        layers = self.ffn_layers()
+        masks.require_fit({key: fc1.out_features for key, fc1 in layers.items()})
+        rows = torch.full((len(langs) ** 2,), _MISSING)
+        for row, direction in enumerate(masks.directions):
+            rows[direction_id(direction, langs)] = row
+        for key, fc1 in layers.items():
+            fc1.set_mask(masks.kept[key])
+        for side in self.sides:
+            side.mask_rows = rows.to(next(iter(layers.values())).weight.device)
+
+    def masks(self, langs: Sequence[str]) -> NeuronMasks:
+        """The masks that the model carries.
+
+        Raises:
+            ModelError: if it has none.
+        """
+        rows = self.encoder.mask_rows
+        if rows is None:
+            raise ModelError("a dense model has no masks")
+        ids = (rows >= 0).nonzero().flatten().tolist()
+        directions = [Direction(langs[i // len(langs)], langs[i % len(langs)]) for i in ids]
+        order = rows[ids].cpu()
+        kept = {}
+        for key, fc1 in self.ffn_layers().items():
+            assert fc1.neuron_mask is not None
+            kept[key] = fc1.neuron_mask.cpu()[order]
+        return NeuronMasks(directions, kept)
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.
+
+        Raises:
+            ModelError: if model and checkpoint both have masks, and they differ.
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        prefix = f"{name}." if name else ""
+        buffers = {f"{key}.{_MASK}": (fc1, "neuron_mask") for key, fc1 in self.ffn_layers().items()}
+        buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]
+        for key, (module, buffer) in buffers.items():
+            ours, theirs = getattr(module, buffer), state_dict.get(prefix + key)
+            if ours is None and theirs is not None:
+                setattr(module, buffer, theirs.clone())
+            elif ours is not None and theirs is None:
+                state_dict[prefix + key] = ours
+            elif ours is not None and not torch.equal(ours.cpu(), theirs.cpu()):
+                raise ModelError(
+                    "the checkpoint was specialized with other masks than --neuron-masks",
+                    where=key,
+                    got="a checkpoint whose masks differ from the file's",
+                    mend="drop --neuron-masks to go on with the checkpoint's own, or start from a dense checkpoint",
+                )
+
+
+@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer")
+def base(args: argparse.Namespace) -> None:
+    """The original transformer, 6+6/512/2048/8."""
+    transformer_legacy.base_architecture(args)
+
+
+@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer_tiny")
+def tiny(args: argparse.Namespace) -> None:
+    """For CPUs: 3+3/128/512/4, pre-norm, all embeddings shared."""
+    for side in ("encoder", "decoder"):
+        _default(args, f"{side}_layers", 3)
+        _default(args, f"{side}_embed_dim", 128)
+        _default(args, f"{side}_ffn_embed_dim", 512)
+        _default(args, f"{side}_attention_heads", 4)
+        _default(args, f"{side}_normalize_before", True)
+    _default(args, "share_all_embeddings", True)
+    transformer_legacy.base_architecture(args)
+
+
+@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer_iwslt")
+def iwslt(args: argparse.Namespace) -> None:
+    """The paper's mT-small, 6+6/512/1024/4, decoder embeddings tied."""
+    for side in ("encoder", "decoder"):
+        _default(args, f"{side}_ffn_embed_dim", 1024)
+        _default(args, f"{side}_attention_heads", 4)
+    _default(args, "share_decoder_input_output_embed", True)
+    transformer_legacy.base_architecture(args)
+
+
+@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer_big")
+def big(args: argparse.Namespace) -> None:
+    """The paper's model for EC30, 6+6/1024/4096/16, pre-norm, decoder embeddings tied."""
+    for side in ("encoder", "decoder"):
+        _default(args, f"{side}_embed_dim", 1024)
+        _default(args, f"{side}_ffn_embed_dim", 4096)
+        _default(args, f"{side}_attention_heads", 16)
+        _default(args, f"{side}_normalize_before", True)
+    _default(args, "share_decoder_input_output_embed", True)
+    transformer_legacy.base_architecture(args)
+
+
+def _default(args: argparse.Namespace, name: str, value: Any) -> None:
+    setattr(args, name, getattr(args, name, value))

@@ -1,0 +1,1 @@
+"""The method itself: neurons counted, selected and compared; torch only, no fairseq."""

@@ -1,0 +1,125 @@
+"""How often each FFN neuron is active, per translation direction and layer.
+
+Axis letters: N directions, F ffn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuron_spec.artifacts import load_tensors, save_tensors
+from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.errors import ArtifactError, SelectionError
+
+SIDES = ("encoder", "decoder")
+_TOKENS = "tokens."
+
+
+def side_of(layer: str) -> str:
+    """``encoder`` or ``decoder``, of a layer key such as ``encoder.layers.0``."""
+    return layer.partition(".")[0]
+
+
+def layer_order(layer: str) -> tuple[int, int]:
+    """Sort key: encoder layers, then decoder layers, each by number."""
+    side, _, number = layer.partition(".layers.")
+    return SIDES.index(side), int(number)
+
+
+@dataclass
+class ActivationCounts:
+    """On how many tokens each neuron was active (> 0 after ReLU).
+
+    Attributes:
+        directions: the N directions, naming the rows.
+        counts: layer key (``encoder.layers.0``) -> int64 ``[N, F]``; layers may differ in width.
+        tokens: ``encoder`` and ``decoder`` -> int64 ``[N]``, the tokens looked at.
+        metadata: how the counts were made; its ``checkpoint_sha256`` says from which weights.
+    """
+
+    directions: list[Direction]
+    counts: dict[str, Tensor]
+    tokens: dict[str, Tensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def zeros(cls, directions: Sequence[Direction], widths: Mapping[str, int]) -> ActivationCounts:
+        """No tokens seen yet; ``widths`` maps layer keys to ffn widths."""
+        n = len(directions)
+        return cls(
+            list(directions),
+            {layer: torch.zeros(n, width, dtype=torch.int64) for layer, width in widths.items()},
+            {side: torch.zeros(n, dtype=torch.int64) for side in SIDES},
+        )
+
+    @property
+    def layers(self) -> list[str]:
+        return sorted(self.counts, key=layer_order)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {layer: self.counts[layer].size(1) for layer in self.layers}
+
+    def __add__(self, other: ActivationCounts) -> ActivationCounts:
+        """Counts over both sets of tokens: counts of shards add up to the counts of the whole.
+
+        Raises:
+            ArtifactError: if directions, layers, widths or the checkpoint differ.
+        """
+        for what, mine, theirs in (
+            ("directions", list(map(str, self.directions)), list(map(str, other.directions))),
+            ("layers and widths", self.widths, other.widths),
+            ("checkpoint", self.metadata.get("checkpoint_sha256"), other.metadata.get("checkpoint_sha256")),
+        ):
+            if mine != theirs:
+                raise ArtifactError(f"profiles with different {what} cannot be added", got=theirs, expected=mine)
+        return ActivationCounts(
+            self.directions,
+            {layer: self.counts[layer] + other.counts[layer] for layer in self.counts},
+            {side: self.tokens[side] + other.tokens[side] for side in SIDES},
+            self.metadata,
+        )
+
+    def require_tokens(self) -> None:
+        """Raises: SelectionError if a direction has no tokens: nothing can be selected for it."""
+        empty = [
+            str(d)
+            for i, d in enumerate(self.directions)
+            if any(int(self.tokens[side][i]) == 0 for side in SIDES)
+        ]
+        if empty:
+            raise SelectionError(
+                "no tokens to count activations on",
+                got=f"0 tokens for {', '.join(empty)}",
+                expected="a validation set with text for every direction",
+                mend="profile another --gen-subset, or fewer --lang-pairs",
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``profile.safetensors``; metadata in its header, as JSON."""
+        tensors = dict(self.counts) | {_TOKENS + side: self.tokens[side] for side in SIDES}
+        save_tensors(path, tensors, {**self.metadata, "directions": [str(d) for d in self.directions]})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ActivationCounts:
+        """Raises: ArtifactError if the file is missing, damaged, or not a profile."""
+        tensors, metadata = load_tensors(path, "profile")
+        tokens = {side: tensors.pop(_TOKENS + side, None) for side in SIDES}
+        if "directions" not in metadata or any(value is None for value in tokens.values()):
+            raise ArtifactError("not a profile", where=path, mend="make one with neuron-spec profile")
+        directions = parse_directions(metadata.pop("directions"))
+        for layer, counts in tensors.items():
+            if counts.dtype != torch.int64 or counts.dim() != 2 or counts.size(0) != len(directions):
+                raise ArtifactError(
+                    f"damaged profile: layer {layer}",
+                    where=path,
+                    got=f"{counts.dtype} {list(counts.shape)}",
+                    expected=f"torch.int64 [{len(directions)}, ffn]",
+                )
+        return cls(directions, tensors, tokens, metadata)  # type: ignore[arg-type]

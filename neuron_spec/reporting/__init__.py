@@ -1,0 +1,1 @@
+"""Tables, figures and pages made from results; the only place that imports matplotlib."""

@@ -1,0 +1,89 @@
+"""``neuron_profiling``: counts active neurons while ``fairseq-validate`` runs over the validation set.
+
+All directions in one pass, on the model's device; under ``torch.distributed`` the processes' counts
+are added, and equal those of a single process. ``neuron-spec profile`` calls it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.distributed import utils as distributed_utils
+from fairseq.tasks import register_task
+from torch import Tensor
+
+from neuron_spec.artifacts import hash_text
+from neuron_spec.checkpoints import checkpoint_sha256
+from neuron_spec.data.data_bin import data_sha256
+from neuron_spec.errors import ModelError
+from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+from neuron_spec.profiling import NeuronCounter, profile_signature
+from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
+
+
+@register_task("neuron_profiling")
+class NeuronProfilingTask(NeuronSpecializationTask):
+    """Validation that leaves a profile."""
+
+    @staticmethod
+    def add_args(parser: argparse.ArgumentParser) -> None:
+        NeuronSpecializationTask.add_args(parser)
+        parser.add_argument("--profile-output", metavar="FILE", help="where to write the profile (needed)")
+        parser.add_argument(
+            "--count-padding",
+            action="store_true",
+            help="count padding positions too, as the official code does; the result then depends on batch sizes",
+        )
+
+    def __init__(self, args: argparse.Namespace, langs: list[str], dicts: Any, training: bool) -> None:
+        super().__init__(args, langs, dicts, training)
+        if args.batching != "one-direction":
+            raise ModelError("profiling counts per direction", got="--batching mixed", expected="one-direction")
+        if not args.profile_output:
+            raise ModelError("no file to write the profile to", mend="give --profile-output FILE")
+        self._counter: NeuronCounter | None = None
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        raise ModelError("this task only profiles", mend="run it with fairseq-validate, or neuron-spec profile")
+
+    def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> Any:
+        if not sample:  # what a process gets when there are fewer batches than processes
+            return torch.zeros(()), 0, {}
+        if self._counter is None:
+            assert isinstance(model, NeuronSpecTransformer)
+            self._counter = NeuronCounter(model, self.directions, self.langs, count_padding=self.args.count_padding)
+        with self._counter.counting(sample["net_input"]):
+            return super().valid_step(sample, model, criterion)
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        super().reduce_metrics([log for log in logging_outputs if log], criterion)
+        self._save()
+
+    def _save(self) -> None:
+        if self._counter is None:
+            raise ModelError(
+                "no batch to profile", where=self.args.data, mend="give each process at least one batch"
+            )
+        profile = self._counter.result(self._add_over_processes)
+        if torch.distributed.is_initialized() and distributed_utils.get_data_parallel_rank() > 0:
+            return
+        profile.require_tokens()
+        profile.metadata = profile_signature(
+            checkpoint=checkpoint_sha256(self.args.path),
+            data=data_sha256(Path(self.args.data), self.args.valid_subset, self.directions),
+            subset=self.args.valid_subset,
+            directions=self.directions,
+            count_padding=self.args.count_padding,
+        ) | {
+            "dictionary_sha256": hash_text(*self.source_dictionary.symbols),
+            "langs": list(self.langs),
+        }
+        profile.save(self.args.profile_output)
+
+    def _add_over_processes(self, counts: Tensor) -> Tensor:
+        if torch.distributed.is_initialized():
+            distributed_utils.all_reduce(counts, group=distributed_utils.get_data_parallel_group())
+        return counts

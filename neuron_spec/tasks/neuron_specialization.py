@@ -1,0 +1,188 @@
+"""``neuron_specialization``: multilingual translation whose batches hold one direction each.
+
+fairseq's ``translation_multi_simple_epoch`` in all else; its flags are all here too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models.transformer import TransformerModel
+from fairseq.tasks import register_task
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+
+from neuron_spec.artifacts import hash_text
+from neuron_spec.checkpoints import differing_token_flags, is_specialized, read_checkpoint, weights_sha256
+from neuron_spec.data.data_bin import check_data_bin
+from neuron_spec.data.manager import DirectionDatasetManager
+from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import ModelError
+from neuron_spec.models.neuron_spec_transformer import MISSING_DIRECTION, NeuronSpecTransformer
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.selection import NEURON_SETS
+
+
+@register_task("neuron_specialization")
+class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
+    """Gives every sentence its direction id, and the model its masks."""
+
+    @staticmethod
+    def add_args(parser: argparse.ArgumentParser) -> None:
+        TranslationMultiSimpleEpochTask.add_args(parser)
+        parser.add_argument(
+            "--neuron-masks",
+            metavar="FILE",
+            help="specialize the model with these masks (from neuron-spec select); a specialized "
+            "checkpoint carries its own",
+        )
+        parser.add_argument(
+            "--neuron-sets", choices=NEURON_SETS, help="refuse a mask file that holds sets of the other kind"
+        )
+        parser.add_argument(
+            "--batching",
+            choices=("one-direction", "mixed"),
+            default="one-direction",
+            help="one direction per batch, or fairseq's own batches",
+        )
+        parser.add_argument(
+            "--missing-direction",
+            choices=MISSING_DIRECTION,
+            default="error",
+            help="a direction without masks is refused, takes the encoder's masks of its source and the "
+            "decoder's of its target from other directions, or runs through all neurons",
+        )
+        parser.add_argument(
+            "--allow-other-checkpoint",
+            action="store_true",
+            help="accept masks that were profiled on another checkpoint than training starts from",
+        )
+
+    def __init__(self, args: argparse.Namespace, langs: list[str], dicts: Any, training: bool) -> None:
+        for flag in ("enable_lang_ids", "lang_tok_replacing_bos_eos"):
+            if getattr(args, flag, False):
+                raise ModelError(
+                    f"--{flag.replace('_', '-')} is not supported by this task",
+                    mend="directions are known by id; use --encoder-langtok and --decoder-langtok",
+                )
+        if any(category.startswith("mono") for category in getattr(args, "extra_data", None) or {}):
+            raise ModelError("monolingual --extra-data has no direction, and is not supported by this task")
+        super().__init__(args, langs, dicts, training)
+        # The parent's constructor names the manager's class itself.
+        self.data_manager = DirectionDatasetManager(args, self.lang_pairs, langs, dicts, self.sampling_method)
+
+    @classmethod
+    def setup_task(cls, args: argparse.Namespace, **kwargs: Any) -> NeuronSpecializationTask:
+        # fairseq-validate sets the task up from a checkpoint's flags, and a plain one's lack ours.
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        cls.add_args(parser)
+        for name, value in vars(parser.parse_args([args.data])).items():
+            if name not in args:
+                setattr(args, name, value)
+        return super().setup_task(args, **kwargs)  # type: ignore[no-any-return]
+
+    @property
+    def directions(self) -> list[Direction]:
+        return [Direction.parse(pair) for pair in self.lang_pairs]
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        if split not in self.datasets and not getattr(self.args, "extra_data", None):
+            paths = self.args.data.split(os.pathsep)
+            # Only training sets are sharded; fairseq reads the others from the first path.
+            for path in paths if split == getattr(self.args, "train_subset", None) else paths[:1]:
+                if len(paths) == 1 or split != getattr(self.args, "train_subset", None):
+                    check_data_bin(Path(path), self.langs, split, self.directions)
+        super().load_dataset(split, epoch, combine, **kwargs)
+
+    def build_model(self, args: argparse.Namespace, from_checkpoint: bool = False) -> NeuronSpecTransformer:
+        if from_checkpoint and (differ := differing_token_flags(args, self.args)):
+            raise ModelError(
+                "language flags differ from those the model was trained with",
+                got="; ".join(f"{flag} {now}" for flag, (_, now) in differ.items()),
+                expected="; ".join(f"{flag} {trained}" for flag, (trained, _) in differ.items()),
+                mend="give the flags of training: direction ids and language tokens follow from them",
+            )
+        if ARCH_MODEL_REGISTRY.get(args.arch) is TransformerModel:
+            # A plain transformer, as stock fairseq trains it: the same model, able to take masks.
+            model = NeuronSpecTransformer.build_model(args, self)
+        else:
+            model = super().build_model(args, from_checkpoint)
+        if not isinstance(model, NeuronSpecTransformer):
+            raise ModelError(
+                "this task needs a transformer",
+                got=f"--arch {args.arch}",
+                expected="an architecture of neuron_spec_transformer or of fairseq's transformer",
+            )
+        model.set_languages(self.langs, self.args.missing_direction)
+        # The file that a checkpoint was trained with is inside the checkpoint.
+        is_inside = from_checkpoint and self.args.neuron_masks == getattr(args, "neuron_masks", None)
+        if self.args.neuron_masks and not is_inside:
+            self._specialize(model)
+        return model
+
+    def _specialize(self, model: NeuronSpecTransformer) -> None:
+        path = self.args.neuron_masks
+        masks = NeuronMasks.load(path)
+        sets = masks.metadata.get("neuron_sets")
+        if self.args.neuron_sets not in (None, sets):
+            raise ModelError(
+                "the mask file holds sets of another kind", where=path, got=sets, expected=self.args.neuron_sets
+            )
+        dictionary = hash_text(*self.source_dictionary.symbols)
+        if masks.metadata.get("dictionary_sha256", dictionary) != dictionary:
+            raise ModelError(
+                "the masks are for another dictionary",
+                where=path,
+                got=f"masks for a dictionary with languages {masks.metadata.get('langs')} and sha256 "
+                f"{masks.metadata['dictionary_sha256'][:12]}",
+                expected=f"languages {list(self.langs)} and sha256 {dictionary[:12]}",
+                mend="use the data-bin and --langs that were profiled",
+            )
+        if self.args.missing_direction == "error":
+            masks.require_directions(self.directions, where=path)
+        self._require_profiled_checkpoint(masks)
+        masks.require_fit({key: fc1.out_features for key, fc1 in model.ffn_layers().items()}, where=path)
+        model.set_masks(masks, self.langs)
+
+    def _require_profiled_checkpoint(self, masks: NeuronMasks) -> None:
+        """Masks of another model say nothing about this one's neurons."""
+        profiled = masks.metadata.get("checkpoint_sha256")
+        if profiled is None or self.args.allow_other_checkpoint:
+            return
+        for flag in ("finetune_from_model", "restore_file", "path"):
+            start = getattr(self.args, flag, None)
+            if not start or not os.path.isfile(start):
+                continue
+            state = read_checkpoint(start)
+            # A specialized checkpoint has moved on; that its masks are the same is checked on loading.
+            if not is_specialized(state) and (found := weights_sha256(state)) != profiled:
+                raise ModelError(
+                    "the masks are from the profile of another checkpoint",
+                    where=self.args.neuron_masks,
+                    got=f"weights {found[:12]} in --{flag.replace('_', '-')} {start}",
+                    expected=f"weights {profiled[:12]}",
+                    mend="profile the checkpoint that training starts from, or pass --allow-other-checkpoint",
+                )
+
+    def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> Any:
+        self._require_one_direction()
+        return super().build_dataset_for_inference(*args, **kwargs)
+
+    def inference_step(self, generator: Any, models: Any, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        net_input = sample["net_input"]
+        if "direction_ids" not in net_input:
+            # fairseq-interactive keeps only tokens and lengths of a batch.
+            net_input["direction_ids"] = torch.full_like(
+                net_input["src_lengths"].reshape(-1), self._require_one_direction()
+            )
+        return super().inference_step(generator, models, sample, *args, **kwargs)
+
+    def _require_one_direction(self) -> int:
+        source, target = self.args.source_lang, self.args.target_lang
+        if not (source and target):
+            raise ModelError("which direction?", mend="give --source-lang and --target-lang")
+        return direction_id(Direction(source, target), self.langs)

@@ -1,0 +1,44 @@
+"""Installation; `pip install .` on Python 3.11 and 3.12."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "neuron_spec" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+WHEELS = "python_version >= '3.11' and python_version < '3.13' and sys_platform == 'linux' and platform_machine == 'x86_64'"
+ELSEWHERE = "python_version < '3.11' or python_version >= '3.13' or sys_platform != 'linux' or platform_machine != 'x86_64'"
+
+setup(
+    name="neuron_spec",
+    version=VERSION,
+    description="Specialized neurons for multilingual machine translation on fairseq",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["neuron_spec", "neuron_spec.*"]),
+    package_data={"neuron_spec": ["languages.csv"]},
+    entry_points={"console_scripts": ["neuron-spec = neuron_spec.cli.main:main"]},
+    install_requires=[
+        # fairseq 0.12.2 itself neither imports nor installs on Python 3.11: these are its code, repaired.
+        f"ve-fairseq==0.12.3; {WHEELS}",
+        f"fairseq-fixed==0.12.3.1; {ELSEWHERE}",
+        "torch>=2.6",
+        "numpy>=1.26",
+        "sacrebleu>=2.4",
+        "sentencepiece>=0.2",
+        "safetensors>=0.4",
+        "matplotlib>=3.8",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "official-scoring": ["sacremoses>=0.1"],
+        "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "sacremoses>=0.1", "types-PyYAML", "types-tqdm"],
+    },
+)
