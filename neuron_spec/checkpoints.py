@@ -58,6 +58,9 @@ def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace
         )
     pairs = values["lang_pairs"]
     values["lang_pairs"] = pairs.split(",") if isinstance(pairs, str) else list(pairs)
+    if not values.get("langs") and values.get("lang_dict"):
+        text = require_file(values["lang_dict"], "the checkpoint's --lang-dict").read_text(encoding="utf-8")
+        values["langs"] = text.split()
     if not values.get("langs"):
         # What fairseq does without --langs.
         values["langs"] = sorted({lang for pair in values["lang_pairs"] for lang in pair.split("-")})
@@ -91,6 +94,11 @@ def differing_token_flags(trained: argparse.Namespace, now: argparse.Namespace) 
 def is_specialized(state: dict[str, Any]) -> bool:
     """Whether a checkpoint carries masks."""
     return any(key.endswith(_MASK_KEYS) for key in state["model"])
+
+
+def masks_of(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """The mask buffers that a checkpoint carries; empty for a dense one."""
+    return {key: value for key, value in read_checkpoint(path)["model"].items() if key.endswith(_MASK_KEYS)}
 
 
 def weights_sha256(state: dict[str, Any]) -> str:

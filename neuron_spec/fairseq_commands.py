@@ -27,3 +27,17 @@ def generation_config(flags: Sequence[str]) -> Any:
     """The configuration that ``fairseq-generate`` would run with."""
     parser = options.get_generation_parser()
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=list(flags)))
+
+
+def unknown_training_flags(flags: Sequence[str]) -> list[str]:
+    """Those of ``flags`` that ``fairseq-train`` with our task and the named ``--arch`` does not know."""
+    from neuron_spec import models, tasks
+
+    assert models and tasks  # registered
+    given = ["data", *flags]
+    for name, default in (("--task", "neuron_specialization"), ("--arch", "neuron_spec_transformer")):
+        if name not in flags:
+            given += [name, default]
+    parser = options.get_training_parser()
+    _, unknown = options.parse_args_and_arch(parser, input_args=given, parse_known=True)
+    return [flag for flag in unknown if flag.startswith("--")]

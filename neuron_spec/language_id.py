@@ -51,7 +51,7 @@ class LanguageIdentifier:
         for language, lines in text.items():
             sample = list(islice((line for line in lines if line.strip()), LINES_PER_LANGUAGE))
             if not sample:
-                raise CorpusError("no training text for a language", where="language identifier", got=language)
+                raise CorpusError("no training text for a language", got=language)
             samples.append(_code_points(sample))
 
         characters = np.unique(np.concatenate(samples))
@@ -65,11 +65,12 @@ class LanguageIdentifier:
         counts = np.full((len(self._known), len(self.languages)), _SMOOTHING, np.float32)
         for column, (keys, count) in enumerate(counted):
             counts[np.searchsorted(self._known, keys), column] += count
-        self._log_probability = np.log(counts) - np.log(counts.sum(axis=0, dtype=np.float64)).astype(np.float32)
+        totals = counts.sum(axis=0, dtype=np.float64)
+        self._log_probability = np.log(counts / totals).astype(np.float32)
         return self
 
     def identify(self, texts: Sequence[str]) -> list[str]:
-        """The language of each text; ``unknown`` where no n-gram of it was seen in training.
+        """The language of each text; ``unknown`` where no character of it was seen in training.
 
         Raises:
             CorpusError: if `fit` was not called.
@@ -82,7 +83,8 @@ class LanguageIdentifier:
         return found
 
     def _identify_batch(self, texts: Sequence[str]) -> list[str]:
-        keys, owners = _ngrams(_code_points(texts), self._character_ids)
+        code_points = _code_points(texts)
+        keys, owners = _ngrams(code_points, self._character_ids)
         rows = np.searchsorted(self._known, keys).clip(max=len(self._known) - 1)
         seen = self._known[rows] == keys
         rows, owners = rows[seen], owners[seen]
@@ -91,7 +93,9 @@ class LanguageIdentifier:
         for column in range(len(self.languages)):
             evidence = self._log_probability[rows, column]
             scores[:, column] = np.bincount(owners, weights=evidence, minlength=len(texts))
-        has_evidence = np.bincount(owners, minlength=len(texts)) > 0
+        # The spaces at both ends are known to every language and no evidence for any.
+        letters = (self._character_ids[code_points] > 0) & (code_points != ord(" "))
+        has_evidence = np.bincount(_owners(code_points)[letters], minlength=len(texts)) > 0
         best = scores.argmax(axis=1)
         return [self.languages[i] if known else UNKNOWN for i, known in zip(best, has_evidence, strict=True)]
 
@@ -127,6 +131,11 @@ def _code_points(texts: Sequence[str]) -> NDArray[np.uint32]:
     return np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
+def _owners(code_points: NDArray[np.uint32]) -> NDArray[np.intp]:
+    """The number of the text that each character is from; separators do not matter."""
+    return np.cumsum(code_points == ord(_SEPARATOR))
+
+
 def _ngrams(
     code_points: NDArray[np.uint32], character_ids: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
@@ -134,7 +143,7 @@ def _ngrams(
 
     Separators have id 0, as unseen characters do: no n-gram holds either.
     """
-    owners = np.cumsum(code_points == ord(_SEPARATOR))
+    owners = _owners(code_points)
     ids = character_ids[code_points]
     keys, whole = ids, ids > 0
     all_keys, all_owners = [keys[whole]], [owners[whole]]

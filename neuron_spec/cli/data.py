@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     for name, value in _DEFAULTS[args.corpus].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    available = toy.LANGS if args.corpus == "toy" else homeassistant.DEFAULT_LANGS
+    available = toy.DEFAULT_LANGS if args.corpus == "toy" else homeassistant.DEFAULT_LANGS
     langs = args.langs.split(",") if args.langs else list(available)
     if build.PIVOT in langs or len(set(langs)) < len(langs):
         raise CorpusError("bad --langs", got=args.langs, expected="languages besides English, each once")

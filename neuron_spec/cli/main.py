@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 from neuron_spec import __version__
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     args = parser.parse_args(arguments[:1])
 
+    # What current hydra and torch say about fairseq's way of using them, over and over.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(hydra|fairseq|torch|neuron_spec)\b")
     # Only the command asked for is imported: fairseq alone takes seconds.
     module = importlib.import_module(f"neuron_spec.cli.{args.command.replace('-', '_')}")
     command = argparse.ArgumentParser(

@@ -45,6 +45,10 @@ class Corpus:
     def langs(self) -> list[str]:
         return [PIVOT, *self.pairs["train"]]
 
+    @property
+    def lang_pairs(self) -> list[str]:
+        return [pair for lang in self.pairs["train"] for pair in (f"{PIVOT}-{lang}", f"{lang}-{PIVOT}")]
+
 
 def card_of(data_bin: str | Path) -> dict[str, Any] | None:
     """The corpus card beside a data-bin of ours; None for a data-bin made elsewhere."""
@@ -103,6 +107,7 @@ def build(
     processor = _load_pieces(model)
     _binarize(corpus, output / "raw", processor, output / "data-bin")
     write_text(output / "data-bin" / "langs.txt", "\n".join(corpus.langs) + "\n")
+    write_text(output / "data-bin" / "lang_pairs.txt", ",".join(corpus.lang_pairs) + "\n")
     vocabulary = {"model": "SentencePiece BPE, joint over all languages", "size": processor.vocab_size()}
     vocabulary["learned_on"] = f"given: {sentencepiece_model.name}" if sentencepiece_model else "this training text"
     write_json(output / CORPUS_CARD, _card(corpus, vocabulary, hashes, parameters))
@@ -175,7 +180,7 @@ def _card(
     return {
         "name": corpus.name,
         "langs": corpus.langs,
-        "lang_pairs": [pair for lang in corpus.langs[1:] for pair in (f"{PIVOT}-{lang}", f"{lang}-{PIVOT}")],
+        "lang_pairs": corpus.lang_pairs,
         "families": corpus.families,
         "tiers": corpus.tiers,
         "sources": corpus.sources,

@@ -73,7 +73,8 @@ class _SpecializedSide:
         self.route = Route()
         self.langs: Sequence[str] = ()
         self.missing_direction = "error"
-        self._lookup: tuple[tuple[Any, ...], Tensor] | None = None
+        # The last item only holds mask_rows, so that no later one gets its id.
+        self._lookup: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
         for layer in self.ffn_layers().values():
             layer.route = self.route
 
@@ -126,7 +127,7 @@ class _SpecializedSide:
                 rows[rows == _MISSING] = dense.size(0)  # one past the last: keeps all
             elif self.missing_direction == "compose":
                 self._compose(rows)
-            self._lookup = key, rows.to(mask_rows.device)
+            self._lookup = key, rows.to(mask_rows.device), mask_rows
         return self._lookup[1]
 
     def _compose(self, rows: Tensor) -> None:

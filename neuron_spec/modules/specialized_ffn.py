@@ -67,6 +67,7 @@ class SpecializedFC1(nn.Linear):
         self.ffn_path = "auto"
         self._row_index: dict[int, tuple[Tensor, Tensor]] = {}
         self._indexed: tuple[int, int, torch.device] | None = None
+        self._indexed_mask: Tensor | None = None  # held, so that no later mask gets its id
 
     def set_mask(self, kept: Tensor) -> None:
         """Take bool ``[R, F]`` as the masks.
@@ -85,7 +86,7 @@ class SpecializedFC1(nn.Linear):
         # The buffer is replaced or overwritten when a checkpoint is loaded, or moves to a device.
         version = (id(mask), mask._version, mask.device)
         if self._indexed != version:
-            self._row_index, self._indexed = {}, version
+            self._row_index, self._indexed, self._indexed_mask = {}, version, mask
         if row not in self._row_index:
             kept = mask[row]
             self._row_index[row] = kept.nonzero().squeeze(1), (~kept).nonzero().squeeze(1)

@@ -1,0 +1,226 @@
+"""Translate and score all directions of a checkpoint with one model load, or score existing logs of
+fairseq-generate. BLEU and chrF++ by sacreBLEU, with signatures; off-target and empty rates.
+
+Raw references are scored by default. Flags of fairseq-generate, such as --lenpen, may follow after --.
+
+examples:
+  neuron-spec evaluate DATA_BIN --path checkpoint.pt --output evaluation
+  neuron-spec evaluate --generate-output logs/*/generate-test.txt --output evaluation --official-scoring
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_spec.artifacts import (
+    HYPOTHESES,
+    SCORES_JSON,
+    SCORES_TABLE,
+    SIGNATURE,
+    hash_file,
+    hash_text,
+    is_made_from,
+    read_json,
+    require_file,
+    signature,
+    write_json,
+    write_text,
+)
+from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.errors import ArtifactError, NeuronSpecError
+
+if TYPE_CHECKING:
+    from neuron_spec.evaluation import Outputs
+    from neuron_spec.language_id import LanguageIdentifier
+
+REFERENCE_SOURCES = ("raw", "data-bin")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data_bin", type=Path, nargs="?", help="fairseq data-bin; with it, --path")
+    parser.add_argument("--path", type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument("--generate-output", type=Path, nargs="+", metavar="FILE", help="logs to score instead")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--gen-subset", default="test", metavar="NAME", help="which set (default %(default)s)")
+    parser.add_argument("--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on")
+    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch")
+    parser.add_argument(
+        "--references",
+        choices=REFERENCE_SOURCES,
+        default=REFERENCE_SOURCES[0],
+        help="the raw text beside the data-bin, or the data-bin's targets put together again",
+    )
+    parser.add_argument(
+        "--official-scoring",
+        action="store_true",
+        help="Moses-detokenize hypotheses and references first, as the official EC30 figures do",
+    )
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
+
+
+def run(args: argparse.Namespace) -> None:
+    if bool(args.generate_output) == bool(args.data_bin and args.path):
+        raise NeuronSpecError(
+            "what is to be evaluated?", expected="DATA_BIN with --path, or --generate-output, and not both"
+        )
+    if args.generate_output:
+        _score_logs(args)
+    else:
+        _translate_and_score(args)
+    print((args.output / SCORES_TABLE).read_text(encoding="utf-8"), file=sys.stderr)
+    print(args.output / SCORES_JSON)
+
+
+def _score_logs(args: argparse.Namespace) -> None:
+    from neuron_spec.evaluation import read_generate_output
+
+    outputs = [read_generate_output(path) for path in args.generate_output]
+    made = signature(
+        "evaluate",
+        inputs={str(o.direction): hash_file(p) for o, p in zip(outputs, args.generate_output, strict=True)},
+        parameters={"references": "T lines of the logs", "official_scoring": args.official_scoring},
+    )
+    _write(args, outputs, made, language_id=None, card=None)
+
+
+def _translate_and_score(args: argparse.Namespace) -> None:
+    from neuron_spec.checkpoints import checkpoint_sha256, read_checkpoint, task_args
+    from neuron_spec.corpora.build import card_of
+    from neuron_spec.data.data_bin import check_data_bin, data_sha256
+    from neuron_spec.evaluation import Outputs
+
+    trained = task_args(read_checkpoint(args.path), args.path)
+    directions = parse_directions(args.lang_pairs or trained.lang_pairs)
+    check_data_bin(args.data_bin, trained.langs, args.gen_subset, directions)
+    raw = _raw_texts(args, directions) if args.references == "raw" else {}
+    made = signature(
+        "evaluate",
+        inputs={
+            "checkpoint": checkpoint_sha256(args.path),
+            "masks": _masks_sha256(args.path),
+            "data": data_sha256(args.data_bin, args.gen_subset, directions),
+            "references": hash_text(*(line for d in directions for line in raw[d][1])) if raw else "data-bin",
+        },
+        parameters={
+            "subset": args.gen_subset,
+            "directions": [str(d) for d in directions],
+            "beam": args.beam,
+            "references": args.references,
+            "official_scoring": args.official_scoring,
+            "fairseq_flags": args.fairseq_flags,
+        },
+    )
+    if _is_complete(args.output, made):
+        return
+    hypotheses = _translate(args, directions)
+    outputs = []
+    for direction in directions:
+        lines, references = hypotheses[direction]
+        sources, references = raw.get(direction, (None, references))
+        outputs.append(Outputs(direction, lines, references, sources))
+    card = card_of(args.data_bin)
+    language_id = _language_identifier(args.data_bin, card) if card else None
+    _write(args, outputs, made, language_id, card)
+
+
+def _masks_sha256(path: Path) -> str:
+    from neuron_spec.artifacts import hash_state
+    from neuron_spec.checkpoints import masks_of
+
+    return hash_state(masks_of(path))
+
+
+def _raw_texts(args: argparse.Namespace, directions: Sequence[Direction]) -> dict[Direction, tuple[list[str], list[str]]]:
+    """Source and reference lines of every direction, from the raw text beside the data-bin."""
+    from neuron_spec.corpora.build import raw_file
+
+    texts = {}
+    for d in directions:
+        source, reference = (
+            raw_file(args.data_bin, args.gen_subset, d.source, d.target, side)
+            .read_text(encoding="utf-8")
+            .split("\n")[:-1]
+            for side in (d.source, d.target)
+        )
+        texts[d] = source, reference
+    return texts
+
+
+def _is_complete(output: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether the scores are there; claims the folder for this evaluation if it is new."""
+    mark = output / SIGNATURE
+    if mark.is_file():
+        found = read_json(mark, "signature of an evaluation")
+        if not is_made_from(found, wanted):
+            raise ArtifactError(
+                "another evaluation is already here",
+                where=output,
+                got={**found["inputs"], **found["parameters"]},
+                expected={**wanted["inputs"], **wanted["parameters"]},
+                mend="name another --output, or delete this folder",
+            )
+    write_json(mark, wanted)
+    if (output / SCORES_JSON).is_file():
+        print(f"{output}: complete already", file=sys.stderr)
+        return True
+    return False
+
+
+def _translate(
+    args: argparse.Namespace, directions: Sequence[Direction]
+) -> dict[Direction, tuple[list[str], list[str]]]:
+    """Hypotheses and the data-bin's references; directions translated before a kill are read back."""
+    from neuron_spec.generation import Translator
+
+    flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
+    flags += [f"--{name}" for name in ("cpu", "fp16") if getattr(args, name)]
+    translator = Translator(args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags])
+    done = {}
+    for direction in directions:
+        path = args.output / HYPOTHESES / f"{direction}.txt"
+        if not path.is_file():
+            write_text(path, "".join(f"{line}\n" for line in translator.translate(direction)))
+        lines = require_file(path, "hypotheses").read_text(encoding="utf-8").split("\n")[:-1]
+        done[direction] = lines, translator.references(direction) if args.references == "data-bin" else []
+    return done
+
+
+def _language_identifier(data_bin: Path, card: Mapping[str, Any]) -> LanguageIdentifier:
+    """Learns each of the corpus' languages from its own training text."""
+    from neuron_spec.corpora.build import PIVOT, raw_file
+    from neuron_spec.language_id import LanguageIdentifier
+
+    others = [lang for lang in card["langs"] if lang != PIVOT]
+    sides = {lang: (lang, lang) for lang in others} | {PIVOT: (others[0], PIVOT)}
+    return LanguageIdentifier().fit(
+        {
+            lang: raw_file(data_bin, "train", pair, PIVOT, side).read_text(encoding="utf-8").split("\n")
+            for lang, (pair, side) in sides.items()
+        }
+    )
+
+
+def _write(
+    args: argparse.Namespace,
+    outputs: Sequence[Outputs],
+    made: Mapping[str, Any],
+    language_id: LanguageIdentifier | None,
+    card: Mapping[str, Any] | None,
+) -> None:
+    from neuron_spec.evaluation import evaluate, write_evaluation
+
+    evaluation = evaluate(
+        outputs,
+        signature=made,
+        official=args.official_scoring,
+        language_id=language_id,
+        families=card and card["families"],
+        tiers=card and card["tiers"],
+    )
+    write_evaluation(args.output, evaluation)

@@ -1,0 +1,92 @@
+"""Small checkpoints that travel with the project."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuron_spec.artifacts import (
+    CORPUS_CARD,
+    atomic_path,
+    hash_file,
+    read_json,
+    require_file,
+    versions,
+    write_json,
+)
+from neuron_spec.checkpoints import read_checkpoint, weights_sha256
+from neuron_spec.errors import ArtifactError
+
+_HELD_OUT = ("valid.", "test.")
+
+
+def shrink(path: Path, corpus: Path, output: Path) -> None:
+    """Write a checkpoint with half-precision weights and no optimizer, and its signature beside it.
+
+    fairseq loads it like any other, but training can only start from it (``--finetune-from-model``).
+    """
+    state = read_checkpoint(path)
+    card = read_json(corpus / CORPUS_CARD, "corpus card")
+    history = state.get("optimizer_history") or [{}]
+    small = {
+        "args": None,
+        "cfg": _without_paths(state["cfg"]),
+        "model": {
+            key: value.half() if value.is_floating_point() else value.clone()
+            for key, value in state["model"].items()
+        },
+        "optimizer_history": history[-1:],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1}, "val_loss": None},
+    }
+    with atomic_path(output) as temporary:
+        torch.save(small, temporary)
+    write_json(
+        output.with_suffix(".json"),
+        {
+            "file_sha256": hash_file(output),
+            "weights_sha256": weights_sha256(small),
+            "updates": history[-1].get("num_updates"),
+            "corpus": {key: card[key] for key in ("name", "langs", "sources", "pairs", "vocabulary")},
+            "raw_sha256": card["raw_sha256"],
+            "versions": versions(),
+        },
+    )
+
+
+def _without_paths(cfg: Any) -> Any:
+    """A configuration without the paths of the machine it was used on."""
+    if isinstance(cfg, argparse.Namespace):
+        return argparse.Namespace(**_without_paths(vars(cfg)))
+    if isinstance(cfg, dict):
+        return {key: None if key == "user_dir" else _without_paths(value) for key, value in cfg.items()}
+    if isinstance(cfg, str) and cfg.startswith("/"):
+        return Path(cfg).name
+    return copy.deepcopy(cfg)
+
+
+def check(signature: Path, corpus: Path) -> None:
+    """Raises: ArtifactError if the checkpoint is damaged, or was trained with another split of the corpus."""
+    known = read_json(signature, "signature of the checkpoint")
+    checkpoint = require_file(signature.with_suffix(".pt"), "shipped checkpoint")
+    if (found := hash_file(checkpoint)) != known["file_sha256"]:
+        raise ArtifactError(
+            "shipped checkpoint is damaged", where=checkpoint, got=found, expected=known["file_sha256"]
+        )
+    card = read_json(corpus / CORPUS_CARD, "corpus card")
+    other = [
+        name
+        for name, digest in known["raw_sha256"].items()
+        if name.startswith(_HELD_OUT) and card["raw_sha256"].get(name) != digest
+    ]
+    if other:
+        raise ArtifactError(
+            "the corpus has other held-out sets than the checkpoint's: it may have been trained on them",
+            where=corpus,
+            got=f"other text in {', '.join(other[:4])}" + (" ..." if len(other) > 4 else ""),
+            mend="prepare the corpus with the default --langs, --seed and sizes, or train from scratch",
+        )

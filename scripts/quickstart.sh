@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# The whole method on real text, from a machine with only Python 3.11 or 3.12 to a report. Run again to resume.
+#   scripts/quickstart.sh [--minutes N] [--from-scratch] [--smoke] [--run DIR]
+#     --minutes N      training time of each of the two systems, on 2 CPU cores (default 4)
+#     --from-scratch   pretrain the dense model too (about an hour) instead of taking the shipped one
+#     --smoke          the toy corpus from scratch, in under 3 minutes
+#     --run DIR        where everything goes (default runs/quickstart, or runs/smoke)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+minutes=4 from_scratch=false smoke=false run=
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --minutes) minutes=$2; shift 2 ;;
+    --from-scratch) from_scratch=true; shift ;;
+    --smoke) smoke=true; shift ;;
+    --run) run=$2; shift 2 ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "unknown option: $1; see --help" >&2; exit 2 ;;
+  esac
+done
+[[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "--minutes: got $minutes, expected a whole number from 1" >&2; exit 2; }
+
+say() { printf '\n== %s\n' "$*" >&2; }
+
+say "install"
+scripts/00_install.sh
+export PATH=$PWD/.venv/bin:$PATH
+# Two cores: two threads; more do not help models this small. Passive waiting keeps a busy machine usable.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=PASSIVE
+device=$(python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")')
+
+if $smoke; then
+  run=${run:-runs/smoke} corpus=toy configs=configs/smoke from_scratch=true
+  data=(--train-size 2500 --valid-size 100 --test-size 50) updates=${NEURON_SPEC_SMOKE_UPDATES:-150}
+else
+  run=${run:-runs/quickstart} corpus=homeassistant configs=configs/quickstart
+  data=() updates=$((minutes * 60)) # about 60 updates a minute on 2 cores
+fi
+shipped=data/quickstart
+data_bin=$run/corpus/data-bin
+
+say "corpus: $corpus"
+$from_scratch || data+=(--sentencepiece $shipped/sentencepiece.model)
+scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
+
+dense=$run/dense/checkpoint_last.pt
+if $from_scratch; then
+  say "pretrain: a dense model with plain fairseq"
+  scripts/20_pretrain.sh "$data_bin" "$run/dense" $configs/pretrain.yaml $device --log-format simple --log-interval 50 \
+    --save-interval-updates 200 --keep-interval-updates 1
+else
+  dense=$shipped/dense.pt
+  say "dense model: the shipped checkpoint, $dense"
+  neuron-spec checkpoint check $shipped/dense.json --corpus "$run/corpus"
+fi
+
+say "profile"
+scripts/30_profile.sh "$data_bin" "$dense" "$run/profile.safetensors" $device
+say "select"
+scripts/40_select.sh "$run/profile.safetensors" "$run/masks.safetensors"
+
+training=(--max-update "$updates" --total-num-update "$updates" $device --log-format simple --log-interval 20
+  --save-interval-updates 60 --keep-interval-updates 1 --validate-interval-updates 1000000)
+say "specialize: $updates updates, each direction through its own neurons"
+scripts/50_specialize.sh "$data_bin" "$dense" "$run/masks.safetensors" "$run/specialized" $configs/continue.yaml "${training[@]}"
+say "control, dense continuation: the same $updates updates without masks"
+scripts/50_specialize.sh "$data_bin" "$dense" none "$run/dense-continuation" $configs/continue.yaml "${training[@]}"
+
+say "evaluate"
+for system in dense dense-continuation specialized; do
+  checkpoint=$run/$system/checkpoint_last.pt
+  [[ $system == dense ]] && checkpoint=$dense
+  scripts/60_evaluate.sh "$data_bin" "$checkpoint" "$run/evaluation/$system" $device -- --max-len-a 2 --max-len-b 10
+done
+
+say "report"
+scripts/70_report.sh "$run"
+say "done: read $run/report.md; scores and translations are in $run/evaluation, figures in $run/figures"

@@ -1,0 +1,150 @@
+"""One tiny data-bin for the whole session, and tiny models built through fairseq's own parser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+LANGS = ("en", "qa", "qb", "qm")
+LANG_PAIRS = "en-qa,qa-en,en-qb,qb-en,en-qm,qm-en"
+SIZES = {"train": 300, "valid": 21, "test": 20}  # 21: no multiple of fairseq's batch size multiple, 8
+
+_SHAPE = (
+    "--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 16 --decoder-embed-dim 16 "
+    "--encoder-ffn-embed-dim 24 --decoder-ffn-embed-dim 20 --encoder-attention-heads 2 "
+    "--decoder-attention-heads 2 --encoder-normalize-before --decoder-normalize-before "
+    "--share-all-embeddings --dropout 0.1"
+).split()
+_COMMON = (
+    "--encoder-langtok src --decoder-langtok --max-tokens 500 --cpu --optimizer adam --lr 0.001 --seed 1 "
+    "--criterion label_smoothed_cross_entropy --label-smoothing 0.1"
+).split()
+
+
+class Workshop:
+    """Tasks, models, batches and masks on the tiny data-bin."""
+
+    langs = LANGS
+    lang_pairs = LANG_PAIRS
+    sizes = SIZES
+
+    def __init__(self, data_bin: Path) -> None:
+        self.data_bin = data_bin
+
+    def config(self, *flags: str, task: str = "neuron_specialization", arch: str = "") -> Any:
+        from fairseq import options
+        from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+        from neuron_spec import models, tasks
+
+        assert models and tasks  # registered
+        arch = arch or "neuron_spec_transformer_tiny"
+        given = [str(self.data_bin), "--task", task, "--arch", arch, "--langs", ",".join(LANGS)]
+        given += ["--lang-pairs", LANG_PAIRS, *_SHAPE, *_COMMON, *flags]
+        args = options.parse_args_and_arch(options.get_training_parser(), input_args=given)
+        return convert_namespace_to_omegaconf(args)
+
+    def build(self, *flags: str, seed: int = 1, **kinds: str) -> tuple[Any, Any, Any]:
+        """Configuration, task and model in eval mode."""
+        from fairseq import tasks
+
+        cfg = self.config(*flags, **kinds)
+        task = tasks.setup_task(cfg.task)
+        torch.manual_seed(seed)
+        model = task.build_model(cfg.model)
+        with torch.no_grad():  # fairseq starts some biases at zero, which would hide mistakes
+            for name, parameter in model.named_parameters():
+                if name.endswith(("fc1.bias", "fc2.bias")):
+                    parameter.uniform_(-0.3, 0.3)
+        return cfg, task, model.eval()
+
+    def batches(
+        self, task: Any, split: str = "valid", *, max_tokens: int = 200, epoch: int = 1, multiple: int = 8
+    ) -> list[dict[str, Any]]:
+        if split not in task.datasets:
+            task.load_dataset(split, epoch=epoch)
+        iterator = task.get_batch_iterator(
+            task.dataset(split),
+            max_tokens=max_tokens,
+            max_positions=(1024, 1024),
+            required_batch_size_multiple=multiple,
+            epoch=epoch,
+        )
+        return list(iterator.next_epoch_itr(shuffle=False))
+
+    def masks(self, model: Any, directions: Sequence[str] = (), *, kept: float = 0.6, seed: int = 1) -> Any:
+        """Random masks for the directions, a fraction ``kept`` True."""
+        from neuron_spec.directions import parse_directions
+        from neuron_spec.neurons.masks import NeuronMasks
+
+        generator = torch.Generator().manual_seed(seed)
+        named = parse_directions(directions or LANG_PAIRS)
+        widths = {key: fc1.out_features for key, fc1 in model.ffn_layers().items()}
+        return NeuronMasks(
+            named,
+            {key: torch.rand(len(named), width, generator=generator) < kept for key, width in widths.items()},
+        )
+
+    def save(self, path: Path, cfg: Any, model: Any) -> Path:
+        """A checkpoint of the shape that fairseq's trainer writes."""
+        from omegaconf import OmegaConf
+
+        state = {
+            "args": None,
+            "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
+            "model": model.state_dict(),
+            "criterion": None,
+            "optimizer_history": [
+                {
+                    "criterion_name": "LabelSmoothedCrossEntropyCriterion",
+                    "optimizer_name": "FairseqAdam",
+                    "lr_scheduler_state": {},
+                    "num_updates": 0,
+                }
+            ],
+            "task_state": {},
+            "extra_state": {"train_iterator": {"epoch": 1}},
+            "last_optimizer_state": None,
+        }
+        torch.save(state, path)
+        return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # fairseq's, about its own configuration and data loading.
+    for message in (".*is validated against ConfigStore schema", "'pin_memory' argument is set as true"):
+        config.addinivalue_line("filterwarnings", f"ignore:(?s)\\s*{message}:UserWarning")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from neuron_spec.corpora import build, toy
+
+    output = tmp_path_factory.mktemp("toy")
+    corpus = toy.read(langs=LANGS[1:], sizes=SIZES, seed=1)
+    build.build(corpus, output, vocab_size=300, parameters={"corpus": "toy"})
+    return output / "data-bin"
+
+
+@pytest.fixture(scope="session")
+def workshop(data_bin: Path) -> Workshop:
+    return Workshop(data_bin)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense checkpoint of random weights."""
+    cfg, _, model = workshop.build()
+    return workshop.save(tmp_path_factory.mktemp("dense") / "dense.pt", cfg, model)

@@ -1,0 +1,453 @@
+"""The whole model, through fairseq's own construction, loading and beam search."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import DirectionError, ModelError
+from neuron_spec.neurons.masks import NeuronMasks
+
+PATHS = ["auto", "gather", "multiply"]
+
+
+@pytest.fixture(scope="module")
+def batch(workshop) -> dict[str, Any]:
+    """One mixed batch: several directions, rows of different lengths."""
+    _, task, _ = workshop.build("--batching", "mixed")
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    n = workshop.sizes["valid"]
+    sample = dataset.collater([dataset[i] for i in (0, 1, n, n + 1, 2 * n, 3 * n, 4 * n, 5 * n)])
+    assert len(sample["net_input"]["direction_ids"].unique()) == 6
+    assert sample["net_input"]["src_tokens"].eq(1).any() and sample["target"].eq(1).any()
+    return sample
+
+
+def one_direction(batch: dict[str, Any], number: int) -> dict[str, Tensor]:
+    return rows_of(batch["net_input"], batch["net_input"]["direction_ids"] == number)
+
+
+def rows_of(net_input: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    return {key: value[rows] for key, value in net_input.items()}
+
+
+def log_probabilities(model: Any, net_input: dict[str, Tensor]) -> Tensor:
+    """float ``[B, T, V]``."""
+    with torch.no_grad():
+        return model.get_normalized_probs(model(**net_input), log_probs=True)
+
+
+def loss_and_gradients(cfg: Any, task: Any, model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """In training mode, dropout and all."""
+    criterion = task.build_criterion(cfg.criterion)
+    model.train()
+    torch.manual_seed(5)
+    loss, _, _ = criterion(model, batch)
+    model.zero_grad()
+    loss.backward()
+    model.eval()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def all_ones(workshop: Any, model: Any) -> NeuronMasks:
+    masks = workshop.masks(model)
+    return NeuronMasks(masks.directions, {key: torch.ones_like(kept) for key, kept in masks.kept.items()})
+
+
+def without_ids(batch: dict[str, Any]) -> dict[str, Any]:
+    net_input = {key: value for key, value in batch["net_input"].items() if key != "direction_ids"}
+    return {**batch, "net_input": net_input}
+
+
+@pytest.fixture
+def specialized(workshop) -> tuple[Any, Any, Any, NeuronMasks]:
+    cfg, task, model = workshop.build()
+    masks = workshop.masks(model)
+    model.set_masks(masks, workshop.langs)
+    return cfg, task, model, masks
+
+
+# Without masks, and with masks that keep all
+
+
+def test_without_masks_it_is_fairseqs_transformer_bit_for_bit(workshop, batch):
+    ours = workshop.build()
+    plain = workshop.build(task="translation_multi_simple_epoch", arch="transformer")
+    assert type(plain[2]).__name__ == "TransformerModel"
+    state, theirs = ours[2].state_dict(), plain[2].state_dict()
+    assert list(state) == list(theirs)
+    assert all(torch.equal(state[key], theirs[key]) for key in state)
+    plain_input = without_ids(batch)["net_input"]
+    assert torch.equal(log_probabilities(ours[2], batch["net_input"]), log_probabilities(plain[2], plain_input))
+    loss, gradients = loss_and_gradients(*ours, batch)
+    plain_loss, plain_gradients = loss_and_gradients(*plain, without_ids(batch))
+    assert torch.equal(loss, plain_loss)
+    assert gradients.keys() == plain_gradients.keys()
+    assert all(torch.equal(gradients[name], plain_gradients[name]) for name in gradients)
+
+
+def test_without_masks_it_needs_no_ids(workshop, batch):
+    _, _, model = workshop.build()
+    got = log_probabilities(model, without_ids(batch)["net_input"])
+    assert torch.equal(got, log_probabilities(model, batch["net_input"]))
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_masks_that_keep_all_change_nothing_bit_for_bit(workshop, batch, ffn_path):
+    dense = workshop.build()
+    cfg, task, model = workshop.build("--ffn-path", ffn_path)
+    model.set_masks(all_ones(workshop, model), workshop.langs)
+    for net_input in (batch["net_input"], one_direction(batch, 1)):
+        assert torch.equal(log_probabilities(model, net_input), log_probabilities(dense[2], net_input))
+    loss, gradients = loss_and_gradients(cfg, task, model, batch)
+    dense_loss, dense_gradients = loss_and_gradients(*dense, batch)
+    assert torch.equal(loss, dense_loss)
+    assert all(torch.equal(gradients[name], dense_gradients[name]) for name in dense_gradients)
+
+
+# What masks do
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_zero_mask_on_one_side_changes_the_output(workshop, batch, ffn_path, side, normalize):
+    _, _, model = workshop.build("--ffn-path", ffn_path)
+    if not normalize:  # fairseq 0.12.2 has a fast path for post-norm encoder layers
+        for layer in [*model.encoder.layers, *model.decoder.layers]:
+            layer.normalize_before = False
+    dense = log_probabilities(model, batch["net_input"])
+    masks = all_ones(workshop, model)
+    for layer, kept in masks.side(side).items():
+        masks.kept[layer] = torch.zeros_like(kept)
+    model.set_masks(masks, workshop.langs)
+    for number in batch["net_input"]["direction_ids"].unique().tolist():
+        rows = batch["net_input"]["direction_ids"] == number
+        got = log_probabilities(model, one_direction(batch, number))
+        assert (got - dense[rows]).abs().amax() > 1e-3
+    assert (log_probabilities(model, batch["net_input"]) - dense).abs().amax(dim=(1, 2)).min() > 1e-3
+
+
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+def test_it_is_the_plain_model_with_masked_weights(workshop, batch, dropped_neurons):
+    _, _, model = workshop.build("--dropped-neurons", dropped_neurons)
+    masks = workshop.masks(model)
+    dense = copy.deepcopy(model)
+    model.set_masks(masks, workshop.langs)
+    for row, direction in enumerate(masks.directions):
+        masked = copy.deepcopy(dense)
+        for key, fc1 in masked.ffn_layers().items():
+            with torch.no_grad():
+                fc1.weight *= masks.kept[key][row][:, None]
+                if dropped_neurons == "zero":
+                    fc1.bias *= masks.kept[key][row]
+        net_input = one_direction(batch, direction_id(direction, workshop.langs))
+        torch.testing.assert_close(
+            log_probabilities(model, net_input), log_probabilities(masked, net_input), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_mixed_batches_equal_sentence_by_sentence(specialized, batch, ffn_path):
+    _, _, model, _ = specialized
+    for fc1 in model.ffn_layers().values():
+        fc1.ffn_path = ffn_path
+    mixed = log_probabilities(model, batch["net_input"])
+    for row in range(len(mixed)):
+        source, target = (
+            int(batch["net_input"][key][row].ne(1).sum()) for key in ("src_tokens", "prev_output_tokens")
+        )
+        alone = rows_of(batch["net_input"], torch.tensor([row]))
+        alone["src_tokens"] = alone["src_tokens"][:, -source:]  # left-padded
+        alone["prev_output_tokens"] = alone["prev_output_tokens"][:, :target]
+        got = log_probabilities(model, alone)
+        torch.testing.assert_close(got[0], mixed[row, :target], atol=1e-5, rtol=1e-5)
+
+
+def test_neither_row_order_nor_padding_matters(specialized, batch):
+    _, _, model, _ = specialized
+    net_input = batch["net_input"]
+    expected = log_probabilities(model, net_input)
+    order = torch.randperm(len(expected), generator=torch.Generator().manual_seed(1))
+    shuffled = log_probabilities(model, rows_of(net_input, order))
+    torch.testing.assert_close(shuffled, expected[order], atol=1e-5, rtol=1e-5)
+    padded = dict(net_input)
+    padded["src_tokens"] = F.pad(net_input["src_tokens"], (3, 0), value=1)
+    padded["prev_output_tokens"] = F.pad(net_input["prev_output_tokens"], (0, 2), value=1)
+    got = log_probabilities(model, padded)[:, :-2]
+    real = net_input["prev_output_tokens"].ne(1)
+    torch.testing.assert_close(got[real], expected[real], atol=1e-5, rtol=1e-5)
+
+
+def test_dropped_rows_get_no_gradient_from_their_direction(specialized, batch, workshop):
+    cfg, task, model, masks = specialized
+    number = direction_id(masks.directions[0], workshop.langs)
+    rows = batch["net_input"]["direction_ids"] == number
+    sample = {**batch, "net_input": one_direction(batch, number), "target": batch["target"][rows]}
+    _, gradients = loss_and_gradients(cfg, task, model, sample)
+    for key, kept in masks.kept.items():
+        of_row = gradients[f"{key}.fc1.weight"].abs().sum(dim=1)
+        assert bool((of_row[~kept[0]] == 0).all()) and bool((of_row[kept[0]] > 0).any())
+
+
+# Checkpoints
+
+
+def test_a_dense_checkpoint_starts_a_specialized_model(workshop, batch, specialized):
+    _, _, model, masks = specialized
+    _, _, dense = workshop.build(seed=7)
+    model.load_state_dict(dense.state_dict(), strict=True)
+    assert model.masks(workshop.langs).fingerprint == NeuronMasks(*by_id(masks, workshop.langs)).fingerprint
+    dense.set_masks(masks, workshop.langs)
+    net_input = batch["net_input"]
+    assert torch.equal(log_probabilities(model, net_input), log_probabilities(dense, net_input))
+
+
+def by_id(masks: NeuronMasks, langs: Any) -> tuple[list[Direction], dict[str, Tensor]]:
+    order = sorted(range(len(masks.directions)), key=lambda row: direction_id(masks.directions[row], langs))
+    return [masks.directions[row] for row in order], {key: kept[order] for key, kept in masks.kept.items()}
+
+
+def test_a_specialized_checkpoint_carries_its_masks(workshop, batch, specialized):
+    _, _, model, masks = specialized
+    _, _, other = workshop.build(seed=7)
+    assert not other.has_masks
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert other.has_masks
+    directions, kept = by_id(masks, workshop.langs)
+    got = other.masks(workshop.langs)
+    assert got.directions == directions
+    assert all(torch.equal(got.kept[key], kept[key]) for key in kept)
+    assert torch.equal(log_probabilities(other, batch["net_input"]), log_probabilities(model, batch["net_input"]))
+    other.load_state_dict(other.state_dict(), strict=True)  # and once more, with masks on both sides
+
+
+def test_other_masks_than_the_checkpoints_are_refused(workshop, specialized):
+    _, _, model, masks = specialized
+    _, _, other = workshop.build()
+    other.set_masks(workshop.masks(other, seed=2), workshop.langs)
+    with pytest.raises(ModelError, match="other masks"):
+        other.load_state_dict(model.state_dict(), strict=True)
+    other.set_masks(NeuronMasks(masks.directions[::-1], masks.kept), workshop.langs)
+    with pytest.raises(ModelError, match="other masks"):  # the same sets of other directions
+        other.load_state_dict(model.state_dict(), strict=True)
+
+
+def test_a_dense_model_has_no_masks_to_give(workshop):
+    with pytest.raises(ModelError, match="no masks"):
+        workshop.build()[2].masks(workshop.langs)
+
+
+# Refusals
+
+
+def test_without_ids_it_refuses(specialized, batch):
+    _, _, model, _ = specialized
+    with pytest.raises(ModelError, match="without direction ids"):
+        log_probabilities(model, without_ids(batch)["net_input"])
+    encoded = model.encoder(batch["net_input"]["src_tokens"], direction_ids=batch["net_input"]["direction_ids"])
+    encoded["direction_ids"] = []
+    with pytest.raises(ModelError, match="decoder"):
+        model.decoder(batch["net_input"]["prev_output_tokens"], encoder_out=encoded)
+
+
+def test_other_widths_layers_or_languages_are_refused(workshop):
+    _, _, model = workshop.build()
+    masks = workshop.masks(model)
+    wider = NeuronMasks(masks.directions, {**masks.kept, "encoder.layers.1": torch.ones(6, 25, dtype=torch.bool)})
+    fewer = NeuronMasks(masks.directions, masks.side("encoder"))
+    for wrong in (wider, fewer):
+        with pytest.raises(ModelError, match="another model"):
+            model.set_masks(wrong, workshop.langs)
+    with pytest.raises(DirectionError, match="unknown language"):
+        model.set_masks(workshop.masks(model, ["en-xx"]), workshop.langs)
+    assert not model.has_masks
+    assert all(fc1.neuron_mask is None for fc1 in model.ffn_layers().values())
+
+
+def test_other_activations_are_refused(workshop):
+    _, _, model = workshop.build("--activation-fn", "gelu")
+    with pytest.raises(ModelError, match="gelu"):
+        model.set_masks(workshop.masks(model), workshop.langs)
+
+
+@pytest.mark.parametrize("flags", [("--checkpoint-activations",), ("--quant-noise-pq", "0.1")])
+def test_settings_that_would_be_wrong_are_refused(workshop, flags):
+    with pytest.raises(ModelError):
+        workshop.build(*flags)
+
+
+# Directions without masks
+
+
+def test_a_missing_direction_is_an_error_by_default(workshop, batch):
+    _, _, model = workshop.build()
+    model.set_masks(workshop.masks(model, ["en-qa", "qa-en"]), workshop.langs)
+    with pytest.raises(ModelError, match="directions without masks") as caught:
+        log_probabilities(model, batch["net_input"])
+    assert "en-qb" in str(caught.value) and "en-qa, qa-en" in str(caught.value)
+    log_probabilities(model, one_direction(batch, direction_id(Direction("en", "qa"), workshop.langs)))
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_a_missing_direction_may_run_dense(workshop, batch, ffn_path):
+    _, _, model = workshop.build("--missing-direction", "dense", "--ffn-path", ffn_path)
+    dense = log_probabilities(model, batch["net_input"])
+    model.set_masks(workshop.masks(model, ["en-qa", "qa-en"]), workshop.langs)
+    for net_input, expected in (
+        (batch["net_input"], dense),
+        *(
+            (one_direction(batch, i), dense[batch["net_input"]["direction_ids"] == i])
+            for i in batch["net_input"]["direction_ids"].unique().tolist()
+        ),
+    ):
+        got, masked = log_probabilities(model, net_input), torch.isin(net_input["direction_ids"], torch.tensor([1, 4]))
+        got, expected = got[:, : expected.size(1)], expected
+        for row in range(len(got)):
+            assert torch.allclose(got[row], expected[row], atol=1e-5) != bool(masked[row])
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_a_missing_direction_may_be_composed(workshop, batch, ffn_path):
+    _, _, model = workshop.build("--missing-direction", "compose", "--ffn-path", ffn_path)
+    langs = workshop.langs
+    # qa-qb has the source of qa-en and the target of en-qb.
+    parts = workshop.masks(model, ["qa-en", "en-qb"])
+    net_input = one_direction(batch, direction_id(Direction("qa", "en"), langs))
+    net_input["direction_ids"] = torch.full_like(net_input["direction_ids"], direction_id(Direction("qa", "qb"), langs))
+    expected = copy.deepcopy(model)
+    kept = {key: value[:1] if key.startswith("encoder") else value[1:] for key, value in parts.kept.items()}
+    expected.set_masks(NeuronMasks([Direction("qa", "qb")], kept), langs)
+    model.set_masks(parts, langs)
+    torch.testing.assert_close(log_probabilities(model, net_input), log_probabilities(expected, net_input))
+    net_input["direction_ids"] = torch.full_like(net_input["direction_ids"], direction_id(Direction("qm", "qb"), langs))
+    with pytest.raises(ModelError, match="qm-qb"):  # nobody comes from qm
+        log_probabilities(model, net_input)
+
+
+# Beam search
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_beam_search_scores_are_those_of_teacher_forcing(workshop, ffn_path):
+    cfg, task, model = workshop.build("--source-lang", "en", "--target-lang", "qb", "--ffn-path", ffn_path)
+    masks = workshop.masks(model)
+    model.set_masks(masks, workshop.langs)
+    (sample, *_) = workshop.batches(task, "test")
+    hypotheses = search(cfg, task, model, sample)
+    differs_from_dense = 0.0
+    for row, beams in enumerate(hypotheses):
+        for beam in beams:
+            net_input = teacher_forced(sample["net_input"], row, beam["tokens"])
+            scores = log_probabilities(model, net_input)[0].gather(1, beam["tokens"][:, None]).squeeze(1)
+            torch.testing.assert_close(beam["positional_scores"], scores, atol=1e-4, rtol=0)
+            assert abs(float(beam["score"]) * len(scores) - float(scores.sum())) < 1e-4
+            dense = workshop.build()[2] if not differs_from_dense else None
+            if dense is not None:
+                plain = log_probabilities(dense, net_input)[0].gather(1, beam["tokens"][:, None]).squeeze(1)
+                differs_from_dense = float((plain - scores).abs().max())
+    assert differs_from_dense > 1e-3
+
+
+def search(cfg: Any, task: Any, model: Any, sample: dict[str, Any], **more: Any) -> list[list[dict[str, Any]]]:
+    generation = copy.deepcopy(cfg.generation)
+    generation.beam, generation.max_len_a, generation.max_len_b, generation.nbest = 4, 0, 10, 4
+    return task.inference_step(task.build_generator([model], generation), [model], sample, **more)
+
+
+def teacher_forced(net_input: dict[str, Tensor], row: int, tokens: Tensor) -> dict[str, Tensor]:
+    alone = rows_of(net_input, torch.tensor([row]))
+    alone["prev_output_tokens"] = torch.cat([tokens.new_tensor([2]), tokens[:-1]])[None]
+    return alone
+
+
+def test_beam_search_on_a_mixed_batch_equals_sentence_by_sentence(workshop, batch):
+    cfg, task, model = workshop.build("--source-lang", "en", "--target-lang", "qb")
+    model.set_masks(workshop.masks(model), workshop.langs)
+    first = batch["target"][:, :1]  # each sentence's own target language token
+    together = search(cfg, task, model, batch, prefix_tokens=first)
+    for row in range(len(first)):
+        length = int(batch["net_input"]["src_lengths"][row])
+        alone = rows_of(batch["net_input"], torch.tensor([row]))
+        alone["src_tokens"] = alone["src_tokens"][:, -length:]
+        (beams,) = search(cfg, task, model, {**batch, "net_input": alone}, prefix_tokens=first[row : row + 1])
+        for one, other in zip(beams, together[row], strict=True):
+            assert torch.equal(one["tokens"], other["tokens"])
+            torch.testing.assert_close(one["positional_scores"], other["positional_scores"], atol=1e-4, rtol=0)
+
+
+def test_interactive_batches_get_their_direction(workshop):
+    cfg, task, model = workshop.build("--source-lang", "en", "--target-lang", "qb")
+    model.set_masks(workshop.masks(model), workshop.langs)
+    (sample, *_) = workshop.batches(task, "test")
+    expected = search(cfg, task, model, sample)
+    bare = {key: sample["net_input"][key] for key in ("src_tokens", "src_lengths")}
+    got = search(cfg, task, model, {"net_input": bare})
+    for beams, others in zip(got, expected, strict=True):
+        assert [float(b["score"]) for b in beams] == [float(b["score"]) for b in others]
+
+
+# The task's part
+
+
+def test_the_task_specializes_from_a_file(workshop, batch, tmp_path):
+    _, _, dense = workshop.build()
+    masks = workshop.masks(dense)
+    masks.save(tmp_path / "masks.safetensors")
+    _, _, model = workshop.build("--neuron-masks", str(tmp_path / "masks.safetensors"))
+    dense.set_masks(masks, workshop.langs)
+    net_input = batch["net_input"]
+    assert torch.equal(log_probabilities(model, net_input), log_probabilities(dense, net_input))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "directions", "match"),
+    [
+        ({"dictionary_sha256": "other"}, None, "another dictionary"),
+        ({}, ["en-qa"], "directions without masks"),
+        ({"neuron_sets": "direction"}, None, "another kind"),
+        ({"checkpoint_sha256": "other"}, None, "another checkpoint"),
+    ],
+)
+def test_the_task_refuses_masks_made_for_something_else(workshop, checkpoint, tmp_path, metadata, directions, match):
+    masks = workshop.masks(workshop.build()[2], directions or ())
+    masks.metadata = {"neuron_sets": "language", **metadata}
+    masks.save(tmp_path / "masks.safetensors")
+    flags = ["--neuron-masks", str(tmp_path / "masks.safetensors"), "--neuron-sets", "language"]
+    with pytest.raises(ModelError, match=match):
+        workshop.build(*flags, "--finetune-from-model", str(checkpoint))
+
+
+def test_the_task_takes_masks_of_the_checkpoint_it_starts_from(workshop, checkpoint, tmp_path):
+    from neuron_spec.checkpoints import checkpoint_sha256
+
+    masks = workshop.masks(workshop.build()[2])
+    masks.metadata = {"checkpoint_sha256": checkpoint_sha256(checkpoint)}
+    masks.save(tmp_path / "masks.safetensors")
+    flags = ["--neuron-masks", str(tmp_path / "masks.safetensors")]
+    assert workshop.build(*flags, "--finetune-from-model", str(checkpoint))[2].has_masks
+
+
+@pytest.mark.parametrize("flags", [("--enable-lang-ids",), ("--lang-tok-replacing-bos-eos",)])
+def test_the_task_refuses_flags_that_would_lose_directions(workshop, flags):
+    with pytest.raises(ModelError, match="not supported"):
+        workshop.build(*flags)
+
+
+def test_a_loaded_ensemble_from_disk_translates_as_the_model_in_memory(workshop, specialized, batch, tmp_path):
+    from fairseq import checkpoint_utils
+
+    cfg, _, model, _ = specialized
+    path = workshop.save(tmp_path / "specialized.pt", cfg, model)
+    random.seed(0)
+    (loaded,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+    loaded.eval()
+    assert torch.equal(log_probabilities(loaded, batch["net_input"]), log_probabilities(model, batch["net_input"]))

@@ -1,0 +1,192 @@
+"""Against the one form that defines truth: fc2(relu(mask * (W1 x) + b1))."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuron_spec.errors import ModelError
+from neuron_spec.modules.specialized_ffn import GATHER_BELOW, Route, SpecializedFC1, SpecializedFC2
+
+D, WIDTH, B, T = 6, 16, 4, 5
+KEPT = (0.5, 0.9, 0.0, 1.0)  # fractions: few, above GATHER_BELOW, none, all
+
+
+class FFN(nn.Module):
+    def __init__(self, dropped_neurons: str = "bias", ffn_path: str = "auto", *, specialized: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.fc2 = SpecializedFC1(D, WIDTH), SpecializedFC2(WIDTH, D)
+        self.fc2.follow(self.fc1)
+        self.fc1.dropped_neurons, self.fc1.ffn_path = dropped_neurons, ffn_path
+        self.fc1.route = Route()
+        if specialized:
+            self.fc1.set_mask(mask())
+
+    def forward(self, x: Tensor, rows: Tensor | None) -> Tensor:
+        with self.fc1.route.over(rows):
+            return self.fc2(F.relu(self.fc1(x)))
+
+    def reference(self, x: Tensor, rows: Tensor) -> Tensor:
+        """x ``[T, B, D]``, rows int64 ``[B]``."""
+        kept = torch.cat([mask(), torch.ones(1, WIDTH, dtype=torch.bool)])[rows].float()  # [B, F]
+        hidden = F.relu(kept * (x @ self.fc1.weight.t()) + self.fc1.bias)
+        if self.fc1.dropped_neurons == "zero":
+            hidden = hidden * kept
+        return hidden @ self.fc2.weight.t() + self.fc2.bias
+
+
+def mask() -> Tensor:
+    """bool ``[4, F]`` with exactly the fractions KEPT."""
+    generator = torch.Generator().manual_seed(3)
+    kept = torch.zeros(len(KEPT), WIDTH, dtype=torch.bool)
+    for row, fraction in enumerate(KEPT):
+        kept[row, torch.randperm(WIDTH, generator=generator)[: round(fraction * WIDTH)]] = True
+    return kept
+
+
+def inputs(seed: int = 1) -> Tensor:
+    return torch.randn(T, B, D, generator=torch.Generator().manual_seed(seed))
+
+
+def only(row: int) -> Tensor:
+    return torch.full((B,), row)
+
+
+def gradients(ffn: FFN, output: Tensor) -> dict[str, Tensor]:
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(9))
+    names, parameters = zip(*ffn.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad((output * weights).sum(), parameters), strict=True))
+
+
+def test_the_masks_here_take_both_ways_of_the_automatic_choice():
+    fractions = mask().float().mean(dim=1).tolist()
+    assert fractions[0] <= GATHER_BELOW < fractions[1] < 1
+    ffn = FFN()
+    with ffn.fc1.route.over(only(0)):
+        assert ffn.fc1.gathers() == 0
+    with ffn.fc1.route.over(only(1)):
+        assert ffn.fc1.gathers() is None
+    with ffn.fc1.route.over(torch.tensor([0, 1])):
+        assert ffn.fc1.gathers() is None
+
+
+@pytest.mark.parametrize("ffn_path", ["auto", "gather", "multiply"])
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+@pytest.mark.parametrize("rows", [*map(only, range(len(KEPT) + 1)), torch.tensor([0, 2, 1, 3]), torch.tensor([0, 4, 0, 1])])
+def test_every_path_equals_the_reference_in_output_and_gradients(ffn_path, dropped_neurons, rows):
+    ffn, x = FFN(dropped_neurons, ffn_path), inputs()
+    output, reference = ffn(x, rows), ffn.reference(x, rows)
+    torch.testing.assert_close(output, reference)
+    expected = gradients(ffn, reference)
+    for name, gradient in gradients(ffn, output).items():
+        torch.testing.assert_close(gradient, expected[name], msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("ffn_path", ["gather", "multiply"])
+def test_masking_is_masking_rows_of_w1(ffn_path):
+    ffn, x = FFN(ffn_path=ffn_path), inputs()
+    masked = ffn.fc1.weight * mask()[0][:, None]
+    expected = ffn.fc2.weight @ F.relu(x @ masked.t() + ffn.fc1.bias)[..., None]
+    torch.testing.assert_close(ffn(x, only(0)), expected.squeeze(-1) + ffn.fc2.bias)
+
+
+@pytest.mark.parametrize("ffn_path", ["gather", "multiply"])
+def test_the_two_semantics_differ_by_the_dropped_neurons_constant(ffn_path):
+    x, dropped = inputs(), ~mask()[0]
+    bias, zero = FFN("bias", ffn_path), FFN("zero", ffn_path)
+    constant = bias.fc2.weight[:, dropped] @ F.relu(bias.fc1.bias[dropped])
+    assert constant.abs().max() > 0.01
+    difference = bias(x, only(0)) - zero(x, only(0))
+    torch.testing.assert_close(difference, constant.expand_as(difference), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ffn_path", ["auto", "gather", "multiply"])
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+@pytest.mark.parametrize("rows", [only(3), only(4), torch.tensor([3, 4, 3, 4])])
+def test_a_mask_that_keeps_all_is_the_plain_layer_bit_for_bit(ffn_path, dropped_neurons, rows):
+    ffn, plain, x = FFN(dropped_neurons, ffn_path), FFN(specialized=False), inputs()
+    output, dense = ffn(x, rows), plain(x, None)
+    assert torch.equal(output, dense)
+    expected = gradients(plain, dense)
+    assert all(torch.equal(g, expected[name]) for name, g in gradients(ffn, output).items())
+
+
+@pytest.mark.parametrize("ffn_path", ["gather", "multiply"])
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+def test_dropped_rows_get_no_gradient_at_all(ffn_path, dropped_neurons):
+    ffn, x, kept = FFN(dropped_neurons, ffn_path), inputs(), mask()[0]
+    gradient = gradients(ffn, ffn(x, only(0)))
+    assert bool((gradient["fc1.weight"][~kept] == 0).all())
+    assert bool((gradient["fc1.weight"][kept].abs().sum(dim=1) > 0).any())
+    # The shared, unmasked parts of a dropped neuron go on learning only where it emits its constant.
+    constant = F.relu(ffn.fc1.bias) > 0
+    learns = gradient["fc2.weight"].abs().sum(dim=0) > 0
+    assert bool((learns[~kept] == (constant[~kept] if dropped_neurons == "bias" else False)).all())
+
+
+@pytest.mark.parametrize("ffn_path", ["auto", "gather", "multiply"])
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+def test_a_mixed_batch_is_its_sentences_one_by_one(ffn_path, dropped_neurons):
+    ffn, x, rows = FFN(dropped_neurons, ffn_path), inputs(), torch.tensor([2, 0, 1, 4])
+    mixed = ffn(x, rows)
+    for place, row in enumerate(rows):
+        alone = ffn(x[:, place : place + 1], row.view(1))
+        torch.testing.assert_close(mixed[:, place : place + 1], alone)
+    assert not torch.allclose(mixed, ffn(x, rows.flip(0)))
+
+
+def test_without_ids_a_specialized_layer_refuses():
+    with pytest.raises(ModelError, match="without direction ids"):
+        FFN()(inputs(), None)
+
+
+def test_the_route_ends_with_its_block_also_after_an_error():
+    route = Route()
+    with pytest.raises(ValueError, match="inside"), route.over(only(1)):
+        assert route.only_row == 1
+        raise ValueError("inside")
+    assert route.rows is None and route.only_row is None
+
+
+def test_masks_of_another_width():
+    with pytest.raises(ModelError, match="another width"):
+        SpecializedFC1(D, WIDTH).set_mask(torch.ones(2, WIDTH + 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("change", ["set", "load"])
+def test_new_masks_take_effect_after_a_forward_pass(change):
+    ffn, x = FFN(ffn_path="gather"), inputs()
+    before = ffn(x, only(0))
+    if change == "set":
+        ffn.fc1.set_mask(mask().flip(0))
+    else:
+        other = copy.deepcopy(ffn)
+        other.fc1.set_mask(mask().flip(0))
+        ffn.load_state_dict(other.state_dict())
+    assert not torch.allclose(ffn(x, only(0)), before)
+    torch.testing.assert_close(ffn(x, only(3)), before)
+
+
+def test_masks_travel_in_the_state():
+    assert "fc1.neuron_mask" in FFN().state_dict()
+    assert set(FFN(specialized=False).state_dict()) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+
+
+def test_a_mask_at_the_address_of_a_former_one_is_not_taken_for_it():
+    ffn, x = FFN(ffn_path="gather"), inputs()
+    zeros, ones = torch.zeros(4, WIDTH, dtype=torch.bool), torch.ones(4, WIDTH, dtype=torch.bool)
+    ffn.fc1.set_mask(zeros)
+    ffn(x, only(0))  # remembers that zeros drops all
+    address = id(zeros)
+    ffn.fc1.set_mask(ones)
+    del zeros
+    alive: list[Tensor] = []
+    while len(alive) < 100 and (not alive or id(alive[-1]) != address):
+        alive.append(torch.ones(4, WIDTH, dtype=torch.bool))
+    ffn.fc1.set_mask(alive[-1])
+    torch.testing.assert_close(ffn(x, only(0)), FFN(specialized=False)(x, None))

@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import torch
+
+from neuron_spec.artifacts import save_tensors
+from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.masks import NeuronMasks
+
+DIRECTIONS = parse_directions("en-qa,qa-en,en-qb")
+WIDTHS = {"encoder.layers.0": 16, "encoder.layers.1": 13, "decoder.layers.0": 1, "decoder.layers.1": 7}
+
+
+def masks(seed: int = 0, widths: dict[str, int] = WIDTHS, directions: list[Direction] = DIRECTIONS) -> NeuronMasks:
+    generator = torch.Generator().manual_seed(seed)
+    kept = {
+        layer: torch.rand(len(directions), width, generator=generator) < 0.6 for layer, width in widths.items()
+    }
+    return NeuronMasks(directions, kept, {"method": "random"})
+
+
+def test_round_trip_with_widths_of_no_whole_bytes(tmp_path):
+    ours = masks()
+    ours.save(tmp_path / "m.safetensors")
+    loaded = NeuronMasks.load(tmp_path / "m.safetensors")
+    assert loaded.directions == DIRECTIONS
+    assert loaded.widths == WIDTHS
+    assert loaded.metadata == ours.metadata
+    assert all(torch.equal(loaded.kept[layer], ours.kept[layer]) for layer in WIDTHS)
+    assert loaded.fingerprint == ours.fingerprint
+
+
+def test_fingerprint_sees_sets_and_directions_alone():
+    ours = masks()
+    annotated = NeuronMasks(ours.directions, ours.kept, {"note": "other"})
+    assert annotated.fingerprint == ours.fingerprint
+    assert masks(1).fingerprint != ours.fingerprint
+    assert NeuronMasks(DIRECTIONS[::-1], ours.kept).fingerprint != ours.fingerprint
+
+
+def test_masks_of_sixty_directions_of_a_big_model_are_under_a_megabyte(tmp_path):
+    directions = [Direction("en", f"q{i}") for i in range(60)]
+    widths = {f"{side}.layers.{i}": 4096 for side in ("encoder", "decoder") for i in range(6)}
+    masks(widths=widths, directions=directions).save(tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").stat().st_size < 1_000_000
+
+
+def test_sparsity_and_the_readable_summary(tmp_path):
+    kept = torch.tensor([[True] * 4, [True, False, False, False]])
+    ours = NeuronMasks(DIRECTIONS[:2], {"encoder.layers.0": kept}, {"method": "by hand"})
+    assert ours.sparsity()["encoder.layers.0"].tolist() == [0.0, 0.75]
+    ours.save(tmp_path / "m.safetensors")
+    summary = json.loads((tmp_path / "m.json").read_text())
+    assert summary["dropped_percent"]["encoder.layers.0"] == {"mean": 37.5, "en-qa": 0.0, "qa-en": 75.0}
+    assert summary["method"] == "by hand"
+
+
+def test_sides():
+    assert list(masks().side("decoder")) == ["decoder.layers.0", "decoder.layers.1"]
+
+
+@pytest.mark.parametrize(
+    "kept", [torch.ones(3, 4), torch.ones(2, 4, dtype=torch.bool), torch.ones(3, dtype=torch.bool)]
+)
+def test_malformed_masks(kept):
+    with pytest.raises(ArtifactError, match="malformed masks"):
+        NeuronMasks(DIRECTIONS, {"encoder.layers.0": kept})
+
+
+def test_another_model_is_told_layer_by_layer():
+    masks().require_fit(dict(reversed(WIDTHS.items())))
+    with pytest.raises(ModelError, match="another model") as caught:
+        masks().require_fit({**WIDTHS, "encoder.layers.1": 14})
+    assert "encoder.layers.1: 13" in str(caught.value) and "encoder.layers.0" not in str(caught.value)
+    with pytest.raises(ModelError, match="encoder.layers.2: absent"):
+        masks().require_fit({**WIDTHS, "encoder.layers.2": 13})
+
+
+def test_missing_directions_are_named():
+    masks().require_directions(DIRECTIONS[:1])
+    with pytest.raises(ModelError, match="also qb-en"):
+        masks().require_directions([*DIRECTIONS, Direction("qb", "en")])
+
+
+def test_bad_files(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(ArtifactError, match="mask file not found"):
+        NeuronMasks.load(path)
+    profile = ActivationCounts.zeros(DIRECTIONS, WIDTHS)
+    profile.save(path)
+    with pytest.raises(ArtifactError, match="not a mask file"):
+        NeuronMasks.load(path)
+    masks().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        NeuronMasks.load(path)
+    header = {"format": 1, "directions": ["en-qa"], "widths": {"encoder.layers.0": 16}}
+    for tensors in ({"encoder.layers.0": torch.zeros(1, 3, dtype=torch.uint8)}, {}):
+        save_tensors(path, tensors, header)
+        with pytest.raises(ArtifactError, match="damaged mask file"):
+            NeuronMasks.load(path)

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuron_spec.artifacts import (
+    atomic_path,
+    hash_state,
+    is_made_from,
+    load_tensors,
+    read_json,
+    require_file,
+    save_tensors,
+    signature,
+    write_json,
+    write_text,
+)
+from neuron_spec.errors import ArtifactError, NeuronSpecError
+
+TENSORS = {"b": torch.arange(6).view(2, 3), "a": torch.tensor([True, False])}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_a_failing_first_write_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "folder" / "file.json", {"not json": object()})
+    folder = tmp_path / "folder"
+    assert not folder.exists() or names(folder) == []
+
+
+def test_writing_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    write_json(path, {"ä": 1})
+    write_json(path, {"ä": 2})
+    assert read_json(path, "file") == {"ä": 2}
+    assert names(path.parent) == ["file.json"]
+
+
+def test_tensors_round_trip(tmp_path):
+    save_tensors(tmp_path / "t.safetensors", TENSORS, {"list": ["de-en"], "number": 95})
+    tensors, metadata = load_tensors(tmp_path / "t.safetensors", "file")
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[key], TENSORS[key]) for key in TENSORS)
+    assert metadata == {"list": ["de-en"], "number": 95}
+
+
+def test_same_content_same_bytes(tmp_path):
+    save_tensors(tmp_path / "1", TENSORS, {"x": 1, "y": {"b": 2, "a": 1}})
+    reordered = {key: TENSORS[key].clone() for key in sorted(TENSORS)}
+    save_tensors(tmp_path / "2", reordered, {"y": {"a": 1, "b": 2}, "x": 1})
+    save_tensors(tmp_path / "3", TENSORS, {"x": 2, "y": {"b": 2, "a": 1}})
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert (tmp_path / "1").read_bytes() != (tmp_path / "3").read_bytes()
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5, 60, -1])
+def test_truncated_tensors(tmp_path, kept_bytes):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, TENSORS, {"x": 1})
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(ArtifactError, match="profile cannot be read") as caught:
+        load_tensors(path, "profile")
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(ArtifactError, match="thing not found"):
+        require_file(tmp_path / "absent", "thing")
+    with pytest.raises(ArtifactError, match="thing not found"):
+        require_file(tmp_path, "thing")
+    (tmp_path / "text").write_text("plain text, long enough for a header length")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_tensors(tmp_path / "text", "mask file")
+    with pytest.raises(ArtifactError, match="not valid JSON"):
+        read_json(tmp_path / "text", "card")
+
+
+def test_hash_of_weights_survives_saving_again_and_sees_every_change(tmp_path):
+    state = {"w": torch.randn(3, 4), "half": torch.randn(2).half(), "scalar": torch.tensor(1.5)}
+    torch.save({"model": state, "optimizer": 1}, tmp_path / "1.pt")
+    torch.save({"model": dict(reversed(state.items()))}, tmp_path / "2.pt")
+    first, second = (torch.load(tmp_path / name)["model"] for name in ("1.pt", "2.pt"))
+    assert hash_state(first) == hash_state(second) == hash_state(state)
+    # The same bytes in memory order, but another matrix.
+    assert hash_state({"w": state["w"].t().contiguous().t()}) == hash_state({"w": state["w"]})
+    for changed in (
+        {**state, "w": state["w"].view(4, 3)},
+        {**state, "w": state["w"].t()},
+        {**state, "w": state["w"].nextafter(torch.tensor(9.0))},
+        {**state, "half": state["half"].bfloat16()},
+        {"v" if name == "w" else name: value for name, value in state.items()},
+    ):
+        assert hash_state(changed) != hash_state(state)
+
+
+def test_a_signature_names_inputs_and_parameters_but_tolerates_versions():
+    made = signature("select", inputs={"profile": "abc"}, parameters={"k": (95, 90)})
+    found = json.loads(json.dumps(made)) | {"versions": {"torch": "0"}}
+    assert is_made_from(found, made)
+    assert not is_made_from(None, made)
+    assert not is_made_from({**found, "stage": "profile"}, made)
+    assert not is_made_from({**found, "inputs": {"profile": "abd"}}, made)
+    assert not is_made_from({**found, "parameters": {"k": [95]}}, made)
+
+
+def test_a_message_says_what_where_got_expected_and_how_to_mend():
+    error = NeuronSpecError("what", where="w", got=0, expected="e", mend="m")
+    assert str(error).splitlines() == [
+        "what",
+        "  where:    w",
+        "  got:      0",
+        "  expected: e",
+        "  mend:     m",
+    ]

@@ -1,0 +1,66 @@
+from itertools import product
+
+import pytest
+
+from neuron_spec.directions import (
+    UNKNOWN,
+    Direction,
+    by_family,
+    direction_id,
+    language,
+    matching,
+    parse_directions,
+)
+from neuron_spec.errors import DirectionError
+
+
+def test_parse_and_write_are_inverse():
+    assert Direction.parse("de-en") == Direction("de", "en")
+    assert str(Direction.parse(" zh-yue ")) == "zh-yue"
+
+
+@pytest.mark.parametrize("text", ["", "de", "de-", "-en", "de-en-fr", "de_en", "-"])
+def test_malformed_direction(text):
+    with pytest.raises(DirectionError, match="malformed direction"):
+        Direction.parse(text)
+
+
+def test_lists_keep_their_order_and_refuse_repeats():
+    assert [str(d) for d in parse_directions("qb-en,en-qa,")] == ["qb-en", "en-qa"]
+    assert parse_directions(["en-qa"]) == [Direction("en", "qa")]
+    with pytest.raises(DirectionError, match="twice"):
+        parse_directions("en-qa,qa-en,en-qa")
+    with pytest.raises(DirectionError, match="no directions"):
+        parse_directions(" , ")
+
+
+def test_ids_are_distinct_and_follow_langs_alone():
+    langs = ["en", "qa", "qb", "qm"]
+    ids = [direction_id(Direction(s, t), langs) for s, t in product(langs, langs)]
+    assert ids == list(range(16))
+    assert direction_id(Direction("qa", "en"), langs) != direction_id(Direction("qa", "en"), langs[::-1])
+
+
+@pytest.mark.parametrize("direction", [Direction("en", "xx"), Direction("xx", "en")])
+def test_id_of_an_unknown_language(direction):
+    with pytest.raises(DirectionError, match="unknown language") as caught:
+        direction_id(direction, ["en", "qa"])
+    assert "xx" in str(caught.value) and "en,qa" in str(caught.value)
+
+
+def test_patterns():
+    directions = parse_directions("en-qa,qa-en,en-qb")
+    assert matching("en-*", directions) == parse_directions("en-qa,en-qb")
+    assert matching("*", directions) == directions
+    with pytest.raises(DirectionError, match="names no direction"):
+        matching("qb-*", directions)
+
+
+def test_language_table():
+    assert language("de").family == language("nl").family != language("ru").family
+    assert language("xx").family == UNKNOWN
+    codes = ["ru", "de", "cs", "nl", "es"]
+    ordered = by_family(codes)
+    assert sorted(ordered) == sorted(codes)
+    families = [language(code).family for code in ordered]
+    assert families == sorted(families)

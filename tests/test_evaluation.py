@@ -1,0 +1,371 @@
+"""Scoring: properties of the scores, of reading logs, and of the files; the official EC30 figures."""
+
+import builtins
+import csv
+import json
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from sacrebleu.metrics import BLEU, CHRF
+
+from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, NeuronSpecError
+from neuron_spec.evaluation import (
+    DirectionScore,
+    Outputs,
+    detokenized,
+    evaluate,
+    official_scoring,
+    read_evaluation,
+    read_generate_output,
+    score,
+    summarize,
+    write_evaluation,
+)
+from neuron_spec.language_id import LanguageIdentifier
+
+EN_DE = Direction("en", "de")
+REFERENCES = [
+    "Das Haus ist heute sehr alt .",
+    "Die Katze schläft auf dem Sofa .",
+    "Wir fahren morgen mit dem Zug nach Berlin .",
+    "Er hat das Licht im Bad ausgeschaltet .",
+]
+HYPOTHESES = [
+    "Das Haus ist heute alt .",
+    "Die Katze liegt auf dem Sofa .",
+    "Wir fahren mit dem Zug nach Berlin .",
+    "Das Licht im Bad ist aus .",
+]
+ENGLISH = ["The house is very old today .", "The cat sleeps on the sofa .", "We take the train to Berlin ."]
+
+
+def log_of(hypotheses, references, sources=None, order=None):
+    lines = []
+    for i in order or range(len(hypotheses)):
+        lines += [f"S-{i}\t{sources[i]}"] if sources else []
+        lines += [f"T-{i}\t{references[i]}", f"H-{i}\t-0.5\t{hypotheses[i]}"]
+        lines += [f"D-{i}\t-0.5\t{hypotheses[i]}", f"P-{i}\t-0.1 -0.2"]
+    return "\n".join(lines) + "\nGenerate test with beam=5: BLEU4 = 1.0\n"
+
+
+def write_log(folder, text, direction="en-de"):
+    path = folder / direction / "generate-test.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def test_identical_hypotheses_score_100():
+    result = score(Outputs(EN_DE, REFERENCES, REFERENCES))
+    assert result.bleu == pytest.approx(100)
+    assert result.chrf == pytest.approx(100)
+
+
+def test_scores_and_signatures_are_sacrebleus():
+    result = score(Outputs(EN_DE, HYPOTHESES, REFERENCES))
+    bleu, chrf = BLEU(), CHRF(word_order=2)
+    assert result.bleu == bleu.corpus_score(HYPOTHESES, [REFERENCES]).score < 100
+    assert result.chrf == chrf.corpus_score(HYPOTHESES, [REFERENCES]).score < 100
+    assert result.bleu_signature == str(bleu.get_signature())
+    assert result.chrf_signature == str(chrf.get_signature())
+    assert (result.hypothesis_tokens, result.reference_tokens) == (
+        sum(len(line.split()) for line in HYPOTHESES),
+        sum(len(line.split()) for line in REFERENCES),
+    )
+
+
+def test_row_order_does_not_matter():
+    rows = list(zip(HYPOTHESES, REFERENCES, strict=True))
+    random.Random(1).shuffle(rows)
+    shuffled = Outputs(EN_DE, [h for h, _ in rows], [r for _, r in rows])
+    assert score(shuffled) == score(Outputs(EN_DE, HYPOTHESES, REFERENCES))
+
+
+def test_chinese_is_tokenized_by_character_and_the_signature_says_so():
+    # Six characters are six words; 13a would see one.
+    result = score(Outputs(Direction("en", "zh"), ["打开客厅的灯"], ["打开客厅的门"]))
+    assert result.reference_tokens == 6
+    assert "tok:zh" in result.bleu_signature
+    german = score(Outputs(EN_DE, HYPOTHESES, REFERENCES), tokenizer="zh")
+    assert german.bleu_signature == result.bleu_signature
+
+
+@pytest.mark.parametrize(("target", "package"), [("ja", "MeCab"), ("ko", "mecab_ko")])
+def test_absent_tokenizer_is_named(target, package, monkeypatch):
+    hide(package, monkeypatch)
+    # sacreBLEU keeps the tokenizer module it once imported.
+    module = f"sacrebleu.tokenizers.tokenizer_{target}_mecab"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(NeuronSpecError, match=rf"pip install \"sacrebleu\[{target}\]\""):
+        score(Outputs(Direction("en", target), ["a"], ["a"]))
+
+
+def test_empty_and_off_target_rates():
+    identifier = LanguageIdentifier().fit({"de": REFERENCES, "en": ENGLISH})
+    outputs = Outputs(EN_DE, [REFERENCES[0], ENGLISH[1], "", "  "], REFERENCES)
+    result = score(outputs, language_id=identifier)
+    assert result.empty_fraction == 0.5
+    assert result.off_target_fraction == 0.25  # empty hypotheses are in no language
+    assert result.language_id_accuracy_fraction == 1.0
+    assert score(outputs).off_target_fraction is None
+    with pytest.raises(CorpusError, match=r"got: +fr"):
+        score(Outputs(Direction("en", "fr"), HYPOTHESES, REFERENCES), language_id=identifier)
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "message"),
+    [
+        (["a"], ["a", "b"], "1 hypotheses, 2 references"),
+        ([], [], "at least one sentence"),
+        (["a\nb"], ["a"], "hypotheses, sentence 0"),
+    ],
+)
+def test_outputs_that_do_not_belong_together(hypotheses, references, message):
+    with pytest.raises(NeuronSpecError, match=message):
+        Outputs(EN_DE, hypotheses, references)
+
+
+# ---------------------------------------------------------------- fairseq-generate logs
+
+
+def test_log_is_read_in_the_order_of_the_test_set(tmp_path):
+    sources = ["__en__ one", "__en__ two", "__en__ three", "__en__ four"]
+    path = write_log(tmp_path, log_of(HYPOTHESES, REFERENCES, sources, order=[2, 0, 3, 1]))
+    expected = Outputs(EN_DE, HYPOTHESES, REFERENCES, ["one", "two", "three", "four"])
+    assert read_generate_output(path) == expected
+
+
+def test_pieces_are_joined_and_the_best_hypothesis_kept(tmp_path):
+    text = "S-0\t__en__ ▁The ▁house\nT-0\t▁Das ▁Ha us\nH-0\t-0.1\t▁Das ▁Ha us ▁!\nH-0\t-0.9\t▁Ha\n"
+    outputs = read_generate_output(write_log(tmp_path, text))
+    assert outputs == Outputs(EN_DE, ["Das Haus !"], ["Das Haus"], ["The house"])
+
+
+def test_odd_characters_and_empty_hypotheses_survive(tmp_path):
+    # Characters that str.splitlines takes for line breaks, and a tab inside the text.
+    odd = ["a\u2028b\x85c", "", "tab\there"]
+    outputs = read_generate_output(write_log(tmp_path, log_of(odd, odd)))
+    assert outputs.hypotheses == outputs.references == odd
+
+
+def test_text_that_looks_like_a_language_token_is_kept(tmp_path):
+    path = write_log(tmp_path, log_of(["x", "y"], ["x", "y"], ["__init__ is a method", "plain"]))
+    assert read_generate_output(path).sources == ["__init__ is a method", "plain"]
+
+
+@pytest.mark.parametrize(
+    "header", ["Namespace(source_lang='en', target_lang='de')", "{'source_lang': 'en', 'target_lang': 'de'}"]
+)
+def test_direction_from_the_log_itself(tmp_path, header):
+    path = write_log(tmp_path, header + "\n" + log_of(HYPOTHESES, REFERENCES), direction="run-1")
+    assert read_generate_output(path).direction == EN_DE
+    with pytest.raises(DirectionError, match=r"got: +en-de"):
+        read_generate_output(path, direction=Direction("de", "en"))
+
+
+def test_unknown_direction_must_be_named(tmp_path):
+    path = write_log(tmp_path, log_of(HYPOTHESES, REFERENCES), direction="run-1")
+    with pytest.raises(DirectionError, match="name the direction"):
+        read_generate_output(path)
+    assert read_generate_output(path, direction=EN_DE).direction == EN_DE
+
+
+def test_language_tokens_of_another_direction(tmp_path):
+    path = write_log(tmp_path, log_of(["x"], ["x"], ["__fr__ oui"]))
+    with pytest.raises(DirectionError, match="__fr__"):
+        read_generate_output(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "0 H lines, 0 T lines"),
+        ("T-0\ta\nT-1\tb\nH-1\t-0.1\tb\n", "no H line for 1 of 2 ids, the first 0"),
+        ("T-0\ta\nT-2\tb\nH-0\t-0.1\ta\nH-2\t-0.1\tb\n", "no H line for 1 of 3 ids, the first 1"),
+        ("T-0\ta\nH-0\t-0.1\ta\nH-1\t-0.1\tb\n", "no T line for 1 of 2 ids, the first 1"),
+        ("T-0\ta\nH-0\ta\n", "line 2"),
+        ("T-0\ta\nH-0\t-0.1\ta\nT-0\tb\n", "several runs or directions"),
+    ],
+)
+def test_damaged_logs(tmp_path, text, message):
+    with pytest.raises(ArtifactError, match=message):
+        read_generate_output(write_log(tmp_path, text))
+
+
+def test_absent_and_undecodable_logs(tmp_path):
+    with pytest.raises(ArtifactError, match="not found"):
+        read_generate_output(tmp_path / "en-de" / "generate-test.txt")
+    path = write_log(tmp_path, "")
+    path.write_bytes(b"T-0\t\xff\n")
+    with pytest.raises(ArtifactError, match="not UTF-8"):
+        read_generate_output(path)
+
+
+# ---------------------------------------------------------------- means
+
+
+def made_score(direction, bleu, off_target=None):
+    return DirectionScore(
+        Direction.parse(direction), bleu, 2 * bleu, 10, 50, 60, 0.0, off_target, None, "b", "c"
+    )
+
+
+def test_means_are_unweighted_by_group_tier_and_family():
+    bleu = {"en-de": 10, "en-nl": 20, "en-it": 60, "de-en": 30, "de-it": 5}
+    scores = [made_score(direction, value) for direction, value in bleu.items()]
+    rows = {(m.kind, m.name, m.group): m for m in summarize(scores, tiers={"de": "high", "nl": "low"})}
+    assert rows["overall", "all", "all"].bleu == 25
+    assert rows["group", "O2M", "O2M"].bleu == 30
+    assert rows["group", "M2O", "M2O"].bleu == 30
+    assert rows["group", "X2Y", "X2Y"].chrf == 10
+    assert rows["family", "Germanic", "O2M"].bleu == 15
+    assert (rows["family", "Germanic", "all"].bleu, rows["family", "Germanic", "all"].directions) == (20, 3)
+    assert rows["tier", "high", "all"].bleu == 20
+    assert rows["tier", "unknown", "O2M"].bleu == 60  # it; de-it has no tier
+    assert rows["tier", "unknown", "all"].directions == 1
+
+
+def test_given_families_come_before_the_language_table():
+    means = summarize([made_score("en-de", 1)], families={"de": "Invented"})
+    assert {m.name for m in means if m.kind == "family"} == {"Invented"}
+
+
+def test_mean_off_target_rate_only_where_every_direction_has_one():
+    with_rate, without = made_score("en-de", 1, 0.5), made_score("en-nl", 1)
+    assert summarize([with_rate])[0].off_target_fraction == 0.5
+    assert summarize([with_rate, without])[0].off_target_fraction is None
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.fixture
+def evaluation():
+    odd = ["a\rb", "c\u2028d", "", "é|"]
+    return evaluate(
+        [Outputs(EN_DE, HYPOTHESES, REFERENCES, odd), Outputs(Direction("de", "en"), odd, odd)],
+        signature={"stage": "evaluate", "inputs": {"checkpoint": "abc"}},
+        language_id=LanguageIdentifier().fit({"de": REFERENCES, "en": ENGLISH}),
+        families={"de": "Germanic"},
+        tiers={"de": "high"},
+    )
+
+
+def test_reading_back_is_lossless(tmp_path, evaluation):
+    write_evaluation(tmp_path, evaluation)
+    assert read_evaluation(tmp_path) == evaluation
+    assert (tmp_path / "hypotheses" / "en-de.txt").read_text(encoding="utf-8").split("\n")[:-1] == HYPOTHESES
+    assert not (tmp_path / "sources" / "de-en.txt").exists()
+
+
+def test_files_agree_with_each_other(tmp_path, evaluation):
+    write_evaluation(tmp_path, evaluation)
+    content = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    with open(tmp_path / "scores.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["direction"] for row in rows] == list(content["directions"]) == ["en-de", "de-en"]
+    assert float(rows[0]["bleu"]) == content["directions"]["en-de"]["bleu"] == evaluation.scores[0].bleu
+    assert (rows[0]["group"], rows[0]["tier"], rows[0]["family"]) == ("O2M", "high", "Germanic")
+    assert content["sacrebleu"]["bleu"] == [evaluation.scores[0].bleu_signature]
+    assert content["directions"]["en-de"]["language_id_accuracy_fraction"] == 1.0
+    assert f"| {evaluation.scores[0].bleu:.1f} |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_an_unfinished_rewrite_is_not_taken_for_complete(tmp_path, evaluation, monkeypatch):
+    write_evaluation(tmp_path, evaluation)
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuron_spec.evaluation.scores_table", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_evaluation(tmp_path, evaluation)
+    with pytest.raises(ArtifactError, match="neuron-spec evaluate"):
+        read_evaluation(tmp_path)
+
+
+def test_sources_of_an_earlier_run_do_not_stay(tmp_path, evaluation):
+    write_evaluation(tmp_path, evaluation)
+    without = evaluate([Outputs(EN_DE, HYPOTHESES, REFERENCES)], signature={})
+    write_evaluation(tmp_path, without)
+    assert read_evaluation(tmp_path) == without
+
+
+def test_damaged_evaluations(tmp_path, evaluation):
+    write_evaluation(tmp_path, evaluation)
+    hypotheses = tmp_path / "hypotheses" / "en-de.txt"
+    hypotheses.write_text("one line\n", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="1 lines"):
+        read_evaluation(tmp_path)
+    (tmp_path / "scores.json").write_text('{"directions": {"en-de": {"bleu": 1}}}', encoding="utf-8")
+    with pytest.raises(ArtifactError, match="not of the form"):
+        read_evaluation(tmp_path)
+
+
+def test_a_direction_given_twice():
+    outputs = Outputs(EN_DE, HYPOTHESES, REFERENCES)
+    with pytest.raises(DirectionError, match="en-de, en-de"):
+        evaluate([outputs, outputs], signature={})
+
+
+# ---------------------------------------------------------------- official scoring
+
+
+def hide(package, monkeypatch):
+    """Make ``import package`` fail, whether or not it is installed."""
+    real = builtins.__import__
+
+    def importing(name, *args, **kwargs):
+        if name.partition(".")[0] == package:
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+
+
+def test_absent_detokenizer_is_named(monkeypatch):
+    hide("sacremoses", monkeypatch)
+    with pytest.raises(NeuronSpecError, match="pip install sacremoses"):
+        official_scoring(Outputs(EN_DE, HYPOTHESES, REFERENCES))
+
+
+def test_official_scoring_changes_references_too():
+    pytest.importorskip("sacremoses")
+    outputs = Outputs(EN_DE, ["Um 9 : 30 Uhr , in St. James ' Gate ."], ["Um 9:30 Uhr @-@ jetzt ."])
+    changed = detokenized(outputs)
+    # The closing apostrophe moves to the next word in German, as the official text has it.
+    assert changed.hypotheses == ["Um 9: 30 Uhr, in St. James 'Gate."]
+    assert changed.references == ["Um 9:30 Uhr-jetzt."]
+    assert evaluate([outputs], signature={}, official=True).scores == [official_scoring(outputs)]
+
+
+OFFICIAL = Path(__file__).parents[2] / "shared" / "official_ec30"
+OFFICIAL_LOGS = sorted(OFFICIAL.glob("*/*/generate-test.txt"))
+
+
+@pytest.mark.skipif(not OFFICIAL_LOGS, reason=f"no official EC30 outputs in {OFFICIAL}")
+@pytest.mark.parametrize("log", OFFICIAL_LOGS, ids=lambda log: f"{log.parts[-3]}/{log.parts[-2]}")
+def test_official_figures_are_reproduced_to_the_printed_precision(log):
+    pytest.importorskip("sacremoses")
+    bleu = json.loads((log.parent / "test_detok_bleu.txt").read_text(encoding="utf-8"))
+    chrf = json.loads((log.parent / "test_detok_chrfpp.txt").read_text(encoding="utf-8"))
+    lengths = re.search(r"hyp_len = (\d+) ref_len = (\d+)", bleu["verbose_score"])
+
+    outputs = read_generate_output(log)
+    texts = detokenized(outputs)
+    result = official_scoring(outputs)
+
+    for ours, name in ((texts.hypotheses, "test-sys.txt"), (texts.references, "test-ref.txt")):
+        assert ours == (log.parent / name).read_bytes().decode("utf-8").split("\n")[:-1]
+    assert round(result.bleu, 1) == bleu["score"]
+    assert round(result.chrf, 1) == chrf["score"]
+    assert [result.hypothesis_tokens, result.reference_tokens] == [int(n) for n in lengths.groups()]
+    for ours, theirs in ((result.bleu_signature, bleu), (result.chrf_signature, chrf)):
+        assert ours.partition("|version")[0] == theirs["signature"].partition("|version")[0]
