@@ -19,7 +19,7 @@ setup(
     description="Specialized neurons for multilingual machine translation on fairseq",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["neuron_spec", "neuron_spec.*"]),
     package_data={"neuron_spec": ["languages.csv"]},

@@ -25,8 +25,18 @@ SCORES_JSON = "scores.json"
 SCORES_TABLE = "table.md"
 HYPOTHESES = "hypotheses"
 REFERENCES = "references"
+SOURCES = "sources"
 
-_PACKAGES = ("neuron_spec", "torch", "numpy", "sacrebleu", "sentencepiece", "ve-fairseq", "fairseq", "fairseq-fixed")
+_PACKAGES = (
+    "neuron_spec",
+    "torch",
+    "numpy",
+    "sacrebleu",
+    "sentencepiece",
+    "ve-fairseq",
+    "fairseq",
+    "fairseq-fixed",
+)
 
 
 @contextmanager
@@ -94,7 +104,7 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, tor
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118  (no dict)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ArtifactError(
             f"{what} cannot be read",

@@ -37,7 +37,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             mend="the file is damaged, cut short, or of another kind: copy or train it again",
         ) from error
     if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
-        raise ArtifactError("not a fairseq checkpoint", where=path, expected="weights and configuration of fairseq-train")
+        raise ArtifactError(
+            "not a fairseq checkpoint", where=path, expected="weights and configuration of fairseq-train"
+        )
     return state
 
 

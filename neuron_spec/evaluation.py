@@ -23,6 +23,7 @@ from neuron_spec.artifacts import (
     SCORES_CSV,
     SCORES_JSON,
     SCORES_TABLE,
+    SOURCES,
     read_json,
     require_file,
     write_json,
@@ -33,7 +34,6 @@ from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.language_id import LanguageIdentifier
 from neuron_spec.reporting.tables import scores_table
 
-SOURCES = "sources"
 ENGLISH = "en"
 GROUPS = ("O2M", "M2O", "X2Y")
 ALL = "all"
@@ -436,7 +436,7 @@ def evaluate(
     families: Mapping[str, str] | None = None,
     tiers: Mapping[str, str] | None = None,
 ) -> Evaluation:
-    """Score every direction; the evaluation holds the texts as they were scored.
+    """Score every direction. The evaluation holds the texts as given, before any detokenizing.
 
     Raises:
         NeuronSpecError: as `score` and `detokenized`.
@@ -453,7 +453,7 @@ def evaluate(
     tokenizer = _DEFAULT_TOKENIZER if official else None
     return Evaluation(
         signature=dict(signature),
-        outputs=texts,
+        outputs=list(outputs),
         scores=[score(text, language_id=language_id, tokenizer=tokenizer) for text in texts],
         families=dict(families or {}),
         tiers=dict(tiers or {}),

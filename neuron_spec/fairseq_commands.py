@@ -33,7 +33,8 @@ def unknown_training_flags(flags: Sequence[str]) -> list[str]:
     """Those of ``flags`` that ``fairseq-train`` with our task and the named ``--arch`` does not know."""
     from neuron_spec import models, tasks
 
-    assert models and tasks  # registered
+    assert models  # both registered by their import
+    assert tasks
     given = ["data", *flags]
     for name, default in (("--task", "neuron_specialization"), ("--arch", "neuron_spec_transformer")):
         if name not in flags:

@@ -58,7 +58,9 @@ class NeuronCounter:
             key: torch.zeros(len(directions), fc1.out_features, dtype=torch.int64, device=device)
             for key, fc1 in fc1s.items()
         }
-        self._tokens = {side: torch.zeros(len(directions), dtype=torch.int64, device=device) for side in SIDES}
+        self._tokens = {
+            side: torch.zeros(len(directions), dtype=torch.int64, device=device) for side in SIDES
+        }
         self._row: int | None = None
         self._counted: dict[str, Tensor] = {}
         for fc1 in fc1s.values():
@@ -85,7 +87,9 @@ class NeuronCounter:
         ids = net_input["direction_ids"]
         self._row = self._row_of[int(ids[0])]
         assert bool((ids == ids[0]).all()), "a batch of one direction"
-        for side, tokens in zip(SIDES, (net_input["src_tokens"], net_input["prev_output_tokens"]), strict=True):
+        for side, tokens in zip(
+            SIDES, (net_input["src_tokens"], net_input["prev_output_tokens"]), strict=True
+        ):
             real = tokens.new_ones(tokens.shape) if self.count_padding else tokens.ne(self.padding)
             self._counted[side] = real.t().flatten().float()  # fairseq's hidden vectors are [T, B, F]
             self._tokens[side][self._row] += real.sum()
@@ -94,7 +98,9 @@ class NeuronCounter:
         finally:
             self._row = None
 
-    def result(self, add_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts) -> ActivationCounts:
+    def result(
+        self, add_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts
+    ) -> ActivationCounts:
         """The counts so far, on the CPU."""
         return ActivationCounts(
             self.directions,

@@ -14,10 +14,16 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     shrink = actions.add_parser("shrink", help="weights only, half precision; writes a signature beside it")
-    shrink.add_argument("--path", type=Path, required=True, metavar="FILE", help="a checkpoint of fairseq-train")
-    shrink.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="the corpus it was trained on")
+    shrink.add_argument(
+        "--path", type=Path, required=True, metavar="FILE", help="a checkpoint of fairseq-train"
+    )
+    shrink.add_argument(
+        "--corpus", type=Path, required=True, metavar="DIR", help="the corpus it was trained on"
+    )
     shrink.add_argument("--output", type=Path, required=True, metavar="FILE")
-    check = actions.add_parser("check", help="is a shipped checkpoint whole, and this corpus the one it knows?")
+    check = actions.add_parser(
+        "check", help="is a shipped checkpoint whole, and this corpus the one it knows?"
+    )
     check.add_argument("signature", type=Path, help="the .json beside the checkpoint")
     check.add_argument("--corpus", type=Path, required=True, metavar="DIR")
 

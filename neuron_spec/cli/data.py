@@ -32,11 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-size", type=int, metavar="N", help="test messages")
     parser.add_argument("--train-size", type=int, default=3000, metavar="N", help="toy: training sentences")
     parser.add_argument(
-        "--sentencepiece", type=Path, metavar="FILE", help="use this model, such as a checkpoint's, and learn none"
+        "--sentencepiece",
+        type=Path,
+        metavar="FILE",
+        help="use this model, such as a checkpoint's, and learn none",
     )
-    parser.add_argument("--wheel", type=Path, metavar="FILE", help="homeassistant: the wheel, if already here")
     parser.add_argument(
-        "--downloads", type=Path, default=Path("downloads"), metavar="DIR", help="homeassistant: where the wheel goes"
+        "--wheel", type=Path, metavar="FILE", help="homeassistant: the wheel, if already here"
+    )
+    parser.add_argument(
+        "--downloads",
+        type=Path,
+        default=Path("downloads"),
+        metavar="DIR",
+        help="homeassistant: where the wheel goes",
     )
 
 
@@ -52,7 +61,13 @@ def run(args: argparse.Namespace) -> None:
     if build.PIVOT in langs or len(set(langs)) < len(langs):
         raise CorpusError("bad --langs", got=args.langs, expected="languages besides English, each once")
     sizes = {"valid": args.valid_size, "test": args.test_size}
-    parameters = {"corpus": args.corpus, "langs": langs, "seed": args.seed, "sizes": sizes, "vocab_size": args.vocab_size}
+    parameters = {
+        "corpus": args.corpus,
+        "langs": langs,
+        "seed": args.seed,
+        "sizes": sizes,
+        "vocab_size": args.vocab_size,
+    }
     if args.corpus == "toy":
         sizes["train"] = args.train_size
     if args.sentencepiece:

@@ -25,7 +25,6 @@ from neuron_spec.artifacts import (
     hash_text,
     is_made_from,
     read_json,
-    require_file,
     signature,
     write_json,
     write_text,
@@ -43,10 +42,16 @@ REFERENCE_SOURCES = ("raw", "data-bin")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_bin", type=Path, nargs="?", help="fairseq data-bin; with it, --path")
     parser.add_argument("--path", type=Path, metavar="FILE", help="the checkpoint")
-    parser.add_argument("--generate-output", type=Path, nargs="+", metavar="FILE", help="logs to score instead")
+    parser.add_argument(
+        "--generate-output", type=Path, nargs="+", metavar="FILE", help="logs to score instead"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--gen-subset", default="test", metavar="NAME", help="which set (default %(default)s)")
-    parser.add_argument("--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on")
+    parser.add_argument(
+        "--gen-subset", default="test", metavar="NAME", help="which set (default %(default)s)"
+    )
+    parser.add_argument(
+        "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
+    )
     parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch")
     parser.add_argument(
@@ -136,20 +141,25 @@ def _masks_sha256(path: Path) -> str:
     return hash_state(masks_of(path))
 
 
-def _raw_texts(args: argparse.Namespace, directions: Sequence[Direction]) -> dict[Direction, tuple[list[str], list[str]]]:
+def _raw_texts(
+    args: argparse.Namespace, directions: Sequence[Direction]
+) -> dict[Direction, tuple[list[str], list[str]]]:
     """Source and reference lines of every direction, from the raw text beside the data-bin."""
     from neuron_spec.corpora.build import raw_file
 
     texts = {}
     for d in directions:
         source, reference = (
-            raw_file(args.data_bin, args.gen_subset, d.source, d.target, side)
-            .read_text(encoding="utf-8")
-            .split("\n")[:-1]
+            _lines(raw_file(args.data_bin, args.gen_subset, d.source, d.target, side))
             for side in (d.source, d.target)
         )
         texts[d] = source, reference
     return texts
+
+
+def _lines(path: Path) -> list[str]:
+    # Bytes, because reading as text would turn a carriage return into a line break.
+    return path.read_bytes().decode("utf-8").split("\n")[:-1]
 
 
 def _is_complete(output: Path, wanted: Mapping[str, Any]) -> bool:
@@ -180,14 +190,18 @@ def _translate(
 
     flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
     flags += [f"--{name}" for name in ("cpu", "fp16") if getattr(args, name)]
-    translator = Translator(args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags])
+    translator = Translator(
+        args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags]
+    )
     done = {}
     for direction in directions:
         path = args.output / HYPOTHESES / f"{direction}.txt"
         if not path.is_file():
             write_text(path, "".join(f"{line}\n" for line in translator.translate(direction)))
-        lines = require_file(path, "hypotheses").read_text(encoding="utf-8").split("\n")[:-1]
-        done[direction] = lines, translator.references(direction) if args.references == "data-bin" else []
+        done[direction] = (
+            _lines(path),
+            translator.references(direction) if args.references == "data-bin" else [],
+        )
     return done
 
 
@@ -199,10 +213,7 @@ def _language_identifier(data_bin: Path, card: Mapping[str, Any]) -> LanguageIde
     others = [lang for lang in card["langs"] if lang != PIVOT]
     sides = {lang: (lang, lang) for lang in others} | {PIVOT: (others[0], PIVOT)}
     return LanguageIdentifier().fit(
-        {
-            lang: raw_file(data_bin, "train", pair, PIVOT, side).read_text(encoding="utf-8").split("\n")
-            for lang, (pair, side) in sides.items()
-        }
+        {lang: _lines(raw_file(data_bin, "train", pair, PIVOT, side)) for lang, (pair, side) in sides.items()}
     )
 
 

@@ -15,10 +15,14 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with validation data")
+    parser.add_argument(
+        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with validation data"
+    )
     parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the dense checkpoint")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="profile.safetensors")
-    parser.add_argument("--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on")
+    parser.add_argument(
+        "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
+    )
     parser.add_argument("--gen-subset", default="valid", metavar="NAME", help="the subset to count on")
     parser.add_argument("--max-tokens", type=int, default=4000, metavar="N", help="tokens per batch")
     parser.add_argument(
@@ -58,7 +62,11 @@ def run(args: argparse.Namespace) -> None:
         flags += ["--lang-pairs", ",".join(map(str, directions)), *token_flags(trained)]
         flags += ["--valid-subset", args.gen_subset, "--max-tokens", str(args.max_tokens)]
         flags += ["--profile-output", str(args.output), "--skip-invalid-size-inputs-valid-test"]
-        flags += [f"--{name.replace('_', '-')}" for name in ("count_padding", "cpu", "fp16", "bf16") if getattr(args, name)]
+        flags += [
+            f"--{name.replace('_', '-')}"
+            for name in ("count_padding", "cpu", "fp16", "bf16")
+            if getattr(args, name)
+        ]
         validate([*flags, *args.fairseq_flags])
     profile = ActivationCounts.load(args.output)
     for side, tokens in profile.tokens.items():

@@ -21,7 +21,9 @@ from neuron_spec.neurons.selection import DEFAULT_K, NEURON_SETS, ks_per_directi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", type=Path, nargs="+", help="profile.safetensors; several are added up")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
-    parser.add_argument("--k", default=str(DEFAULT_K), metavar="PERCENT", help="coverage (default %(default)s)")
+    parser.add_argument(
+        "--k", default=str(DEFAULT_K), metavar="PERCENT", help="coverage (default %(default)s)"
+    )
     parser.add_argument("--encoder-k", metavar="PERCENT", help="k of the encoder layers")
     parser.add_argument("--decoder-k", metavar="PERCENT", help="k of the decoder layers")
     parser.add_argument(

@@ -109,7 +109,9 @@ def build(
     write_text(output / "data-bin" / "langs.txt", "\n".join(corpus.langs) + "\n")
     write_text(output / "data-bin" / "lang_pairs.txt", ",".join(corpus.lang_pairs) + "\n")
     vocabulary = {"model": "SentencePiece BPE, joint over all languages", "size": processor.vocab_size()}
-    vocabulary["learned_on"] = f"given: {sentencepiece_model.name}" if sentencepiece_model else "this training text"
+    vocabulary["learned_on"] = (
+        f"given: {sentencepiece_model.name}" if sentencepiece_model else "this training text"
+    )
     write_json(output / CORPUS_CARD, _card(corpus, vocabulary, hashes, parameters))
 
 

@@ -56,20 +56,20 @@ def hold_out_groups(
     for split, size in sizes.items():
         chosen: list[str] = []
         while len(chosen) < size:
-            name = next(remaining, None)
-            if name is None:
+            group = next(remaining, None)
+            if group is None:
                 raise CorpusError(
                     f"too few messages for the {split} split",
                     got=f"{len(chosen)} eligible messages in the groups that may be held out",
                     expected=f"{size}",
                     mend="choose fewer languages, or ask for smaller test and valid splits",
                 )
-            held_out[name] = split
+            held_out[group] = split
             # A message is this split's only once all its groups are.
             chosen = sorted(
                 message
                 for message in eligible
-                if all(held_out.get(group) == split for group in groups[message])
+                if all(held_out.get(name) == split for name in groups[message])
             )
         splits[split] = sorted(chosen, key=lambda message: shuffle_key(seed, message))[:size]
     splits["train"] = [

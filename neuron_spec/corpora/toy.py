@@ -14,8 +14,6 @@ from functools import cache
 from neuron_spec.corpora.build import PIVOT, Corpus
 from neuron_spec.errors import CorpusError
 
-
-
 _BEINGS = [
     "dog",
     "cat",
@@ -204,7 +202,9 @@ def read(*, langs: Sequence[str], sizes: Mapping[str, int], seed: int) -> Corpus
         },
         families={lang: FAMILIES[lang] for lang in (*langs, PIVOT)},
         tiers={},
-        sources=[{"name": f"neuron_spec's toy grammar, seed {seed}", "licence": "none needed: made on the spot"}],
+        sources=[
+            {"name": f"neuron_spec's toy grammar, seed {seed}", "licence": "none needed: made on the spot"}
+        ],
     )
 
 

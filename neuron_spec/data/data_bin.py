@@ -48,7 +48,9 @@ def files_of(data_bin: Path, split: str, directions: Iterable[Direction]) -> lis
 def check_data_bin(data_bin: Path, langs: Sequence[str], split: str, directions: Sequence[Direction]) -> None:
     """Raises: ArtifactError if the folder, a dictionary or a data file is missing, or one is cut short."""
     if not data_bin.is_dir():
-        raise ArtifactError("data-bin not found", where=data_bin, mend="name a folder made by fairseq-preprocess")
+        raise ArtifactError(
+            "data-bin not found", where=data_bin, mend="name a folder made by fairseq-preprocess"
+        )
     for lang in sorted({code for d in directions for code in (d.source, d.target)}):
         if not (data_bin / f"dict.{lang}.txt").is_file():
             raise ArtifactError(
@@ -71,7 +73,10 @@ def _check_complete(index_file: Path) -> None:
         return  # another of fairseq's formats, which it reads itself
     except (ValueError, OSError, IndexError) as error:
         raise ArtifactError(
-            "index of a data file cannot be read", where=index_file, got=str(error), mend="binarize the corpus again"
+            "index of a data file cannot be read",
+            where=index_file,
+            got=str(error),
+            mend="binarize the corpus again",
         ) from error
     got = os.path.getsize(data_file) if data_file.is_file() else 0
     if got != expected:

@@ -27,7 +27,9 @@ _MIXED = {SampledMultiEpochDataset: ResumableEpochDataset}
 class DirectionDatasetManager(MultilingualDatasetManager):
     """Tags every sub data set with its direction and chooses the batching."""
 
-    def load_a_dataset(self, split: str, data_path: str, src: str, src_dict: Any, tgt: str, *args: Any, **kw: Any) -> Any:
+    def load_a_dataset(
+        self, split: str, data_path: str, src: str, src_dict: Any, tgt: str, *args: Any, **kw: Any
+    ) -> Any:
         dataset = super().load_a_dataset(split, data_path, src, src_dict, tgt, *args, **kw)
         return DirectionTaggedDataset(dataset, direction_id(Direction(src, tgt), self.langs))
 

@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 from fairseq.models import register_model, register_model_architecture
-from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase, TransformerModel
-from fairseq.models.transformer import transformer_legacy
+from fairseq.models.transformer import (
+    TransformerDecoderBase,
+    TransformerEncoderBase,
+    TransformerModel,
+    transformer_legacy,
+)
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import Tensor
 
@@ -158,7 +162,9 @@ class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
         out["direction_ids"] = [] if direction_ids is None else [direction_ids]
         return out
 
-    def reorder_encoder_out(self, encoder_out: dict[str, list[Tensor]], new_order: Tensor) -> dict[str, list[Tensor]]:
+    def reorder_encoder_out(
+        self, encoder_out: dict[str, list[Tensor]], new_order: Tensor
+    ) -> dict[str, list[Tensor]]:
         out: dict[str, list[Tensor]] = super().reorder_encoder_out(encoder_out, new_order)
         out["direction_ids"] = [ids.index_select(0, new_order) for ids in encoder_out["direction_ids"]]
         return out
@@ -173,7 +179,11 @@ class SpecializedDecoder(_SpecializedSide, TransformerDecoderBase):
         return SpecializedDecoderLayer(cfg, no_encoder_attn)
 
     def extract_features(
-        self, prev_output_tokens: Tensor, encoder_out: dict[str, list[Tensor]] | None, *args: Any, **kwargs: Any
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: dict[str, list[Tensor]] | None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         ids = (encoder_out or {}).get("direction_ids")
         with self.route.over(self.rows_of(ids[0] if ids else None)):
@@ -320,7 +330,7 @@ class NeuronSpecTransformer(TransformerModel):
                 setattr(module, buffer, theirs.clone())
             elif ours is not None and theirs is None:
                 state_dict[prefix + key] = ours
-            elif ours is not None and not torch.equal(ours.cpu(), theirs.cpu()):
+            elif ours is not None and theirs is not None and not torch.equal(ours.cpu(), theirs.cpu()):
                 raise ModelError(
                     "the checkpoint was specialized with other masks than --neuron-masks",
                     where=key,

@@ -151,7 +151,7 @@ class SpecializedFC2(nn.Linear):
         if row is None or fc1.keeps_all(row):
             return super().forward(hidden)
         kept, dropped = fc1.kept_and_dropped(row)
-        bias = self.bias
+        bias: Tensor = self.bias
         if fc1.dropped_neurons == "bias":
             # What the dropped neurons emit does not depend on x.
             bias = bias + self.weight[:, dropped] @ fc1.activation(fc1.bias[dropped])

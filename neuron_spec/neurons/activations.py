@@ -78,7 +78,9 @@ class ActivationCounts:
             ("checkpoint", self.metadata.get("checkpoint_sha256"), other.metadata.get("checkpoint_sha256")),
         ):
             if mine != theirs:
-                raise ArtifactError(f"profiles with different {what} cannot be added", got=theirs, expected=mine)
+                raise ArtifactError(
+                    f"profiles with different {what} cannot be added", got=theirs, expected=mine
+                )
         return ActivationCounts(
             self.directions,
             {layer: self.counts[layer] + other.counts[layer] for layer in self.counts},

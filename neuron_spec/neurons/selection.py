@@ -92,7 +92,9 @@ def ks_per_direction(
         pattern, _, side = left.partition(":")
         if not equals or side not in ("", *SIDES):
             raise SelectionError(
-                "malformed --k-for", got=text, expected="PATTERN[:encoder|:decoder]=K, such as 'en-*:decoder=90'"
+                "malformed --k-for",
+                got=text,
+                expected="PATTERN[:encoder|:decoder]=K, such as 'en-*:decoder=90'",
             )
         for direction in matching(pattern, directions):
             for chosen in (side,) if side else SIDES:
@@ -141,9 +143,7 @@ def select(
     metadata = {
         "method": "cumulative",
         "neuron_sets": neuron_sets,
-        "k_percent": {
-            side: {n: float(k) for n, k in zip(names, ks[side], strict=True)} for side in SIDES
-        },
+        "k_percent": {side: {n: float(k) for n, k in zip(names, ks[side], strict=True)} for side in SIDES},
     }
     for key in ("checkpoint_sha256", "dictionary_sha256", "langs"):
         if key in profile.metadata:

@@ -10,8 +10,8 @@ from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, SIGNATURE, read_json
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 from neuron_spec.evaluation import Evaluation, read_evaluation
-from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.activations import side_of
+from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import family_contrast, pairwise_iou, permutation_test
 from neuron_spec.reporting import figures
 from neuron_spec.reporting.tables import comparison_table, markdown_table
@@ -51,7 +51,9 @@ def write_report(run: Path) -> Path:
 
 def _evaluations(run: Path) -> dict[str, Evaluation]:
     folders = {name: run / "evaluation" / name for name in SYSTEMS}
-    found = {name: read_evaluation(folder) for name, folder in folders.items() if (folder / SCORES_JSON).is_file()}
+    found = {
+        name: read_evaluation(folder) for name, folder in folders.items() if (folder / SCORES_JSON).is_file()
+    }
     if not found:
         raise ArtifactError(
             "nothing was evaluated in this run",
@@ -84,7 +86,7 @@ def _scores(evaluations: Mapping[str, Evaluation]) -> str:
     if len(evaluations) == 1:
         (name,) = evaluations
         return f"Only *{name}* was evaluated; its table is in `evaluation/{name}/table.md`.\n"
-    return comparison_table(evaluations) + "\n"
+    return comparison_table(evaluations).replace("## ", "### ") + "\n"
 
 
 def _draw(
@@ -117,7 +119,7 @@ def _image(drawn: Mapping[str, str], *names: str) -> str:
 
 
 def _sparsity_table(masks: NeuronMasks) -> str:
-    rows = []
+    rows: list[list[Any]] = []
     for layer, dropped in masks.sparsity().items():
         percent = 100 * dropped
         rows.append([layer, masks.widths[layer], *map(float, (percent.min(), percent.mean(), percent.max()))])
@@ -173,7 +175,9 @@ def _samples(evaluations: Mapping[str, Evaluation]) -> str:
     for number, reference in enumerate(first.outputs):
         # Other sentences for other directions, spread over the test set.
         count = len(reference.references)
-        picked = [(number * 7 + i * max(1, count // _SAMPLES)) % count for i in range(_SAMPLES if number < 2 else 1)]
+        picked = [
+            (number * 7 + i * max(1, count // _SAMPLES)) % count for i in range(_SAMPLES if number < 2 else 1)
+        ]
         rows: list[Sequence[Any]] = []
         for index in picked:
             if reference.sources is not None:
@@ -188,7 +192,8 @@ def _corpus(card: Mapping[str, Any]) -> str:
     rows = [
         [lang, card["families"].get(lang, "unknown"), card["tiers"].get(lang, "-"), *counts]
         for lang, counts in (
-            (lang, [card["pairs"][split][lang] for split in ("train", "valid", "test")]) for lang in card["pairs"]["train"]
+            (lang, [card["pairs"][split][lang] for split in ("train", "valid", "test")])
+            for lang in card["pairs"]["train"]
         )
     ]
     text = markdown_table(("language", "family", "tier", "train", "valid", "test"), rows)
@@ -210,7 +215,9 @@ def _corpus(card: Mapping[str, Any]) -> str:
 def _signatures(run: Path, masks: NeuronMasks, evaluations: Mapping[str, Evaluation]) -> str:
     rows = [["masks", masks.fingerprint[:16], masks.metadata.get("checkpoint_sha256", "-")[:16]]]
     for name in evaluations:
-        inputs = read_json(require_file(run / "evaluation" / name / SIGNATURE, "signature"), "signature")["inputs"]
+        inputs = read_json(require_file(run / "evaluation" / name / SIGNATURE, "signature"), "signature")[
+            "inputs"
+        ]
         rows.append([name, inputs["masks"][:16], inputs["checkpoint"][:16]])
     versions = next(iter(evaluations.values())).signature["versions"]
     return (

@@ -41,20 +41,26 @@ class NeuronProfilingTask(NeuronSpecializationTask):
     def __init__(self, args: argparse.Namespace, langs: list[str], dicts: Any, training: bool) -> None:
         super().__init__(args, langs, dicts, training)
         if args.batching != "one-direction":
-            raise ModelError("profiling counts per direction", got="--batching mixed", expected="one-direction")
+            raise ModelError(
+                "profiling counts per direction", got="--batching mixed", expected="one-direction"
+            )
         if not args.profile_output:
             raise ModelError("no file to write the profile to", mend="give --profile-output FILE")
         self._counter: NeuronCounter | None = None
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
-        raise ModelError("this task only profiles", mend="run it with fairseq-validate, or neuron-spec profile")
+        raise ModelError(
+            "this task only profiles", mend="run it with fairseq-validate, or neuron-spec profile"
+        )
 
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> Any:
         if not sample:  # what a process gets when there are fewer batches than processes
             return torch.zeros(()), 0, {}
         if self._counter is None:
             assert isinstance(model, NeuronSpecTransformer)
-            self._counter = NeuronCounter(model, self.directions, self.langs, count_padding=self.args.count_padding)
+            self._counter = NeuronCounter(
+                model, self.directions, self.langs, count_padding=self.args.count_padding
+            )
         with self._counter.counting(sample["net_input"]):
             return super().valid_step(sample, model, criterion)
 

@@ -83,7 +83,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         for name, value in vars(parser.parse_args([args.data])).items():
             if name not in args:
                 setattr(args, name, value)
-        return super().setup_task(args, **kwargs)  # type: ignore[no-any-return]
+        return super().setup_task(args, **kwargs)
 
     @property
     def directions(self) -> list[Direction]:
@@ -130,7 +130,10 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         sets = masks.metadata.get("neuron_sets")
         if self.args.neuron_sets not in (None, sets):
             raise ModelError(
-                "the mask file holds sets of another kind", where=path, got=sets, expected=self.args.neuron_sets
+                "the mask file holds sets of another kind",
+                where=path,
+                got=sets,
+                expected=self.args.neuron_sets,
             )
         dictionary = hash_text(*self.source_dictionary.symbols)
         if masks.metadata.get("dictionary_sha256", dictionary) != dictionary:
@@ -172,7 +175,9 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         self._require_one_direction()
         return super().build_dataset_for_inference(*args, **kwargs)
 
-    def inference_step(self, generator: Any, models: Any, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def inference_step(
+        self, generator: Any, models: Any, sample: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
         net_input = sample["net_input"]
         if "direction_ids" not in net_input:
             # fairseq-interactive keeps only tokens and lengths of a batch.
