@@ -35,10 +35,7 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
     small = {
         "args": None,
         "cfg": _without_paths(state["cfg"]),
-        "model": {
-            key: value.half() if value.is_floating_point() else value.clone()
-            for key, value in state["model"].items()
-        },
+        "model": _halved(state["model"]),
         "optimizer_history": history[-1:],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1}, "val_loss": None},
@@ -56,6 +53,14 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
             "versions": versions(),
         },
     )
+
+
+def _halved(model: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    halves: dict[int, torch.Tensor] = {}  # by address, so that tied embeddings are stored once
+    for value in model.values():
+        half = value.half() if value.is_floating_point() else value.clone()
+        halves.setdefault(value.data_ptr(), half)
+    return {key: halves[value.data_ptr()] for key, value in model.items()}
 
 
 def _without_paths(cfg: Any) -> Any:

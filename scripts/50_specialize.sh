@@ -6,9 +6,12 @@ set -euo pipefail
 data_bin=$1 dense=$2 masks=$3 save_dir=$4 config=$5
 mapfile -t flags < <(neuron-spec flags "$config")
 [[ ${#flags[@]} -gt 0 ]] || exit 2
-[[ $masks == none ]] || flags+=(--neuron-masks "$masks")
+inputs=("$dense")
+[[ $masks == none ]] || { flags+=(--neuron-masks "$masks"); inputs+=("$masks"); }
+mkdir -p "$save_dir"
 
-fairseq-train "$data_bin" --user-dir "$(neuron-spec user-dir)" \
+"$(dirname "$0")/once.sh" "$save_dir/complete.txt" "${inputs[@]}" -- \
+  fairseq-train "$data_bin" --user-dir "$(neuron-spec user-dir)" \
   --task neuron_specialization --finetune-from-model "$dense" \
   --langs "$(paste -sd, "$data_bin/langs.txt")" --lang-pairs "$data_bin/lang_pairs.txt" \
   --save-dir "$save_dir" --no-epoch-checkpoints \

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The whole method on real text, from a machine with only Python 3.11 or 3.12 to a report. Run again to resume.
 #   scripts/quickstart.sh [--minutes N] [--from-scratch] [--smoke] [--run DIR]
-#     --minutes N      training time of each of the two systems, on 2 CPU cores (default 4)
+#     --minutes N      training time of each of the two systems, on 2 CPU cores (default 5)
 #     --from-scratch   pretrain the dense model too (about an hour) instead of taking the shipped one
 #     --smoke          the toy corpus from scratch, in under 3 minutes
 #     --run DIR        where everything goes (default runs/quickstart, or runs/smoke)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-minutes=4 from_scratch=false smoke=false run=
+minutes=5 from_scratch=false smoke=false run=
 while [[ $# -gt 0 ]]; do
   case $1 in
     --minutes) minutes=$2; shift 2 ;;

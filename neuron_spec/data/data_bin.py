@@ -69,9 +69,9 @@ def _check_complete(index_file: Path) -> None:
         index = MMapIndexedDataset.Index(str(index_file))
         sizes, pointers = index.sizes, index._pointers
         expected = int(pointers[-1] + sizes[-1] * index.dtype().itemsize) if len(index) else 0
-    except AssertionError:
-        return  # another of fairseq's formats, which it reads itself
-    except (ValueError, OSError, IndexError) as error:
+    except (AssertionError, ValueError, OSError, IndexError) as error:
+        if isinstance(error, AssertionError) and os.path.getsize(index_file):
+            return  # another of fairseq's formats, which it reads itself
         raise ArtifactError(
             "index of a data file cannot be read",
             where=index_file,
