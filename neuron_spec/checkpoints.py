@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     require_file(path, "checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise ArtifactError(
             "checkpoint cannot be read",
             where=path,
-            got=str(error).splitlines()[0],
+            # torch's own text for these would have the reader turn weights_only off.
+            got="no tensors and flags saved by torch"
+            if isinstance(error, pickle.UnpicklingError)
+            else str(error).splitlines()[0],
             expected="a complete checkpoint written by fairseq-train",
             mend="the file is damaged, cut short, or of another kind: copy or train it again",
         ) from error
