@@ -92,6 +92,19 @@ def save_tensors(
     ordered = {key: tensors[key].contiguous() for key in sorted(tensors)}
     with atomic_path(path) as temporary:
         save_file(ordered, temporary, metadata=header)
+        _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Put the metadata of a safetensors file in order; the library writes it in a random one."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

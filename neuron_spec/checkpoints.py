@@ -29,14 +29,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     require_file(path, "checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # foreign bytes make the unpickler fail in any way
         raise ArtifactError(
             "checkpoint cannot be read",
             where=path,
             # torch's own text for these would have the reader turn weights_only off.
             got="no tensors and flags saved by torch"
-            if isinstance(error, pickle.UnpicklingError)
-            else str(error).splitlines()[0],
+            if isinstance(error, (pickle.UnpicklingError, LookupError, EOFError))
+            else (str(error) or repr(error)).splitlines()[0],
             expected="a complete checkpoint written by fairseq-train",
             mend="the file is damaged, cut short, or of another kind: copy or train it again",
         ) from error

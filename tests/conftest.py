@@ -13,16 +13,47 @@ LANGS = ("en", "qa", "qb", "qm")
 LANG_PAIRS = "en-qa,qa-en,en-qb,qb-en,en-qm,qm-en"
 SIZES = {"train": 300, "valid": 21, "test": 20}  # 21: no multiple of fairseq's batch size multiple, 8
 
-_SHAPE = (
-    "--encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 16 --decoder-embed-dim 16 "
-    "--encoder-ffn-embed-dim 24 --decoder-ffn-embed-dim 20 --encoder-attention-heads 2 "
-    "--decoder-attention-heads 2 --encoder-normalize-before --decoder-normalize-before "
-    "--share-all-embeddings --dropout 0.1"
-).split()
-_COMMON = (
-    "--encoder-langtok src --decoder-langtok --max-tokens 500 --cpu --optimizer adam --lr 0.001 --seed 1 "
-    "--criterion label_smoothed_cross_entropy --label-smoothing 0.1"
-).split()
+_SHAPE = [
+    "--encoder-layers",
+    "2",
+    "--decoder-layers",
+    "2",
+    "--encoder-embed-dim",
+    "16",
+    "--decoder-embed-dim",
+    "16",
+    "--encoder-ffn-embed-dim",
+    "24",
+    "--decoder-ffn-embed-dim",
+    "20",
+    "--encoder-attention-heads",
+    "2",
+    "--decoder-attention-heads",
+    "2",
+    "--encoder-normalize-before",
+    "--decoder-normalize-before",
+    "--share-all-embeddings",
+    "--dropout",
+    "0.1",
+]
+_COMMON = [
+    "--encoder-langtok",
+    "src",
+    "--decoder-langtok",
+    "--max-tokens",
+    "500",
+    "--cpu",
+    "--optimizer",
+    "adam",
+    "--lr",
+    "0.001",
+    "--seed",
+    "1",
+    "--criterion",
+    "label_smoothed_cross_entropy",
+    "--label-smoothing",
+    "0.1",
+]
 
 
 class Workshop:
@@ -112,12 +143,6 @@ class Workshop:
         }
         torch.save(state, path)
         return path
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # fairseq's, about its own configuration and data loading.
-    for message in (".*is validated against ConfigStore schema", "'pin_memory' argument is set as true"):
-        config.addinivalue_line("filterwarnings", f"ignore:(?s)\\s*{message}:UserWarning")
 
 
 @pytest.fixture(scope="session", autouse=True)

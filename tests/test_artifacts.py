@@ -64,12 +64,15 @@ def test_tensors_round_trip(tmp_path):
 
 
 def test_same_content_same_bytes(tmp_path):
-    save_tensors(tmp_path / "1", TENSORS, {"x": 1, "y": {"b": 2, "a": 1}})
+    metadata = {"x": 1, "y": {"b": 2, "a": 1}, **{f"key {i}": "ä" for i in range(8)}}
+    save_tensors(tmp_path / "1", TENSORS, metadata)
     reordered = {key: TENSORS[key].clone() for key in sorted(TENSORS)}
-    save_tensors(tmp_path / "2", reordered, {"y": {"a": 1, "b": 2}, "x": 1})
-    save_tensors(tmp_path / "3", TENSORS, {"x": 2, "y": {"b": 2, "a": 1}})
+    save_tensors(tmp_path / "2", reordered, {**dict(reversed(metadata.items())), "y": {"a": 1, "b": 2}})
+    save_tensors(tmp_path / "3", TENSORS, metadata | {"x": 2})
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     assert (tmp_path / "1").read_bytes() != (tmp_path / "3").read_bytes()
+    save_tensors(tmp_path / "bare", TENSORS, {})
+    assert load_tensors(tmp_path / "bare", "file")[0].keys() == TENSORS.keys()
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 5, 60, -1])

@@ -22,7 +22,9 @@ from neuron_spec.profiling import NeuronCounter
 PAD = 1
 
 
-def count(workshop: Any, model: Any, batches: list[dict[str, Any]], *, count_padding: bool = False) -> ActivationCounts:
+def count(
+    workshop: Any, model: Any, batches: list[dict[str, Any]], *, count_padding: bool = False
+) -> ActivationCounts:
     directions = parse_directions(workshop.lang_pairs)
     counter = NeuronCounter(model, directions, workshop.langs, count_padding=count_padding)
     for batch in batches:
@@ -184,13 +186,37 @@ def test_the_command_counts_some_directions_alone(workshop, checkpoint, expected
         assert torch.equal(values, expected.counts[layer][[5, 0]])
 
 
+# fairseq-validate gathers its log lines through CUDA tensors, which a CPU lacks.
+GATHER_ON_CPU = """
+import sys, torch.distributed
+from fairseq.distributed import utils
+from neuron_spec.cli.main import main
+
+def all_gather_list(data, group=None, max_size=0):
+    found = [None, None]
+    torch.distributed.all_gather_object(found, data)
+    return found
+
+utils.all_gather_list = all_gather_list
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_count_what_one_does(workshop, checkpoint, expected, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     output = tmp_path / "p.safetensors"
-    command = [sys.executable, "-m", "neuron_spec", "profile", str(workshop.data_bin), "--path", str(checkpoint)]
+    command = [
+        sys.executable,
+        "-c",
+        GATHER_ON_CPU,
+        "profile",
+        str(workshop.data_bin),
+        "--path",
+        str(checkpoint),
+    ]
     command += ["--output", str(output), "--cpu", "--max-tokens", "100", "--"]
     command += ["--distributed-world-size", "2", "--distributed-no-spawn", "--distributed-backend", "gloo"]
     command += ["--ddp-backend", "legacy_ddp", "--distributed-init-method", f"tcp://127.0.0.1:{port}"]

@@ -44,6 +44,7 @@ class _SpecializedLayer:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fc1.activation = self.activation_fn  # type: ignore[attr-defined]
+        self.fc1.activation_dropout = self.activation_dropout_module.p  # type: ignore[attr-defined]
         self.fc2.follow(self.fc1)  # type: ignore[attr-defined]
 
     def build_fc1(self, input_dim: int, output_dim: int, *quant_noise: Any) -> SpecializedFC1:
@@ -207,7 +208,8 @@ class NeuronSpecTransformer(TransformerModel):
             "--ffn-path",
             choices=FFN_PATHS,
             default="auto",
-            help="gather the kept neurons, multiply by the mask, or choose per batch and layer",
+            help="gather the kept neurons, multiply by the mask, or choose per batch and layer; batches of "
+            "several directions, and training with --activation-dropout, always multiply",
         )
 
     @classmethod

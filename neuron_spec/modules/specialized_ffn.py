@@ -33,20 +33,18 @@ class Route:
 
     def __init__(self) -> None:
         self.rows: Tensor | None = None  # int64 [B]
-        self.only_row: int | None = None  # the one row of the whole batch, if it is one
+        self.distinct: list[int] = []  # the same on the host, each once
 
     @contextmanager
     def over(self, rows: Tensor | None) -> Iterator[None]:
         """Send the forward pass inside the block through ``rows``; None = no masks."""
-        previous = self.rows, self.only_row
-        self.rows, self.only_row = rows, None
-        if rows is not None:
-            first, last = torch.stack(rows.aminmax()).tolist()
-            self.only_row = first if first == last else None
+        previous = self.rows, self.distinct
+        # The only wait for the device in a pass: the layers decide on the host.
+        self.rows, self.distinct = rows, [] if rows is None else rows.unique().tolist()
         try:
             yield
         finally:
-            self.rows, self.only_row = previous
+            self.rows, self.distinct = previous
 
 
 class SpecializedFC1(nn.Linear):
@@ -65,6 +63,7 @@ class SpecializedFC1(nn.Linear):
         self.activation: Callable[[Tensor], Tensor] = F.relu
         self.dropped_neurons = "bias"
         self.ffn_path = "auto"
+        self.activation_dropout = 0.0  # probability, of the dropout between fc1 and fc2
         self._row_index: dict[int, tuple[Tensor, Tensor]] = {}
         self._indexed: tuple[int, int, torch.device] | None = None
         self._indexed_mask: Tensor | None = None  # held, so that no later mask gets its id
@@ -94,9 +93,11 @@ class SpecializedFC1(nn.Linear):
 
     def gathers(self) -> int | None:
         """The row to gather in the running forward pass; None where the mask is multiplied."""
-        row = self.route.only_row
-        if self.neuron_mask is None or self.ffn_path == "multiply" or row is None:
+        if self.neuron_mask is None or self.ffn_path == "multiply" or len(self.route.distinct) != 1:
             return None
+        (row,) = self.route.distinct
+        if self.training and self.activation_dropout > 0 and self.dropped_neurons == "bias":
+            return None  # that dropout acts on the dropped neurons' constants too
         if row == self.neuron_mask.size(0):  # the dense row: nothing is dropped
             return row
         kept, _ = self.kept_and_dropped(row)
@@ -123,11 +124,12 @@ class SpecializedFC1(nn.Linear):
                 return super().forward(x)
             kept, _ = self.kept_and_dropped(row)
             return F.linear(x, self.weight[kept], self.bias[kept])
-        if all(self.keeps_all(r) for r in self.route.rows.unique().tolist()):
+        if all(self.keeps_all(r) for r in self.route.distinct):
             return super().forward(x)
-        # One more row keeps all: the dense row that --missing-direction dense points to.
-        every = self.neuron_mask.new_ones(1, self.out_features)
-        mask = torch.cat([self.neuron_mask, every])[self.route.rows].to(x.dtype)  # [B, F]
+        rows = self.neuron_mask
+        if self.route.distinct[-1] == len(rows):  # the dense row that --missing-direction dense points to
+            rows = torch.cat([rows, rows.new_ones(1, self.out_features)])
+        mask = rows[self.route.rows].to(x.dtype)  # [B, F]
         if self.dropped_neurons == "bias":
             return torch.addcmul(self.bias, F.linear(x, self.weight), mask)
         return super().forward(x) * mask

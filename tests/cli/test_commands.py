@@ -18,7 +18,10 @@ from neuron_spec.neurons.masks import NeuronMasks
 @pytest.fixture(scope="module")
 def profile(workshop, checkpoint, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("profile") / "profile.safetensors"
-    assert main(["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output), "--cpu"]) == 0
+    assert (
+        main(["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output), "--cpu"])
+        == 0
+    )
     return output
 
 
@@ -58,7 +61,15 @@ def refusal(tmp_path, capsys) -> Refusal:
 
 def test_profile_prints_its_file_and_is_not_made_twice(workshop, checkpoint, profile, capsys):
     before = profile.stat().st_mtime_ns
-    command = ["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(profile), "--cpu"]
+    command = [
+        "profile",
+        str(workshop.data_bin),
+        "--path",
+        str(checkpoint),
+        "--output",
+        str(profile),
+        "--cpu",
+    ]
     assert main(command) == 0
     said = capsys.readouterr()
     assert said.out.split() == [str(profile)]
@@ -111,7 +122,9 @@ def test_every_command_explains_itself(command, capsys):
 # Bad input
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["select"], ["select", "p", "--output", "m", "--", "--fp16"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["unknown"], ["select"], ["select", "p", "--output", "m", "--", "--fp16"]]
+)
 def test_malformed_command_lines(arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -135,7 +148,9 @@ def test_files_that_are_no_checkpoint(refusal, workshop, tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     assert "cannot be read" in refusal("profile", workshop.data_bin, "--path", tmp_path / "text.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
-    assert "not a fairseq checkpoint" in refusal("profile", workshop.data_bin, "--path", tmp_path / "other.pt")
+    assert "not a fairseq checkpoint" in refusal(
+        "profile", workshop.data_bin, "--path", tmp_path / "other.pt"
+    )
 
 
 def test_missing_data_bin(refusal, checkpoint, tmp_path):
@@ -153,7 +168,12 @@ def test_missing_subset_and_truncated_data(refusal, workshop, checkpoint, tmp_pa
 
 @pytest.mark.parametrize(
     ("pairs", "said"),
-    [("en-xx", "unknown language"), ("en-qa,en-qa", "named twice"), ("enqa", "malformed direction"), ("qa-qb", "no valid set")],
+    [
+        ("en-xx", "unknown language"),
+        ("en-qa,en-qa", "named twice"),
+        ("enqa", "malformed direction"),
+        ("qa-qb", "no valid set"),
+    ],
 )
 def test_bad_directions(refusal, workshop, checkpoint, pairs, said):
     assert said in refusal("profile", workshop.data_bin, "--path", checkpoint, "--lang-pairs", pairs)
@@ -191,13 +211,23 @@ def test_profiles_of_other_directions_are_not_added(refusal, profile, tmp_path):
 
 def test_another_profile_is_not_overwritten(workshop, checkpoint, profile, capsys):
     before = profile.read_bytes()
-    command = ["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(profile), "--cpu"]
+    command = [
+        "profile",
+        str(workshop.data_bin),
+        "--path",
+        str(checkpoint),
+        "--output",
+        str(profile),
+        "--cpu",
+    ]
     assert main([*command, "--lang-pairs", "en-qa"]) == 2
     assert "another profile is already here" in capsys.readouterr().err
     assert profile.read_bytes() == before
 
 
-@pytest.mark.parametrize(("langs", "said"), [("qa,xx", "no such language"), ("en,qa", "bad --langs"), ("qa,qa", "bad --langs")])
+@pytest.mark.parametrize(
+    ("langs", "said"), [("qa,xx", "no such language"), ("en,qa", "bad --langs"), ("qa,qa", "bad --langs")]
+)
 def test_bad_languages(refusal, langs, said):
     assert said in refusal("data", "toy", "--langs", langs)
 

@@ -16,9 +16,57 @@ from neuron_spec.corpora.build import Corpus
 from neuron_spec.errors import ArtifactError, CorpusError
 
 WORDS = {
-    "en": "lamp door window garden kitchen motor sensor water power heat light cold morning evening button".split(),
-    "de": "Leuchte Pforte Fenster Wiese Küche Antrieb Fühler Wasser Strom Hitze Licht Kälte Morgen Abend Taste".split(),
-    "nl": "schijn deur raam tuin keuken aandrijver voeler nat stroom hitte helder koude ochtend avond knop".split(),
+    "en": [
+        "lamp",
+        "door",
+        "window",
+        "garden",
+        "kitchen",
+        "motor",
+        "sensor",
+        "water",
+        "power",
+        "heat",
+        "light",
+        "cold",
+        "morning",
+        "evening",
+        "button",
+    ],
+    "de": [
+        "Leuchte",
+        "Pforte",
+        "Fenster",
+        "Wiese",
+        "Küche",
+        "Antrieb",
+        "Fühler",
+        "Wasser",
+        "Strom",
+        "Hitze",
+        "Licht",
+        "Kälte",
+        "Morgen",
+        "Abend",
+        "Taste",
+    ],
+    "nl": [
+        "schijn",
+        "deur",
+        "raam",
+        "tuin",
+        "keuken",
+        "aandrijver",
+        "voeler",
+        "nat",
+        "stroom",
+        "hitte",
+        "helder",
+        "koude",
+        "ochtend",
+        "avond",
+        "knop",
+    ],
 }
 COMPONENTS = 120
 
@@ -108,7 +156,9 @@ def pairs_of(corpus: Corpus, lang: str) -> dict[str, str]:
 
 
 def test_no_english_message_is_in_two_splits_whatever_the_language(corpus):
-    english = {split: {en for pairs in langs.values() for _, en in pairs} for split, langs in corpus.pairs.items()}
+    english = {
+        split: {en for pairs in langs.values() for _, en in pairs} for split, langs in corpus.pairs.items()
+    }
     assert all(english.values())
     assert not english["train"] & (english["test"] | english["valid"])
     assert not english["test"] & english["valid"]
@@ -117,7 +167,9 @@ def test_no_english_message_is_in_two_splits_whatever_the_language(corpus):
 def test_no_translation_of_a_held_out_message_is_trained_on(corpus):
     for lang in ("de", "nl"):
         trained = {text.casefold() for text, _ in corpus.pairs["train"][lang]}
-        assert not trained & {text.casefold() for split in ("test", "valid") for text, _ in corpus.pairs[split][lang]}
+        assert not trained & {
+            text.casefold() for split in ("test", "valid") for text, _ in corpus.pairs[split][lang]
+        }
 
 
 def test_held_out_messages_exist_in_every_language_in_the_same_order(corpus):

@@ -104,7 +104,9 @@ def test_row_ids_are_those_of_the_data_set(workshop):
     assert sorted(batch["id"].tolist()) == sorted(dataset[i]["id"] for i in chosen)
     for row, number in enumerate(batch["id"].tolist()):
         direction = int(batch["net_input"]["direction_ids"][row])
-        (index,) = (i for i in chosen if dataset[i]["id"] == number and dataset[i]["direction_id"] == direction)
+        (index,) = (
+            i for i in chosen if dataset[i]["id"] == number and dataset[i]["direction_id"] == direction
+        )
         tokens = batch["net_input"]["src_tokens"][row]
         assert tokens[tokens != PAD].tolist() == dataset[index]["source"].tolist()
 
@@ -154,7 +156,9 @@ def test_a_resume_inside_a_virtual_epoch_sees_the_same_sample(workshop, epoch, b
     _, task, _ = workshop.build(*flags)
     task.load_dataset("train", epoch=1)
     continuous = task.dataset("train")
-    assert isinstance(continuous, OneDirectionEpochDataset if batching == "one-direction" else ResumableEpochDataset)
+    assert isinstance(
+        continuous, OneDirectionEpochDataset if batching == "one-direction" else ResumableEpochDataset
+    )
     assert continuous.num_virtual_epochs == 3
     for later in range(2, epoch + 1):
         continuous.set_epoch(later)

@@ -45,7 +45,9 @@ def log_probabilities(model: Any, net_input: dict[str, Tensor]) -> Tensor:
         return model.get_normalized_probs(model(**net_input), log_probs=True)
 
 
-def loss_and_gradients(cfg: Any, task: Any, model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_and_gradients(
+    cfg: Any, task: Any, model: Any, batch: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """In training mode, dropout and all."""
     criterion = task.build_criterion(cfg.criterion)
     model.train()
@@ -86,7 +88,9 @@ def test_without_masks_it_is_fairseqs_transformer_bit_for_bit(workshop, batch):
     assert list(state) == list(theirs)
     assert all(torch.equal(state[key], theirs[key]) for key in state)
     plain_input = without_ids(batch)["net_input"]
-    assert torch.equal(log_probabilities(ours[2], batch["net_input"]), log_probabilities(plain[2], plain_input))
+    assert torch.equal(
+        log_probabilities(ours[2], batch["net_input"]), log_probabilities(plain[2], plain_input)
+    )
     loss, gradients = loss_and_gradients(*ours, batch)
     plain_loss, plain_gradients = loss_and_gradients(*plain, without_ids(batch))
     assert torch.equal(loss, plain_loss)
@@ -226,7 +230,9 @@ def test_a_specialized_checkpoint_carries_its_masks(workshop, batch, specialized
     got = other.masks(workshop.langs)
     assert got.directions == directions
     assert all(torch.equal(got.kept[key], kept[key]) for key in kept)
-    assert torch.equal(log_probabilities(other, batch["net_input"]), log_probabilities(model, batch["net_input"]))
+    assert torch.equal(
+        log_probabilities(other, batch["net_input"]), log_probabilities(model, batch["net_input"])
+    )
     other.load_state_dict(other.state_dict(), strict=True)  # and once more, with masks on both sides
 
 
@@ -253,7 +259,9 @@ def test_without_ids_it_refuses(specialized, batch):
     _, _, model, _ = specialized
     with pytest.raises(ModelError, match="without direction ids"):
         log_probabilities(model, without_ids(batch)["net_input"])
-    encoded = model.encoder(batch["net_input"]["src_tokens"], direction_ids=batch["net_input"]["direction_ids"])
+    encoded = model.encoder(
+        batch["net_input"]["src_tokens"], direction_ids=batch["net_input"]["direction_ids"]
+    )
     encoded["direction_ids"] = []
     with pytest.raises(ModelError, match="decoder"):
         model.decoder(batch["net_input"]["prev_output_tokens"], encoder_out=encoded)
@@ -262,7 +270,9 @@ def test_without_ids_it_refuses(specialized, batch):
 def test_other_widths_layers_or_languages_are_refused(workshop):
     _, _, model = workshop.build()
     masks = workshop.masks(model)
-    wider = NeuronMasks(masks.directions, {**masks.kept, "encoder.layers.1": torch.ones(6, 25, dtype=torch.bool)})
+    wider = NeuronMasks(
+        masks.directions, {**masks.kept, "encoder.layers.1": torch.ones(6, 25, dtype=torch.bool)}
+    )
     fewer = NeuronMasks(masks.directions, masks.side("encoder"))
     for wrong in (wider, fewer):
         with pytest.raises(ModelError, match="another model"):
@@ -309,7 +319,10 @@ def test_a_missing_direction_may_run_dense(workshop, batch, ffn_path):
             for i in batch["net_input"]["direction_ids"].unique().tolist()
         ),
     ):
-        got, masked = log_probabilities(model, net_input), torch.isin(net_input["direction_ids"], torch.tensor([1, 4]))
+        got, masked = (
+            log_probabilities(model, net_input),
+            torch.isin(net_input["direction_ids"], torch.tensor([1, 4])),
+        )
         got, expected = got[:, : expected.size(1)], expected
         for row in range(len(got)):
             assert torch.allclose(got[row], expected[row], atol=1e-5) != bool(masked[row])
@@ -322,13 +335,17 @@ def test_a_missing_direction_may_be_composed(workshop, batch, ffn_path):
     # qa-qb has the source of qa-en and the target of en-qb.
     parts = workshop.masks(model, ["qa-en", "en-qb"])
     net_input = one_direction(batch, direction_id(Direction("qa", "en"), langs))
-    net_input["direction_ids"] = torch.full_like(net_input["direction_ids"], direction_id(Direction("qa", "qb"), langs))
+    net_input["direction_ids"] = torch.full_like(
+        net_input["direction_ids"], direction_id(Direction("qa", "qb"), langs)
+    )
     expected = copy.deepcopy(model)
     kept = {key: value[:1] if key.startswith("encoder") else value[1:] for key, value in parts.kept.items()}
     expected.set_masks(NeuronMasks([Direction("qa", "qb")], kept), langs)
     model.set_masks(parts, langs)
     torch.testing.assert_close(log_probabilities(model, net_input), log_probabilities(expected, net_input))
-    net_input["direction_ids"] = torch.full_like(net_input["direction_ids"], direction_id(Direction("qm", "qb"), langs))
+    net_input["direction_ids"] = torch.full_like(
+        net_input["direction_ids"], direction_id(Direction("qm", "qb"), langs)
+    )
     with pytest.raises(ModelError, match="qm-qb"):  # nobody comes from qm
         log_probabilities(model, net_input)
 
@@ -357,7 +374,9 @@ def test_beam_search_scores_are_those_of_teacher_forcing(workshop, ffn_path):
     assert differs_from_dense > 1e-3
 
 
-def search(cfg: Any, task: Any, model: Any, sample: dict[str, Any], **more: Any) -> list[list[dict[str, Any]]]:
+def search(
+    cfg: Any, task: Any, model: Any, sample: dict[str, Any], **more: Any
+) -> list[list[dict[str, Any]]]:
     generation = copy.deepcopy(cfg.generation)
     generation.beam, generation.max_len_a, generation.max_len_b, generation.nbest = 4, 0, 10, 4
     return task.inference_step(task.build_generator([model], generation), [model], sample, **more)
@@ -381,7 +400,9 @@ def test_beam_search_on_a_mixed_batch_equals_sentence_by_sentence(workshop, batc
         (beams,) = search(cfg, task, model, {**batch, "net_input": alone}, prefix_tokens=first[row : row + 1])
         for one, other in zip(beams, together[row], strict=True):
             assert torch.equal(one["tokens"], other["tokens"])
-            torch.testing.assert_close(one["positional_scores"], other["positional_scores"], atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                one["positional_scores"], other["positional_scores"], atol=1e-4, rtol=0
+            )
 
 
 def test_interactive_batches_get_their_direction(workshop):
@@ -417,7 +438,9 @@ def test_the_task_specializes_from_a_file(workshop, batch, tmp_path):
         ({"checkpoint_sha256": "other"}, None, "another checkpoint"),
     ],
 )
-def test_the_task_refuses_masks_made_for_something_else(workshop, checkpoint, tmp_path, metadata, directions, match):
+def test_the_task_refuses_masks_made_for_something_else(
+    workshop, checkpoint, tmp_path, metadata, directions, match
+):
     masks = workshop.masks(workshop.build()[2], directions or ())
     masks.metadata = {"neuron_sets": "language", **metadata}
     masks.save(tmp_path / "masks.safetensors")
@@ -442,7 +465,9 @@ def test_the_task_refuses_flags_that_would_lose_directions(workshop, flags):
         workshop.build(*flags)
 
 
-def test_a_loaded_ensemble_from_disk_translates_as_the_model_in_memory(workshop, specialized, batch, tmp_path):
+def test_a_loaded_ensemble_from_disk_translates_as_the_model_in_memory(
+    workshop, specialized, batch, tmp_path
+):
     from fairseq import checkpoint_utils
 
     cfg, _, model, _ = specialized
@@ -450,4 +475,6 @@ def test_a_loaded_ensemble_from_disk_translates_as_the_model_in_memory(workshop,
     random.seed(0)
     (loaded,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)])
     loaded.eval()
-    assert torch.equal(log_probabilities(loaded, batch["net_input"]), log_probabilities(model, batch["net_input"]))
+    assert torch.equal(
+        log_probabilities(loaded, batch["net_input"]), log_probabilities(model, batch["net_input"])
+    )

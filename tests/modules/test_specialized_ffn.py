@@ -17,7 +17,9 @@ KEPT = (0.5, 0.9, 0.0, 1.0)  # fractions: few, above GATHER_BELOW, none, all
 
 
 class FFN(nn.Module):
-    def __init__(self, dropped_neurons: str = "bias", ffn_path: str = "auto", *, specialized: bool = True) -> None:
+    def __init__(
+        self, dropped_neurons: str = "bias", ffn_path: str = "auto", *, specialized: bool = True
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.fc1, self.fc2 = SpecializedFC1(D, WIDTH), SpecializedFC2(WIDTH, D)
@@ -77,7 +79,9 @@ def test_the_masks_here_take_both_ways_of_the_automatic_choice():
 
 @pytest.mark.parametrize("ffn_path", ["auto", "gather", "multiply"])
 @pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
-@pytest.mark.parametrize("rows", [*map(only, range(len(KEPT) + 1)), torch.tensor([0, 2, 1, 3]), torch.tensor([0, 4, 0, 1])])
+@pytest.mark.parametrize(
+    "rows", [*map(only, range(len(KEPT) + 1)), torch.tensor([0, 2, 1, 3]), torch.tensor([0, 4, 0, 1])]
+)
 def test_every_path_equals_the_reference_in_output_and_gradients(ffn_path, dropped_neurons, rows):
     ffn, x = FFN(dropped_neurons, ffn_path), inputs()
     output, reference = ffn(x, rows), ffn.reference(x, rows)
@@ -148,9 +152,20 @@ def test_without_ids_a_specialized_layer_refuses():
 def test_the_route_ends_with_its_block_also_after_an_error():
     route = Route()
     with pytest.raises(ValueError, match="inside"), route.over(only(1)):
-        assert route.only_row == 1
+        assert route.distinct == [1]
         raise ValueError("inside")
-    assert route.rows is None and route.only_row is None
+    assert route.rows is None
+    assert route.distinct == []
+
+
+@pytest.mark.parametrize(("dropped_neurons", "is_training", "width"), [
+    ("bias", True, WIDTH), ("bias", False, WIDTH // 2), ("zero", True, WIDTH // 2),
+])  # fmt: skip
+def test_activation_dropout_must_reach_the_dropped_neurons_constants(dropped_neurons, is_training, width):
+    ffn = FFN(dropped_neurons, "gather").train(is_training)
+    ffn.fc1.activation_dropout = 0.1
+    with ffn.fc1.route.over(only(0)):
+        assert ffn.fc1(inputs()).size(-1) == width
 
 
 def test_masks_of_another_width():

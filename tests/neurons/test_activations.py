@@ -37,7 +37,9 @@ def test_counts_of_shards_add_up():
     assert same(total, c + (a + b))
     for layer in WIDTHS:
         assert torch.equal(total.counts[layer], a.counts[layer] + b.counts[layer] + c.counts[layer])
-    assert torch.equal(total.tokens["decoder"], a.tokens["decoder"] + b.tokens["decoder"] + c.tokens["decoder"])
+    assert torch.equal(
+        total.tokens["decoder"], a.tokens["decoder"] + b.tokens["decoder"] + c.tokens["decoder"]
+    )
     zeros = ActivationCounts.zeros(DIRECTIONS, WIDTHS)
     zeros.metadata = dict(a.metadata)
     assert same(a + zeros, a)

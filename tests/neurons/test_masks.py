@@ -13,10 +13,13 @@ DIRECTIONS = parse_directions("en-qa,qa-en,en-qb")
 WIDTHS = {"encoder.layers.0": 16, "encoder.layers.1": 13, "decoder.layers.0": 1, "decoder.layers.1": 7}
 
 
-def masks(seed: int = 0, widths: dict[str, int] = WIDTHS, directions: list[Direction] = DIRECTIONS) -> NeuronMasks:
+def masks(
+    seed: int = 0, widths: dict[str, int] = WIDTHS, directions: list[Direction] = DIRECTIONS
+) -> NeuronMasks:
     generator = torch.Generator().manual_seed(seed)
     kept = {
-        layer: torch.rand(len(directions), width, generator=generator) < 0.6 for layer, width in widths.items()
+        layer: torch.rand(len(directions), width, generator=generator) < 0.6
+        for layer, width in widths.items()
     }
     return NeuronMasks(directions, kept, {"method": "random"})
 

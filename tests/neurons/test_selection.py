@@ -146,9 +146,13 @@ def test_by_language_sums_over_directions_that_share_it():
     pooled = by_language(found)
     encoder, decoder = found.counts["encoder.layers.0"], found.counts["decoder.layers.0"]
     from_english = encoder[0] + encoder[1]
-    assert torch.equal(pooled["encoder.layers.0"], torch.stack([from_english, from_english, encoder[2], encoder[3]]))
+    assert torch.equal(
+        pooled["encoder.layers.0"], torch.stack([from_english, from_english, encoder[2], encoder[3]])
+    )
     into_english = decoder[2] + decoder[3]
-    assert torch.equal(pooled["decoder.layers.0"], torch.stack([decoder[0], decoder[1], into_english, into_english]))
+    assert torch.equal(
+        pooled["decoder.layers.0"], torch.stack([decoder[0], decoder[1], into_english, into_english])
+    )
 
 
 def test_language_sets_are_equal_where_the_language_is():
@@ -174,4 +178,8 @@ def test_masks_remember_what_they_are_for():
     found = profile()
     found.metadata = {"checkpoint_sha256": "c", "dictionary_sha256": "d", "langs": ["en"], "other": 1}
     metadata = select(found, ks_per_direction(DIRECTIONS)).metadata
-    assert (metadata["checkpoint_sha256"], metadata["dictionary_sha256"], metadata["langs"]) == ("c", "d", ["en"])
+    assert (metadata["checkpoint_sha256"], metadata["dictionary_sha256"], metadata["langs"]) == (
+        "c",
+        "d",
+        ["en"],
+    )
