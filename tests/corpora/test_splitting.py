@@ -30,7 +30,7 @@ def test_no_group_is_both_trained_on_and_held_out(seed):
     splits = hold_out_groups(messages, list(messages), sizes=SIZES, seed=seed)
     assert {split: len(splits[split]) for split in SIZES} == SIZES
     of = {split: [messages[m] for m in chosen] for split, chosen in splits.items()}
-    trained = {m for m in splits["train"]}
+    trained = set(splits["train"])
     assert not trained & {*splits["test"], *splits["valid"]}
     assert not set(splits["test"]) & set(splits["valid"])
     # A held-out message's groups are held out by its own split alone.

@@ -16,7 +16,7 @@ def counts(seed: int = 0, **metadata: str) -> ActivationCounts:
     profile = ActivationCounts.zeros(DIRECTIONS, WIDTHS)
     for side in profile.tokens:
         profile.tokens[side] += torch.randint(50, 90, (2,), generator=generator)
-    for layer, values in profile.counts.items():
+    for values in profile.counts.values():
         values += torch.randint(0, 50, values.shape, generator=generator)
     profile.metadata = {"checkpoint_sha256": "abc", **metadata}
     return profile

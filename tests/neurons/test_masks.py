@@ -77,7 +77,7 @@ def test_another_model_is_told_layer_by_layer():
     with pytest.raises(ModelError, match="another model") as caught:
         masks().require_fit({**WIDTHS, "encoder.layers.1": 14})
     assert "encoder.layers.1: 13" in str(caught.value) and "encoder.layers.0" not in str(caught.value)
-    with pytest.raises(ModelError, match="encoder.layers.2: absent"):
+    with pytest.raises(ModelError, match=r"encoder\.layers\.2: absent"):
         masks().require_fit({**WIDTHS, "encoder.layers.2": 13})
 
 

@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_the_kept_neurons_cover_k_percent_and_none_is_superfluous(seed, k):
 def test_sets_are_nested_as_k_grows(seed):
     counts = random_counts(seed, highest=6)  # with many ties
     kept = [cumulative(counts, k) for k in KS]
-    assert all(bool((small <= large).all()) for small, large in zip(kept, kept[1:], strict=False))
+    assert all(bool((small <= large).all()) for small, large in pairwise(kept))
     assert kept[0].sum() < kept[-1].sum()
 
 
