@@ -31,3 +31,17 @@ def _names_in_checkpoints() -> Iterator[typing.Any]:
 # Since torch 2.6 torch.load unpickles only tensors and names allowed here; fairseq's own
 # checkpoints hold a few more. Nothing is patched and weights_only stays on.
 torch.serialization.add_safe_globals(list(_names_in_checkpoints()))
+
+
+def gather_without_gpu(size: int, processes: int) -> None:
+    """Let fairseq's ``all_gather_list`` work on CPUs: it makes CUDA buffers, under gloo too, unless it has
+    buffers already.
+
+    Args:
+        size: ``--all-gather-list-size``, in bytes.
+    """
+    if torch.cuda.is_available():
+        return
+    gather = importlib.import_module("fairseq.distributed.utils").all_gather_list
+    gather._buffer = torch.zeros(size * processes, dtype=torch.uint8)
+    gather._cpu_buffer = torch.zeros(size, dtype=torch.uint8)

@@ -23,11 +23,25 @@ done
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
+# LOG COMMAND...: training's progress to the screen, all that fairseq says to LOG
+logged() {
+  local log=$1 shown='/train_inner|\| valid \||complete already|Error/ { print substr($0, 1, 160); fflush() }'
+  shift
+  mkdir -p "$(dirname "$log")"
+  "$@" 2>&1 | tee -a "$log" | awk "$shown" >&2 || {
+    echo "failed; the last lines of $log:" >&2
+    tail -n 25 "$log" | cut -c1-300 >&2
+    exit 1
+  }
+}
+
 say "install"
 scripts/00_install.sh
 export PATH=$PWD/.venv/bin:$PATH
 # Two cores: two threads; more do not help models this small. Passive waiting keeps a busy machine usable.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=PASSIVE
+# fairseq and current hydra and torch warn about each other at every start.
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 device=$(python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")')
 
 if $smoke; then
@@ -47,7 +61,7 @@ scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
 dense=$run/dense/checkpoint_last.pt
 if $from_scratch; then
   say "pretrain: a dense model with plain fairseq"
-  scripts/20_pretrain.sh "$data_bin" "$run/dense" $configs/pretrain.yaml $device --log-format simple --log-interval 50 \
+  logged "$run/dense/train.log" scripts/20_pretrain.sh "$data_bin" "$run/dense" $configs/pretrain.yaml $device --log-format simple --log-interval 50 \
     --save-interval-updates 200 --keep-interval-updates 1
 else
   dense=$shipped/dense.pt
@@ -63,9 +77,9 @@ scripts/40_select.sh "$run/profile.safetensors" "$run/masks.safetensors"
 training=(--max-update "$updates" --total-num-update "$updates" $device --log-format simple --log-interval 20
   --save-interval-updates 60 --keep-interval-updates 1 --validate-interval-updates 1000000)
 say "specialize: $updates updates, each direction through its own neurons"
-scripts/50_specialize.sh "$data_bin" "$dense" "$run/masks.safetensors" "$run/specialized" $configs/continue.yaml "${training[@]}"
+logged "$run/specialized/train.log" scripts/50_specialize.sh "$data_bin" "$dense" "$run/masks.safetensors" "$run/specialized" $configs/continue.yaml "${training[@]}"
 say "control, dense continuation: the same $updates updates without masks"
-scripts/50_specialize.sh "$data_bin" "$dense" none "$run/dense-continuation" $configs/continue.yaml "${training[@]}"
+logged "$run/dense-continuation/train.log" scripts/50_specialize.sh "$data_bin" "$dense" none "$run/dense-continuation" $configs/continue.yaml "${training[@]}"
 
 say "evaluate"
 for system in dense dense-continuation specialized; do

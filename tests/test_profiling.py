@@ -187,19 +187,6 @@ def test_the_command_counts_some_directions_alone(workshop, checkpoint, expected
 
 
 # fairseq-validate gathers its log lines through CUDA tensors, which a CPU lacks.
-GATHER_ON_CPU = """
-import sys, torch.distributed
-from fairseq.distributed import utils
-from neuron_spec.cli.main import main
-
-def all_gather_list(data, group=None, max_size=0):
-    found = [None, None]
-    torch.distributed.all_gather_object(found, data)
-    return found
-
-utils.all_gather_list = all_gather_list
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 @pytest.mark.slow
@@ -210,8 +197,8 @@ def test_two_processes_count_what_one_does(workshop, checkpoint, expected, tmp_p
     output = tmp_path / "p.safetensors"
     command = [
         sys.executable,
-        "-c",
-        GATHER_ON_CPU,
+        "-m",
+        "neuron_spec",
         "profile",
         str(workshop.data_bin),
         "--path",

@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
         flags += ["--lang-pairs", ",".join(map(str, directions)), *token_flags(trained)]
         flags += ["--valid-subset", args.gen_subset, "--max-tokens", str(args.max_tokens)]
         flags += ["--profile-output", str(args.output), "--skip-invalid-size-inputs-valid-test"]
+        # Processes exchange a record of every batch; fairseq's 16 kB hold few.
+        flags += ["--all-gather-list-size", str(2**22)]
         flags += [
             f"--{name.replace('_', '-')}"
             for name in ("count_padding", "cpu", "fp16", "bf16")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neuron_spec.artifacts import hash_text
 from neuron_spec.checkpoints import checkpoint_sha256
+from neuron_spec.compat import gather_without_gpu
 from neuron_spec.data.data_bin import data_sha256
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
@@ -57,6 +58,8 @@ class NeuronProfilingTask(NeuronSpecializationTask):
         if not sample:  # what a process gets when there are fewer batches than processes
             return torch.zeros(()), 0, {}
         if self._counter is None:
+            if torch.distributed.is_initialized():
+                gather_without_gpu(self.args.all_gather_list_size, torch.distributed.get_world_size())
             assert isinstance(model, NeuronSpecTransformer)
             self._counter = NeuronCounter(
                 model, self.directions, self.langs, count_padding=self.args.count_padding
