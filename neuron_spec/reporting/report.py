@@ -78,7 +78,7 @@ def _what_it_is(card: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) 
         "**What so small a run can show:** that every stage works on this machine, how sparse the sets are, and "
         "whether related languages share neurons. **What it cannot show:** whether specialization helps. One seed, "
         "a small model, minutes of training and test sets this size leave differences of a point or so of BLEU "
-        "to chance; the paper's gains come from a model a hundred times this size and days of training."
+        "to chance; the published gains are of models and corpora more than a hundred times larger."
     )
 
 
