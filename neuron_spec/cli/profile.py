@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,9 +64,7 @@ def run(args: argparse.Namespace) -> None:
         # Processes exchange a record of every batch; fairseq's 16 kB hold few.
         flags += ["--all-gather-list-size", str(2**22)]
         flags += [
-            f"--{name.replace('_', '-')}"
-            for name in ("count_padding", "cpu", "fp16", "bf16")
-            if getattr(args, name)
+            f"--{name.replace('_', '-')}" for name in ("count_padding", "cpu", "fp16") if getattr(args, name)
         ]
         validate([*flags, *args.fairseq_flags])
     profile = ActivationCounts.load(args.output)

@@ -43,6 +43,8 @@ class _SpecializedLayer:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # fairseq 0.12.2 has a fast path in evaluation that reads the raw weights, past our Linears.
+        self.can_use_fastpath = False
         self.fc1.activation = self.activation_fn  # type: ignore[attr-defined]
         self.fc1.activation_dropout = self.activation_dropout_module.p  # type: ignore[attr-defined]
         self.fc2.follow(self.fc1)  # type: ignore[attr-defined]
