@@ -367,17 +367,17 @@ def summarize(
     """Means overall, per direction group, and per tier and family of the non-English language.
 
     Tiers and families are given for each group and for all of it; directions without English have
-    neither. A language not in ``families`` has the language table's family, one not in ``tiers`` the
-    tier ``unknown``.
+    neither. A language not in ``families`` has the language table's family. Without ``tiers`` there are
+    none; with them, a language not in it has the tier ``unknown``.
     """
     families, tiers = families or {}, tiers or {}
     means: list[GroupMean | None] = [_mean("overall", ALL, ALL, scores)]
     for group in GROUPS:
         means.append(_mean("group", group, group, [s for s in scores if s.group == group]))
-    for kind, names in (
-        ("tier", {s.direction: _tier(s, tiers) for s in scores}),
-        ("family", {s.direction: _family(s, families) for s in scores}),
-    ):
+    named = {"family": {s.direction: _family(s, families) for s in scores}}
+    if tiers:  # not every corpus has any
+        named = {"tier": {s.direction: _tier(s, tiers) for s in scores}, **named}
+    for kind, names in named.items():
         for name in sorted({name for name in names.values() if name is not None}):
             members = [s for s in scores if names[s.direction] == name]
             for group in GROUPS:

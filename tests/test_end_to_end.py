@@ -203,6 +203,15 @@ def test_stages_skip_what_is_complete(folder: Path) -> None:
     )
 
 
+def test_another_evaluation_in_the_same_folder_is_refused(folder: Path) -> None:
+    evaluation = folder / "evaluation" / "dense"
+    before = (evaluation / "scores.json").read_text()
+    command = ["neuron-spec", "evaluate", folder / "corpus" / "data-bin", "--output", evaluation, "--cpu"]
+    output = run(*command, "--path", folder / "specialized" / "checkpoint_last.pt", status=2)
+    assert "another evaluation is already here" in output
+    assert (evaluation / "scores.json").read_text() == before
+
+
 def test_the_report_shows_scores_and_figures(folder: Path) -> None:
     text = (folder / "report.md").read_text()
     assert "specialized - dense" in text

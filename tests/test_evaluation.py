@@ -232,6 +232,10 @@ def test_means_are_unweighted_by_group_tier_and_family():
     assert rows["tier", "unknown", "all"].directions == 1
 
 
+def test_a_corpus_without_tiers_has_none_to_show():
+    assert {mean.kind for mean in summarize([made_score("en-de", 1)])} == {"overall", "group", "family"}
+
+
 def test_given_families_come_before_the_language_table():
     means = summarize([made_score("en-de", 1)], families={"de": "Invented"})
     assert {m.name for m in means if m.kind == "family"} == {"Invented"}

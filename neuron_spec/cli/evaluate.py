@@ -91,7 +91,9 @@ def _score_logs(args: argparse.Namespace) -> None:
         inputs={str(o.direction): hash_file(p) for o, p in zip(outputs, args.generate_output, strict=True)},
         parameters={"references": "T lines of the logs", "official_scoring": args.official_scoring},
     )
-    _write(args, outputs, made, language_id=None, card=None)
+    if not _is_complete(args.output, made):
+        write_json(args.output / SIGNATURE, made)
+        _write(args, outputs, made, language_id=None, card=None)
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
@@ -123,7 +125,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     )
     if _is_complete(args.output, made):
         return
-    hypotheses = _translate(args, directions)
+    hypotheses = _translate(args, directions, made)
     outputs = []
     for direction in directions:
         lines, references = hypotheses[direction]
@@ -163,19 +165,21 @@ def _lines(path: Path) -> list[str]:
 
 
 def _is_complete(output: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the scores are there; claims the folder for this evaluation if it is new."""
+    """Whether the scores are there.
+
+    Raises:
+        ArtifactError: if the folder is another evaluation's.
+    """
     mark = output / SIGNATURE
-    if mark.is_file():
-        found = read_json(mark, "signature of an evaluation")
-        if not is_made_from(found, wanted):
-            raise ArtifactError(
-                "another evaluation is already here",
-                where=output,
-                got={**found["inputs"], **found["parameters"]},
-                expected={**wanted["inputs"], **wanted["parameters"]},
-                mend="name another --output, or delete this folder",
-            )
-    write_json(mark, wanted)
+    found = read_json(mark, "signature of an evaluation") if mark.is_file() else None
+    if (found or (output / HYPOTHESES).exists()) and not is_made_from(found, wanted):
+        raise ArtifactError(
+            "another evaluation is already here",
+            where=output,
+            got={**found["inputs"], **found["parameters"]} if found else "translations without a signature",
+            expected={**wanted["inputs"], **wanted["parameters"]},
+            mend="name another --output, or delete this folder",
+        )
     if (output / SCORES_JSON).is_file():
         print(f"{output}: complete already", file=sys.stderr)
         return True
@@ -183,7 +187,7 @@ def _is_complete(output: Path, wanted: Mapping[str, Any]) -> bool:
 
 
 def _translate(
-    args: argparse.Namespace, directions: Sequence[Direction]
+    args: argparse.Namespace, directions: Sequence[Direction], made: Mapping[str, Any]
 ) -> dict[Direction, tuple[list[str], list[str]]]:
     """Hypotheses and the data-bin's references; directions translated before a kill are read back."""
     from neuron_spec.generation import Translator
@@ -193,6 +197,7 @@ def _translate(
     translator = Translator(
         args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags]
     )
+    write_json(args.output / SIGNATURE, made)  # from here on the folder is this evaluation's
     done = {}
     for direction in directions:
         path = args.output / HYPOTHESES / f"{direction}.txt"

@@ -322,10 +322,21 @@ class NeuronSpecTransformer(TransformerModel):
         """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.
 
         Raises:
-            ModelError: if model and checkpoint both have masks, and they differ.
+            ModelError: if model and checkpoint both have masks, and they differ, or if their
+                vocabularies differ in size.
         """
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
+        for side in self.sides:
+            trained = state_dict.get(f"{prefix}{side.side}.embed_tokens.weight")
+            if trained is not None and len(trained) != len(side.embed_tokens.weight):  # type: ignore[attr-defined]
+                raise ModelError(
+                    "the checkpoint was trained with another dictionary than the data-bin's",
+                    where=side.side,
+                    got=f"{len(side.embed_tokens.weight)} entries with the language tokens",  # type: ignore[attr-defined]
+                    expected=f"{len(trained)}, as in the checkpoint",
+                    mend="use the data-bin made with the checkpoint's vocabulary, and its --langs",
+                )
         buffers = {f"{key}.{_MASK}": (fc1, "neuron_mask") for key, fc1 in self.ffn_layers().items()}
         buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]
         for key, (module, buffer) in buffers.items():

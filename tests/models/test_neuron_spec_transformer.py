@@ -247,6 +247,16 @@ def test_other_masks_than_the_checkpoints_are_refused(workshop, specialized):
         other.load_state_dict(model.state_dict(), strict=True)
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_a_checkpoint_of_another_dictionary_is_refused(workshop, side):
+    _, _, model = workshop.build()
+    state = model.state_dict()
+    key = f"{side}.embed_tokens.weight"
+    state[key] = torch.cat([state[key], state[key][:1]])
+    with pytest.raises(ModelError, match="another dictionary"):
+        model.load_state_dict(state, strict=True)
+
+
 def test_a_dense_model_has_no_masks_to_give(workshop):
     with pytest.raises(ModelError, match="no masks"):
         workshop.build()[2].masks(workshop.langs)
