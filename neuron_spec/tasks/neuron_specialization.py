@@ -90,12 +90,11 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         return [Direction.parse(pair) for pair in self.lang_pairs]
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
-        if split not in self.datasets and not getattr(self.args, "extra_data", None):
-            paths = self.args.data.split(os.pathsep)
-            # Only training sets are sharded; fairseq reads the others from the first path.
-            for path in paths if split == getattr(self.args, "train_subset", None) else paths[:1]:
-                if len(paths) == 1 or split != getattr(self.args, "train_subset", None):
-                    check_data_bin(Path(path), self.langs, split, self.directions)
+        paths = self.args.data.split(os.pathsep)
+        # A training set in shards may hold other directions in each; the other sets are in the first path.
+        is_sharded = len(paths) > 1 and split == getattr(self.args, "train_subset", None)
+        if split not in self.datasets and not is_sharded and not getattr(self.args, "extra_data", None):
+            check_data_bin(Path(paths[0]), self.langs, split, self.directions)
         super().load_dataset(split, epoch, combine, **kwargs)
 
     def build_model(self, args: argparse.Namespace, from_checkpoint: bool = False) -> NeuronSpecTransformer:
