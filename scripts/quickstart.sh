@@ -46,7 +46,7 @@ device=$(python -c 'import torch; print("" if torch.cuda.is_available() else "--
 
 if $smoke; then
   run=${run:-runs/smoke} corpus=toy configs=configs/smoke from_scratch=true
-  data=(--train-size 2500 --valid-size 100 --test-size 50) updates=${NEURON_SPEC_SMOKE_UPDATES:-150}
+  data=(--train-size 2500 --valid-size 100 --test-size 50) updates=150
 else
   run=${run:-runs/quickstart} corpus=homeassistant configs=configs/quickstart
   data=() updates=$((minutes * 60)) # about 60 updates a minute on 2 cores
