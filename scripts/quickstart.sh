@@ -25,10 +25,10 @@ say() { printf '\n== %s\n' "$*" >&2; }
 
 # LOG COMMAND...: training's progress to the screen, all that fairseq says to LOG
 logged() {
-  local log=$1 shown='/train_inner|\| valid \||complete already|Error/ { print substr($0, 1, 160); fflush() }'
+  local log=$1 shown='/train_inner|\| valid \||complete already|Error/{s/^(.{160}).*/\1/;p}'
   shift
   mkdir -p "$(dirname "$log")"
-  "$@" 2>&1 | tee -a "$log" | awk "$shown" >&2 || {
+  "$@" 2>&1 | tee -a "$log" | sed --unbuffered --quiet --regexp-extended "$shown" >&2 || {
     echo "failed; the last lines of $log:" >&2
     tail -n 25 "$log" | cut -c1-300 >&2
     exit 1
