@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments[:1])
 
     # fairseq logs its whole configuration, several screens of it; LOGLEVEL=INFO shows it.
-    os.environ.setdefault("LOGLEVEL", "WARNING")
+    level = os.environ.setdefault("LOGLEVEL", "WARNING").upper()
+    for library in ("fairseq", "hydra"):
+        logging.getLogger(library).setLevel(level)
     # What current hydra and torch say about fairseq's way of using them, over and over.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(hydra|fairseq|torch|neuron_spec)\b")
     # Only the command asked for is imported: fairseq alone takes seconds.
