@@ -99,12 +99,12 @@ def differing_token_flags(trained: argparse.Namespace, now: argparse.Namespace) 
 
 def is_specialized(state: dict[str, Any]) -> bool:
     """Whether a checkpoint carries masks."""
-    return any(key.endswith(_MASK_KEYS) for key in state["model"])
+    return bool(masks_of(state))
 
 
-def masks_of(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+def masks_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The mask buffers that a checkpoint carries; empty for a dense one."""
-    return {key: value for key, value in read_checkpoint(path)["model"].items() if key.endswith(_MASK_KEYS)}
+    return {key: value for key, value in state["model"].items() if key.endswith(_MASK_KEYS)}
 
 
 def weights_sha256(state: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from neuron_spec.artifacts import (
     SCORES_TABLE,
     SIGNATURE,
     hash_file,
+    hash_state,
     hash_text,
     is_made_from,
     read_json,
@@ -97,20 +98,21 @@ def _score_logs(args: argparse.Namespace) -> None:
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
-    from neuron_spec.checkpoints import checkpoint_sha256, read_checkpoint, task_args
+    from neuron_spec.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
     from neuron_spec.corpora.build import card_of
     from neuron_spec.data.data_bin import check_data_bin, data_sha256
     from neuron_spec.evaluation import Outputs
 
-    trained = task_args(read_checkpoint(args.path), args.path)
+    state = read_checkpoint(args.path)
+    trained = task_args(state, args.path)
     directions = parse_directions(args.lang_pairs or trained.lang_pairs)
     check_data_bin(args.data_bin, trained.langs, args.gen_subset, directions)
     raw = _raw_texts(args, directions) if args.references == "raw" else {}
     made = signature(
         "evaluate",
         inputs={
-            "checkpoint": checkpoint_sha256(args.path),
-            "masks": _masks_sha256(args.path),
+            "checkpoint": weights_sha256(state),
+            "masks": hash_state(masks_of(state)),
             "data": data_sha256(args.data_bin, args.gen_subset, directions),
             "references": hash_text(*(line for d in directions for line in raw[d][1])) if raw else "data-bin",
         },
@@ -134,13 +136,6 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     card = card_of(args.data_bin)
     language_id = _language_identifier(args.data_bin, card) if card else None
     _write(args, outputs, made, language_id, card)
-
-
-def _masks_sha256(path: Path) -> str:
-    from neuron_spec.artifacts import hash_state
-    from neuron_spec.checkpoints import masks_of
-
-    return hash_state(masks_of(path))
 
 
 def _raw_texts(

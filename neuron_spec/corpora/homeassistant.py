@@ -208,7 +208,6 @@ def read(
         seed=seed,
     )
     # English near duplicates, and messages that share a whole translation, leak an answer.
-    test = set(splits["test"])
     splits["valid"] = splitting.without_near_duplicates(splits["valid"], splits["test"])
     held_out = splits["test"] + splits["valid"]
     answers = {(lang, messages[en][lang].casefold()) for en in held_out for lang in langs}
@@ -225,7 +224,7 @@ def read(
         "as_built": splitting.leak_report(train, splits["test"]),
         "train_messages_dropped_as_near_duplicates": len(splits["train"]) - len(train),
     }
-    assert not test & set(train)
+    assert not set(splits["test"]) & set(train)
 
     pairs = {
         split: {lang: [(messages[en][lang], en) for en in chosen if lang in messages[en]] for lang in langs}
