@@ -82,11 +82,10 @@ class NeuronCounter:
         return count
 
     @contextmanager
-    def counting(self, net_input: Mapping[str, Tensor]) -> Iterator[None]:
+    def counting(self, net_input: Mapping[str, Any]) -> Iterator[None]:
         """Count the forward pass inside the block, which must run on this one-direction batch."""
-        ids = net_input["direction_ids"]
-        self._row = self._row_of[int(ids[0])]
-        assert bool((ids == ids[0]).all()), "a batch of one direction"
+        (direction,) = net_input["distinct_ids"]
+        self._row = self._row_of[int(direction)]
         for side, tokens in zip(
             SIDES, (net_input["src_tokens"], net_input["prev_output_tokens"]), strict=True
         ):

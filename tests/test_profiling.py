@@ -90,7 +90,10 @@ def test_neither_row_order_nor_padding_matters(workshop, built, expected):
     changed = []
     for batch in workshop.batches(task):
         order = torch.arange(len(batch["target"])).flip(0)
-        net_input = {key: value[order] for key, value in batch["net_input"].items()}
+        net_input = {
+            key: value[order] if torch.is_tensor(value) else value
+            for key, value in batch["net_input"].items()
+        }
         net_input["src_tokens"] = F.pad(net_input["src_tokens"], (2, 0), value=PAD)
         net_input["prev_output_tokens"] = F.pad(net_input["prev_output_tokens"], (0, 3), value=PAD)
         changed.append({"net_input": net_input})

@@ -13,7 +13,10 @@ from fairseq.data import BaseWrapperDataset, LanguagePairDataset
 
 
 class DirectionTaggedDataset(BaseWrapperDataset):
-    """One direction's sentence pairs; batches get ``net_input["direction_ids"]``, int64 ``[B]``."""
+    """One direction's sentence pairs; batches get ``net_input["direction_ids"]``, int64 ``[B]``.
+
+    Beside it ``net_input["distinct_ids"]``, a tuple of the same ids, each once.
+    """
 
     def __init__(self, dataset: LanguagePairDataset, direction_id: int) -> None:
         super().__init__(dataset)
@@ -31,7 +34,8 @@ class DirectionTaggedDataset(BaseWrapperDataset):
             return batch
         order = batch["id"].tolist()
         batch["id"] = torch.tensor([samples[position]["id"] for position in order])
-        batch["net_input"]["direction_ids"] = torch.tensor(
-            [samples[position]["direction_id"] for position in order]
-        )
+        ids = [samples[position]["direction_id"] for position in order]
+        batch["net_input"]["direction_ids"] = torch.tensor(ids)
+        # The batch moves to the device; this stays on the host, where the way through the FFNs is chosen.
+        batch["net_input"]["distinct_ids"] = tuple(sorted(set(ids)))
         return batch

@@ -7,7 +7,9 @@ are buffers, so a specialized checkpoint carries them and needs no mask file to 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from fairseq.models.transformer import (
     TransformerModel,
     transformer_legacy,
 )
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import Tensor
 
@@ -38,6 +41,17 @@ _ROWS = "mask_rows"
 _MASK = "fc1.neuron_mask"
 
 
+@dataclass
+class Running:
+    """The route of one side's running forward pass, shared with its layers."""
+
+    route: Route | None = None
+
+
+def _hand_over_route(layer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {"route": layer.running.route, **kwargs}
+
+
 class _SpecializedLayer:
     """Mixin for fairseq's layers: an FFN made of our two Linears."""
 
@@ -48,6 +62,18 @@ class _SpecializedLayer:
         self.fc1.activation = self.activation_fn  # type: ignore[attr-defined]
         self.fc1.activation_dropout = self.activation_dropout_module.p  # type: ignore[attr-defined]
         self.fc2.follow(self.fc1)  # type: ignore[attr-defined]
+        self.running = Running()
+        # Before forward, which activation checkpointing wraps: so the route is among the arguments that
+        # it keeps for the second forward.
+        self.register_forward_pre_hook(_hand_over_route, with_kwargs=True)  # type: ignore[attr-defined]
+
+    def forward(self, *args: Any, route: Route | None = None, **kwargs: Any) -> Any:
+        """As the parent, its FFN along ``route``."""
+        self.fc1.route = route  # type: ignore[attr-defined]
+        try:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.fc1.route = None  # type: ignore[attr-defined]
 
     def build_fc1(self, input_dim: int, output_dim: int, *quant_noise: Any) -> SpecializedFC1:
         return SpecializedFC1(input_dim, output_dim)
@@ -77,26 +103,40 @@ class _SpecializedSide:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.register_buffer(_ROWS, None)  # type: ignore[attr-defined]
-        self.route = Route()
+        self.running = Running()
         self.langs: Sequence[str] = ()
         self.missing_direction = "error"
         # The last item only holds mask_rows, so that no later one gets its id.
-        self._lookup: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
-        for layer in self.ffn_layers().values():
-            layer.route = self.route
+        self._lookup: tuple[tuple[Any, ...], list[int], Tensor, Tensor] | None = None
+        for layer in self._layers().values():
+            layer.running = self.running
+
+    def _layers(self) -> dict[str, Any]:
+        # Not by iterating self.layers, which skips layers at random under layer drop.
+        return dict(self.layers.named_children())  # type: ignore[attr-defined]
 
     def ffn_layers(self) -> dict[str, SpecializedFC1]:
         """Layer key -> its ``fc1``."""
-        # Not by iterating self.layers, which skips layers at random under layer drop.
-        modules = dict(self.layers.named_children())  # type: ignore[attr-defined]
-        return {f"{self.side}.layers.{number}": layer.fc1 for number, layer in modules.items()}
+        return {f"{self.side}.layers.{number}": layer.fc1 for number, layer in self._layers().items()}
 
-    def rows_of(self, direction_ids: Tensor | None) -> Tensor | None:
-        """Mask rows of the sentences, int64 ``[B]``; None where the model has no masks.
+    @contextmanager
+    def routed(self, direction_ids: Tensor | None, distinct_ids: Sequence[int]) -> Iterator[None]:
+        """Send the forward pass inside the block through its sentences' neurons.
+
+        Args:
+            direction_ids: int64 ``[B]``, on the model's device.
+            distinct_ids: the same ids, each once, on the host.
 
         Raises:
             ModelError: if no ids came, or a direction has no masks and ``missing_direction`` says error.
         """
+        previous, self.running.route = self.running.route, self._route(direction_ids, distinct_ids)
+        try:
+            yield
+        finally:
+            self.running.route = previous
+
+    def _route(self, direction_ids: Tensor | None, distinct_ids: Sequence[int]) -> Route | None:
         if self.mask_rows is None:
             return None
         if direction_ids is None:
@@ -105,9 +145,18 @@ class _SpecializedSide:
                 where=self.side,
                 mend="use --task neuron_specialization, which gives every sentence its direction",
             )
-        rows = self._resolved(self.mask_rows)[direction_ids]
-        if bool((rows == _MISSING).any()):
-            missing = sorted({self._name(int(i)) for i in direction_ids[rows == _MISSING]})
+        # On the CPU nothing is waited for, and a mistake is found before it reaches a GPU.
+        if direction_ids.device.type == "cpu" and not {*direction_ids.tolist()} <= {*distinct_ids}:
+            raise ModelError(
+                "distinct_ids are not those of direction_ids",
+                where=self.side,
+                got=f"distinct_ids {list(distinct_ids)}, direction_ids {direction_ids.unique().tolist()}",
+                mend="set both, or leave out distinct_ids",
+            )
+        on_host, on_device = self._rows_of_directions(self.mask_rows)
+        distinct = tuple(sorted({on_host[i] for i in distinct_ids}))
+        if _MISSING in distinct:
+            missing = [self._name(i) for i in distinct_ids if on_host[i] == _MISSING]
             raise ModelError(
                 "directions without masks",
                 where=self.side,
@@ -116,15 +165,15 @@ class _SpecializedSide:
                 mend="pass --missing-direction compose (the encoder's masks of another direction from the "
                 "same source, the decoder's of another into the same target) or dense",
             )
-        return rows
+        return Route(distinct, None if len(distinct) == 1 else on_device[direction_ids])
 
     def _name(self, number: int) -> str:
         if not self.langs:
             return f"direction id {number}"
         return f"{self.langs[number // len(self.langs)]}-{self.langs[number % len(self.langs)]}"
 
-    def _resolved(self, mask_rows: Tensor) -> Tensor:
-        """``mask_rows`` with missing directions filled in as ``missing_direction`` says."""
+    def _rows_of_directions(self, mask_rows: Tensor) -> tuple[list[int], Tensor]:
+        """``mask_rows`` on the host and on the device, missing ones filled in as ``missing_direction`` says."""
         key = (id(mask_rows), mask_rows._version, mask_rows.device, self.missing_direction)
         if self._lookup is None or self._lookup[0] != key:
             rows = mask_rows.cpu().clone()
@@ -134,8 +183,8 @@ class _SpecializedSide:
                 rows[rows == _MISSING] = dense.size(0)  # one past the last: keeps all
             elif self.missing_direction == "compose":
                 self._compose(rows)
-            self._lookup = key, rows.to(mask_rows.device), mask_rows
-        return self._lookup[1]
+            self._lookup = key, rows.tolist(), rows.to(mask_rows.device), mask_rows
+        return self._lookup[1], self._lookup[2]
 
     def _compose(self, rows: Tensor) -> None:
         """A missing x-z takes the encoder's masks of x-y and the decoder's of y-z, for the first such y."""
@@ -154,22 +203,34 @@ class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
     side = "encoder"
 
     def build_encoder_layer(self, cfg: Any) -> SpecializedEncoderLayer:
-        return SpecializedEncoderLayer(cfg, return_fc=self.return_fc)
+        return _checkpointed(SpecializedEncoderLayer(cfg, return_fc=self.return_fc), cfg)
 
     def forward(
-        self, src_tokens: Tensor, *args: Any, direction_ids: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, list[Tensor]]:
-        """As the parent; ``direction_ids`` int64 ``[B]``."""
-        with self.route.over(self.rows_of(direction_ids)):
-            out: dict[str, list[Tensor]] = super().forward(src_tokens, *args, **kwargs)
+        self,
+        src_tokens: Tensor,
+        *args: Any,
+        direction_ids: Tensor | None = None,
+        distinct_ids: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, list[Any]]:
+        """As the parent; ``direction_ids`` int64 ``[B]``.
+
+        ``distinct_ids`` are the same ids on the host, each once; without them the pass waits for the device.
+        """
+        if distinct_ids is None and direction_ids is not None and self.mask_rows is not None:
+            distinct_ids = direction_ids.unique().tolist()
+        with self.routed(direction_ids, distinct_ids or ()):
+            out: dict[str, list[Any]] = super().forward(src_tokens, *args, **kwargs)
         out["direction_ids"] = [] if direction_ids is None else [direction_ids]
+        out["distinct_ids"] = list(distinct_ids or ())
         return out
 
     def reorder_encoder_out(
-        self, encoder_out: dict[str, list[Tensor]], new_order: Tensor
-    ) -> dict[str, list[Tensor]]:
-        out: dict[str, list[Tensor]] = super().reorder_encoder_out(encoder_out, new_order)
+        self, encoder_out: dict[str, list[Any]], new_order: Tensor
+    ) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = super().reorder_encoder_out(encoder_out, new_order)
         out["direction_ids"] = [ids.index_select(0, new_order) for ids in encoder_out["direction_ids"]]
+        out["distinct_ids"] = encoder_out["distinct_ids"]  # of these or more
         return out
 
 
@@ -179,18 +240,26 @@ class SpecializedDecoder(_SpecializedSide, TransformerDecoderBase):
     side = "decoder"
 
     def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> SpecializedDecoderLayer:
-        return SpecializedDecoderLayer(cfg, no_encoder_attn)
+        return _checkpointed(SpecializedDecoderLayer(cfg, no_encoder_attn), cfg)
 
     def extract_features(
         self,
         prev_output_tokens: Tensor,
-        encoder_out: dict[str, list[Tensor]] | None,
+        encoder_out: dict[str, list[Any]] | None,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        ids = (encoder_out or {}).get("direction_ids")
-        with self.route.over(self.rows_of(ids[0] if ids else None)):
+        carried = encoder_out or {}
+        ids = carried.get("direction_ids")
+        with self.routed(ids[0] if ids else None, carried.get("distinct_ids", ())):
             return super().extract_features(prev_output_tokens, encoder_out, *args, **kwargs)
+
+
+def _checkpointed(layer: Any, cfg: Any) -> Any:
+    """With --checkpoint-activations, what a layer computes is not kept, and computed again for the backward pass."""
+    if cfg.checkpoint_activations:
+        layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+    return layer
 
 
 @register_model("neuron_spec_transformer")
@@ -217,9 +286,8 @@ class NeuronSpecTransformer(TransformerModel):
     @classmethod
     def build_model(cls, args: argparse.Namespace, task: Any) -> NeuronSpecTransformer:
         model: NeuronSpecTransformer = super().build_model(args, task)
-        for setting in ("checkpoint_activations", "scale_fc"):
-            if getattr(args, setting, False):
-                raise ModelError(f"--{setting.replace('_', '-')} is not supported by this model")
+        if getattr(args, "scale_fc", False):
+            raise ModelError("--scale-fc is not supported by this model")
         if getattr(args, "quant_noise_pq", 0):
             raise ModelError("quantization noise overwrites weights in place, and is not supported")
         for fc1 in model.ffn_layers().values():
@@ -241,15 +309,20 @@ class NeuronSpecTransformer(TransformerModel):
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
         direction_ids: Tensor | None = None,
+        distinct_ids: Sequence[int] | None = None,
         return_all_hiddens: bool = True,
         **decoder_options: Any,
     ) -> Any:
-        """As the parent; ``direction_ids`` int64 ``[B]`` say which neurons each sentence runs through."""
+        """As the parent; ``direction_ids`` int64 ``[B]`` say which neurons each sentence runs through.
+
+        ``distinct_ids`` are the same on the host, each once; without them the pass waits for the device.
+        """
         encoder_out = self.encoder(
             src_tokens,
             src_lengths=src_lengths,
             return_all_hiddens=return_all_hiddens,
             direction_ids=direction_ids,
+            distinct_ids=distinct_ids,
         )
         return self.decoder(
             prev_output_tokens, encoder_out=encoder_out, src_lengths=src_lengths, **decoder_options

@@ -180,9 +180,9 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         net_input = sample["net_input"]
         if "direction_ids" not in net_input:
             # fairseq-interactive keeps only tokens and lengths of a batch.
-            net_input["direction_ids"] = torch.full_like(
-                net_input["src_lengths"].reshape(-1), self._require_one_direction()
-            )
+            number = self._require_one_direction()
+            net_input["direction_ids"] = torch.full_like(net_input["src_lengths"].reshape(-1), number)
+            net_input["distinct_ids"] = (number,)
         return super().inference_step(generator, models, sample, *args, **kwargs)
 
     def _require_one_direction(self) -> int:

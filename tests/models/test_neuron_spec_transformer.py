@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import DirectionError, ModelError
+from neuron_spec.modules.specialized_ffn import SpecializedFC1, SpecializedFC2
 from neuron_spec.neurons.masks import NeuronMasks
 
 PATHS = ["auto", "gather", "multiply"]
@@ -35,8 +37,15 @@ def one_direction(batch: dict[str, Any], number: int) -> dict[str, Tensor]:
     return rows_of(batch["net_input"], batch["net_input"]["direction_ids"] == number)
 
 
-def rows_of(net_input: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    return {key: value[rows] for key, value in net_input.items()}
+def rows_of(net_input: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    chosen = {key: value[rows] for key, value in net_input.items() if key != "distinct_ids"}
+    return {**chosen, "distinct_ids": tuple(chosen["direction_ids"].unique().tolist())}
+
+
+def all_in(net_input: dict[str, Any], direction: str, langs: Sequence[str]) -> dict[str, Any]:
+    number = direction_id(Direction.parse(direction), langs)
+    ids = torch.full_like(net_input["direction_ids"], number)
+    return {**net_input, "direction_ids": ids, "distinct_ids": (number,)}
 
 
 def log_probabilities(model: Any, net_input: dict[str, Tensor]) -> Tensor:
@@ -65,7 +74,8 @@ def all_ones(workshop: Any, model: Any) -> NeuronMasks:
 
 
 def without_ids(batch: dict[str, Any]) -> dict[str, Any]:
-    net_input = {key: value for key, value in batch["net_input"].items() if key != "direction_ids"}
+    ids = ("direction_ids", "distinct_ids")
+    net_input = {key: value for key, value in batch["net_input"].items() if key not in ids}
     return {**batch, "net_input": net_input}
 
 
@@ -262,6 +272,62 @@ def test_a_dense_model_has_no_masks_to_give(workshop):
         workshop.build()[2].masks(workshop.langs)
 
 
+# Training in pieces
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_checkpointed_activations_change_nothing(workshop, batch, ffn_path):
+    results = []
+    for flags in ([], ["--checkpoint-activations"], ["--checkpoint-activations", "--offload-activations"]):
+        cfg, task, model = workshop.build("--ffn-path", ffn_path, *flags)
+        model.set_masks(workshop.masks(model), workshop.langs)
+        criterion = task.build_criterion(cfg.criterion)
+        model.train()
+        torch.manual_seed(5)
+        # Both forward passes before the one backward pass: each must be computed again its own way.
+        loss = sum(
+            criterion(model, {**batch, "net_input": net_input, "target": net_input["prev_output_tokens"]})[0]
+            for net_input in (one_direction(batch, 1), one_direction(batch, 4), batch["net_input"])
+        )
+        loss.backward()
+        results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    (expected, gradients), *others = results
+    for loss, found in others:
+        assert torch.equal(loss, expected)
+        for name in gradients:  # the three passes' gradients are added in another order
+            torch.testing.assert_close(found[name], gradients[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_gradients_add_up_over_batches_of_different_directions(workshop, batch, ffn_path):
+    cfg, task, model = workshop.build("--ffn-path", ffn_path)
+    model.set_masks(workshop.masks(model), workshop.langs)
+    criterion = task.build_criterion(cfg.criterion)
+    model.eval()  # no dropout, so that the mixed batch is comparable
+
+    def gradients(numbers: list[int]) -> dict[str, Tensor]:
+        rows = torch.isin(batch["net_input"]["direction_ids"], torch.tensor(numbers))
+        net_input = rows_of(batch["net_input"], rows)
+        model.zero_grad()
+        criterion(model, {**batch, "net_input": net_input, "target": batch["target"][rows]})[0].backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    one, other, both = gradients([1]), gradients([4]), gradients([1, 4])
+    for name in both:
+        torch.testing.assert_close(one[name] + other[name], both[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ffn_path", PATHS)
+def test_half_precision_runs_through_the_same_neurons(workshop, batch, ffn_path):
+    _, _, model = workshop.build("--ffn-path", ffn_path)
+    model.set_masks(workshop.masks(model), workshop.langs)
+    net_input = one_direction(batch, 1)
+    expected = log_probabilities(model, net_input)
+    model.bfloat16()
+    got = log_probabilities(model, net_input)
+    assert (got - expected).abs().max() < 0.1
+
+
 # Refusals
 
 
@@ -281,7 +347,7 @@ def test_other_widths_layers_or_languages_are_refused(workshop):
     _, _, model = workshop.build()
     masks = workshop.masks(model)
     wider = NeuronMasks(
-        masks.directions, {**masks.kept, "encoder.layers.1": torch.ones(6, 25, dtype=torch.bool)}
+        masks.directions, {**masks.kept, "encoder.layers.1": torch.ones(6, 49, dtype=torch.bool)}
     )
     fewer = NeuronMasks(masks.directions, masks.side("encoder"))
     for wrong in (wider, fewer):
@@ -299,10 +365,19 @@ def test_other_activations_are_refused(workshop):
         model.set_masks(workshop.masks(model), workshop.langs)
 
 
-@pytest.mark.parametrize("flags", [("--checkpoint-activations",), ("--quant-noise-pq", "0.1")])
-def test_settings_that_would_be_wrong_are_refused(workshop, flags):
-    with pytest.raises(ModelError):
-        workshop.build(*flags)
+def test_quantization_noise_is_refused(workshop):
+    with pytest.raises(ModelError, match="quantization noise"):
+        workshop.build("--quant-noise-pq", "0.1")
+
+
+def test_ids_on_the_host_must_be_those_of_the_batch(specialized, batch):
+    _, _, model, _ = specialized
+    ids = batch["net_input"]["direction_ids"].unique().tolist()
+    with pytest.raises(ModelError, match="distinct_ids are not those"):
+        log_probabilities(model, {**batch["net_input"], "distinct_ids": tuple(ids[:-1])})
+    net_input = {key: value for key, value in batch["net_input"].items() if key != "distinct_ids"}
+    expected = log_probabilities(model, batch["net_input"])
+    assert torch.equal(log_probabilities(model, net_input), expected)
 
 
 # Directions without masks
@@ -345,19 +420,14 @@ def test_a_missing_direction_may_be_composed(workshop, batch, ffn_path):
     # qa-qb has the source of qa-en and the target of en-qb.
     parts = workshop.masks(model, ["qa-en", "en-qb"])
     net_input = one_direction(batch, direction_id(Direction("qa", "en"), langs))
-    net_input["direction_ids"] = torch.full_like(
-        net_input["direction_ids"], direction_id(Direction("qa", "qb"), langs)
-    )
+    net_input = all_in(net_input, "qa-qb", langs)
     expected = copy.deepcopy(model)
     kept = {key: value[:1] if key.startswith("encoder") else value[1:] for key, value in parts.kept.items()}
     expected.set_masks(NeuronMasks([Direction("qa", "qb")], kept), langs)
     model.set_masks(parts, langs)
     torch.testing.assert_close(log_probabilities(model, net_input), log_probabilities(expected, net_input))
-    net_input["direction_ids"] = torch.full_like(
-        net_input["direction_ids"], direction_id(Direction("qm", "qb"), langs)
-    )
     with pytest.raises(ModelError, match="qm-qb"):  # nobody comes from qm
-        log_probabilities(model, net_input)
+        log_probabilities(model, all_in(net_input, "qm-qb", langs))
 
 
 # Beam search
@@ -396,6 +466,31 @@ def teacher_forced(net_input: dict[str, Tensor], row: int, tokens: Tensor) -> di
     alone = rows_of(net_input, torch.tensor([row]))
     alone["prev_output_tokens"] = torch.cat([tokens.new_tensor([2]), tokens[:-1]])[None]
     return alone
+
+
+def test_weights_are_gathered_once_per_direction_and_anew_after_training(workshop, monkeypatch):
+    cfg, task, model = workshop.build("--source-lang", "en", "--target-lang", "qb", "--ffn-path", "gather")
+    model.set_masks(workshop.masks(model), workshop.langs)
+    gathered = []
+    for kind, name in ((SpecializedFC1, "_rows"), (SpecializedFC2, "_columns")):
+        method = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *args, m=method: gathered.append(1) or m(*args))
+    first, second, *_ = workshop.batches(task, "test")
+    search(cfg, task, model, first)
+    assert len(gathered) == 2 * len(model.ffn_layers())
+    before = search(cfg, task, model, second)
+    assert len(gathered) == 2 * len(model.ffn_layers())
+
+    model.train()
+    for fc1 in model.ffn_layers().values():  # as fairseq's optimizers write
+        fc1.weight.data.mul_(-1)
+    model.eval()
+    after = search(cfg, task, model, second)
+    assert len(gathered) == 4 * len(model.ffn_layers())
+    assert float(before[0][0]["score"]) != float(after[0][0]["score"])
+    monkeypatch.setattr(torch, "is_grad_enabled", lambda: True)  # never reuses
+    fresh = search(cfg, task, model, second)
+    assert [float(beams[0]["score"]) for beams in fresh] == [float(beams[0]["score"]) for beams in after]
 
 
 def test_beam_search_on_a_mixed_batch_equals_sentence_by_sentence(workshop, batch):

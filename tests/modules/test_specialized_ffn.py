@@ -10,10 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuron_spec.errors import ModelError
-from neuron_spec.modules.specialized_ffn import GATHER_BELOW, Route, SpecializedFC1, SpecializedFC2
+from neuron_spec.modules.specialized_ffn import (
+    BREAK_EVEN_TOKENS,
+    WIDTH_MULTIPLE,
+    Route,
+    SpecializedFC1,
+    SpecializedFC2,
+)
 
-D, WIDTH, B, T = 6, 16, 4, 5
-KEPT = (0.5, 0.9, 0.0, 1.0)  # fractions: few, above GATHER_BELOW, none, all
+D, WIDTH, B, T = 6, 48, 4, 5
+KEPT = (20, 46, 0, 48)  # neurons: few, so many that rounding leaves none out, none, all
 
 
 class FFN(nn.Module):
@@ -25,13 +31,12 @@ class FFN(nn.Module):
         self.fc1, self.fc2 = SpecializedFC1(D, WIDTH), SpecializedFC2(WIDTH, D)
         self.fc2.follow(self.fc1)
         self.fc1.dropped_neurons, self.fc1.ffn_path = dropped_neurons, ffn_path
-        self.fc1.route = Route()
         if specialized:
             self.fc1.set_mask(mask())
 
     def forward(self, x: Tensor, rows: Tensor | None) -> Tensor:
-        with self.fc1.route.over(rows):
-            return self.fc2(F.relu(self.fc1(x)))
+        self.fc1.route = None if rows is None else route(rows)
+        return self.fc2(F.relu(self.fc1(x)))
 
     def reference(self, x: Tensor, rows: Tensor) -> Tensor:
         """x ``[T, B, D]``, rows int64 ``[B]``."""
@@ -43,11 +48,11 @@ class FFN(nn.Module):
 
 
 def mask() -> Tensor:
-    """bool ``[4, F]`` with exactly the fractions KEPT."""
+    """bool ``[4, F]`` with so many kept."""
     generator = torch.Generator().manual_seed(3)
     kept = torch.zeros(len(KEPT), WIDTH, dtype=torch.bool)
-    for row, fraction in enumerate(KEPT):
-        kept[row, torch.randperm(WIDTH, generator=generator)[: round(fraction * WIDTH)]] = True
+    for row, count in enumerate(KEPT):
+        kept[row, torch.randperm(WIDTH, generator=generator)[:count]] = True
     return kept
 
 
@@ -59,22 +64,38 @@ def only(row: int) -> Tensor:
     return torch.full((B,), row)
 
 
+def route(rows: Tensor) -> Route:
+    distinct = tuple(rows.unique().tolist())
+    return Route(distinct, None if len(distinct) == 1 else rows)
+
+
+def hidden_width(ffn: FFN, rows: Tensor, x: Tensor | None = None) -> int:
+    ffn.fc1.route = route(rows)
+    return ffn.fc1(inputs() if x is None else x).size(-1)
+
+
 def gradients(ffn: FFN, output: Tensor) -> dict[str, Tensor]:
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(9))
     names, parameters = zip(*ffn.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad((output * weights).sum(), parameters), strict=True))
 
 
-def test_the_masks_here_take_both_ways_of_the_automatic_choice():
-    fractions = mask().float().mean(dim=1).tolist()
-    assert fractions[0] <= GATHER_BELOW < fractions[1] < 1
-    ffn = FFN()
-    with ffn.fc1.route.over(only(0)):
-        assert ffn.fc1.gathers() == 0
-    with ffn.fc1.route.over(only(1)):
-        assert ffn.fc1.gathers() is None
-    with ffn.fc1.route.over(torch.tensor([0, 1])):
-        assert ffn.fc1.gathers() is None
+def test_gathered_widths_are_rounded_up_and_empty_or_full_ones_stay():
+    ffn = FFN(ffn_path="gather")
+    assert WIDTH_MULTIPLE == 16
+    assert [hidden_width(ffn, only(row)) for row in range(len(KEPT) + 1)] == [32, 48, 0, 48, 48]
+    assert hidden_width(ffn, torch.tensor([0, 2, 0, 2])) == WIDTH
+
+
+def test_training_gathers_where_it_pays_and_evaluation_always():
+    ffn, rows = FFN(ffn_path="auto"), only(0)
+    left_out = 1 - 32 / WIDTH
+    tokens = round(BREAK_EVEN_TOKENS["cpu"] / left_out)
+    few, enough = (torch.zeros(length, 1, D) for length in (tokens - 1, tokens))
+    assert hidden_width(ffn, rows, few) == WIDTH
+    assert hidden_width(ffn, rows, enough) == 32
+    with torch.no_grad():
+        assert hidden_width(ffn.eval(), rows, few) == 32
 
 
 @pytest.mark.parametrize("ffn_path", ["auto", "gather", "multiply"])
@@ -149,23 +170,13 @@ def test_without_ids_a_specialized_layer_refuses():
         FFN()(inputs(), None)
 
 
-def test_the_route_ends_with_its_block_also_after_an_error():
-    route = Route()
-    with pytest.raises(ValueError, match="inside"), route.over(only(1)):
-        assert route.distinct == [1]
-        raise ValueError("inside")
-    assert route.rows is None
-    assert route.distinct == []
-
-
 @pytest.mark.parametrize(("dropped_neurons", "is_training", "width"), [
-    ("bias", True, WIDTH), ("bias", False, WIDTH // 2), ("zero", True, WIDTH // 2),
+    ("bias", True, WIDTH), ("bias", False, 32), ("zero", True, 32),
 ])  # fmt: skip
 def test_activation_dropout_must_reach_the_dropped_neurons_constants(dropped_neurons, is_training, width):
     ffn = FFN(dropped_neurons, "gather").train(is_training)
     ffn.fc1.activation_dropout = 0.1
-    with ffn.fc1.route.over(only(0)):
-        assert ffn.fc1(inputs()).size(-1) == width
+    assert hidden_width(ffn, only(0)) == width
 
 
 def test_masks_of_another_width():
