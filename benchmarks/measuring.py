@@ -8,6 +8,7 @@ machine that is busy or changes its clock moves both.
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import statistics
 import sys
@@ -30,9 +31,9 @@ from neuron_spec.artifacts import write_json
 from neuron_spec.directions import Direction
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.profiling import DTYPES
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ SIZES = {
 }
 
 
-def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
+def parser(description: str | None, repeats: int | None) -> argparse.ArgumentParser:
     """Flags that every benchmark has."""
     flags = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,7 +60,7 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
     flags.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     flags.add_argument("--dtype", choices=DTYPES, default="fp32", help="of weights and activations")
     flags.add_argument(
-        "--repeats", type=int, default=repeats, metavar="N", help="rounds (default %(default)s)"
+        "--repeats", type=int, default=repeats, metavar="N", help=f"rounds (default: {repeats or 'by size'})"
     )
     flags.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="where the JSON goes")
     return flags
@@ -145,6 +146,19 @@ def specialize(model: NeuronSpecTransformer, dropped: float, directions: int) ->
     return [langs.index(d.source) * len(langs) + langs.index(d.target) for d in pairs]
 
 
+def sharing(model: NeuronSpecTransformer) -> NeuronSpecTransformer:
+    """A copy that has its own masks and the same parameters."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def direction_inputs(ids: Sequence[int], sentences: int, device: str) -> list[dict[str, Any]]:
+    """For each direction, what its batches have in ``net_input`` beyond a plain model's."""
+    return [
+        {"direction_ids": torch.full((sentences,), number, device=device), "distinct_ids": (number,)}
+        for number in ids
+    ]
+
+
 def batch(size: str, tokens: int, length: int, device: str, *, seed: int = 1) -> dict[str, torch.Tensor]:
     """Random sentences of one length without padding: ``tokens`` of them on each side."""
     generator = torch.Generator().manual_seed(seed)
@@ -165,7 +179,7 @@ def interleaved(
     """Seconds of every variant in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
-    for turn in tqdm(range(-warmup, repeats), desc="rounds", leave=False, file=sys.stderr):
+    for turn in tqdm(range(-warmup, repeats), desc="rounds", leave=False, disable=None):
         for place in range(len(names)):
             name = names[(place + turn) % len(names)]
             with timed(device) as elapsed:

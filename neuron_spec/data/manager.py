@@ -38,6 +38,7 @@ class DirectionDatasetManager(MultilingualDatasetManager):
         # The parent names its classes inside long methods; ours add methods and no state.
         classes = _MIXED if self.args.batching == "mixed" else _ONE_DIRECTION
         dataset.__class__ = classes.get(type(dataset), type(dataset))
+        dataset.split = split  # for the log: fairseq names its sampled data sets only
         if isinstance(dataset, ResumableEpochDataset):
             dataset.redraw(epoch)
         return dataset

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 
-from neuron_spec.data.one_direction import OneDirectionEpochDataset, ResumableEpochDataset
+from neuron_spec.data.one_direction import (
+    OneDirectionEpochDataset,
+    ResumableEpochDataset,
+    cut,
+    in_turns,
+    padding_percent,
+)
 from neuron_spec.directions import Direction, direction_id
 
 PAD, EOS = 1, 2
+TEMPERATURE = ("--sampling-method", "temperature", "--sampling-temperature", "5")
 VIRTUAL = ("--virtual-epoch-size", "400", "--virtual-data-size", "1100")
 
 
@@ -120,7 +129,7 @@ def test_an_empty_batch_stays_empty(workshop):
 @pytest.mark.parametrize("flags", [(), VIRTUAL])
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_the_training_sample_is_that_of_fairseqs_own_task(workshop, flags, epoch):
-    flags = ("--sampling-method", "temperature", "--sampling-temperature", "5", *flags)
+    flags = (*TEMPERATURE, *flags)
     samples = {}
     for name in ("neuron_specialization", "translation_multi_simple_epoch"):
         _, task, _ = workshop.build(*flags, task=name)
@@ -179,3 +188,191 @@ def test_virtual_epochs_of_a_pass_share_nothing_and_fill_it(workshop):
         dataset.set_epoch(epoch)
         indices += [int(dataset._map_epoch_index_to_global(i)) for i in range(len(dataset))]
     assert sorted(indices) == list(range(1100))
+
+
+@pytest.mark.parametrize("flags", [TEMPERATURE, (*TEMPERATURE, *VIRTUAL)])
+def test_each_direction_has_its_share_of_fairseqs_sample(workshop, flags):
+    _, task, _ = workshop.build(*flags)
+    _, fairseqs, _ = workshop.build(*flags, task="translation_multi_simple_epoch")
+    fairseqs.load_dataset("train")
+    sampled = fairseqs.dataset("train")
+    expected = Counter(sampled.keys[sampled[i][0]].split(":")[1] for i in range(len(sampled)))
+    langs = workshop.langs
+    got = Counter(
+        f"{langs[number // len(langs)]}-{langs[number % len(langs)]}"
+        for batch in workshop.batches(task, "train", max_tokens=500)
+        for number in batch["net_input"]["direction_ids"].tolist()
+    )
+    assert got == expected and len(got) == 6
+
+
+def test_shuffled_batches_interleave_the_directions(workshop):
+    _, task, _ = workshop.build(*TEMPERATURE)
+    task.load_dataset("train")
+    iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=60, max_positions=(1024, 1024))
+    followed = {}  # how many batches follow one of their own direction
+    for shuffle in (True, False):
+        batches = iterator.next_epoch_itr(shuffle=shuffle)
+        directions = [int(batch["net_input"]["direction_ids"][0]) for batch in batches]
+        followed[shuffle] = int(np.sum(np.diff(directions) == 0))
+    counts = np.array(list(Counter(directions).values()))
+    by_chance = np.sum(counts * (counts - 1)) / counts.sum()
+    assert abs(followed[True] - by_chance) < 4 * np.sqrt(by_chance)
+    assert followed[False] == counts.sum() - 6 > 2 * by_chance  # what not interleaving looks like
+
+
+# --- the order and the cuts ---------------------------------------------------------------------------
+
+
+def corpus(sentences: int, directions: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices in fairseq's order, their lengths and their directions."""
+    rng = np.random.default_rng(seed)
+    source = rng.lognormal(3, 0.6, sentences)
+    target = source * rng.lognormal(0, 0.2, sentences)
+    sizes = np.clip(np.stack([source, target], axis=1), 2, 120).astype(int)
+    owners = np.sort(rng.integers(directions, size=sentences))
+    indices = rng.permutation(sentences)
+    indices = indices[np.lexsort((sizes[indices, 1], sizes[indices, 0]))]
+    return indices, sizes[indices], owners[indices]
+
+
+def one_direction(
+    indices: np.ndarray, lengths: np.ndarray, owner: np.ndarray, order: np.ndarray, **limits: Any
+) -> tuple[list[np.ndarray], np.ndarray]:
+    starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
+    return cut(indices[order], lengths[order], starts, **limits), lengths[order]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_tokens": 120},
+        {"max_tokens": 700, "required_batch_size_multiple": 8},
+        {"max_tokens": 4000, "max_sentences": 24, "required_batch_size_multiple": 8},
+        {"max_sentences": 7},
+        {"max_tokens": 100_000, "required_batch_size_multiple": 8},
+    ],
+)
+def test_batches_keep_fairseqs_limits_and_hold_each_sentence_once(limits):
+    indices, lengths, owner = corpus(3001, 7)
+    batches, _ = one_direction(indices, lengths, owner, in_turns(owner, lengths), **limits)
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(len(indices)))
+    place = np.argsort(indices)
+    multiple = limits.get("required_batch_size_multiple", 1)
+    for batch in batches:
+        rows = place[batch]
+        assert len(np.unique(owner[rows])) == 1
+        assert len(batch) * lengths[rows].max() <= limits.get("max_tokens", np.inf)
+        assert len(batch) <= limits.get("max_sentences", np.inf)
+        assert len(batch) < multiple or len(batch) % multiple == 0
+
+
+@pytest.mark.parametrize("max_tokens", [1000, 4000])
+@pytest.mark.parametrize("directions", [2, 12, 40])
+def test_turns_cost_few_batches_and_pad_less_than_fairseqs_order(directions, max_tokens):
+    indices, lengths, owner = corpus(directions * 4000, directions)
+    limits = {"max_tokens": max_tokens, "required_batch_size_multiple": 8}
+    mixed = cut(indices, lengths, **limits)
+    turns, lengths_in_turns = one_direction(indices, lengths, owner, in_turns(owner, lengths), **limits)
+    kept, lengths_kept = one_direction(indices, lengths, owner, np.argsort(owner, kind="stable"), **limits)
+    # A leftover below the multiple of 8, and a last batch that is not full, for each direction.
+    assert len(turns) <= len(mixed) + 2 * directions
+    assert len(turns) < len(kept)
+    assert sum(padding_percent(lengths_in_turns, turns)) < sum(padding_percent(lengths_kept, kept))
+
+
+def test_turns_treat_source_and_target_alike():
+    indices, lengths, owner = corpus(8000, 2)
+    there, back = (
+        padding_percent(
+            sides[order], cut(indices[order], sides[order], [0, np.sum(owner == 0)], max_tokens=1000)
+        )
+        for sides in (lengths, lengths[:, ::-1])
+        for order in [in_turns(owner, sides)]
+    )
+    assert there == pytest.approx(back[::-1], rel=0.05)
+    assert min(there) > 0.5 * max(there)
+
+
+def test_the_next_length_begins_where_the_last_one_ended():
+    _, lengths, owner = corpus(20000, 1)
+    order = in_turns(owner, lengths)
+    longer, difference = lengths[order].max(axis=1), np.subtract(*lengths[order].T)
+    assert np.all(np.diff(longer) >= 0)
+    by_length = np.split(difference, np.flatnonzero(np.diff(longer)) + 1)
+    rising = [np.all(np.diff(turn) >= 0) for turn in by_length if len(turn) > 100]
+    falling = [np.all(np.diff(turn) <= 0) for turn in by_length if len(turn) > 100]
+    assert rising == [not fall for fall in falling]
+    assert np.all(np.diff(rising[:20])) and len(rising) > 20
+
+
+def test_equal_lengths_keep_the_order_that_fairseq_drew():
+    _, lengths, owner = corpus(5000, 3)
+    order = in_turns(owner, lengths)
+    key = np.column_stack([owner, lengths])[order]
+    equal = (np.diff(key, axis=0) == 0).all(axis=1)
+    assert equal.sum() > 1000
+    assert (np.diff(order)[equal] > 0).all()
+
+
+def test_padding_of_a_batch_by_hand():
+    lengths = np.array([[2, 4], [4, 1], [3, 3]])
+    batches = [np.array([7, 5]), np.array([6])]
+    # source 2 + 4 in 2 x 4 and 3 in 3; target 4 + 1 in 2 x 4 and 3 in 3
+    assert padding_percent(lengths, batches) == pytest.approx((100 * 2 / 11, 100 * 3 / 11))
+
+
+# --- the log ------------------------------------------------------------------------------------------
+
+LINE = re.compile(
+    r"(\w+): ([\d,]+) batches of one direction \(fairseq's mixed: ([\d,]+)\), padding ([\d.]+) % of source and "
+    r"([\d.]+) % of target positions \(mixed: ([\d.]+) and ([\d.]+) %\)"
+)
+
+
+def counted(batches: list[dict[str, Any]]) -> list[str]:
+    """Batches, and percent padding of source and of target, counted in what the model is fed."""
+    percents = []
+    for sides in ([b["net_input"]["src_tokens"] for b in batches], [b["target"] for b in batches]):
+        padding = sum(int((side == PAD).sum()) for side in sides)
+        percents.append(f"{100 * padding / sum(side.numel() for side in sides):.1f}")
+    return [f"{len(batches):,}", *percents]
+
+
+@pytest.mark.parametrize("split, flags", [("train", (*TEMPERATURE, *VIRTUAL)), ("valid", ())])
+def test_one_line_tells_the_padding_that_the_model_is_fed(workshop, split, flags, caplog):
+    kinds = {}
+    for batching in ("one-direction", "mixed"):
+        _, task, _ = workshop.build(*flags, "--batching", batching)
+        with caplog.at_level(logging.INFO):
+            kinds[batching] = counted(workshop.batches(task, split, multiple=1))
+    (line,) = (r for r in caplog.records if r.name == "neuron_spec.data.one_direction")
+    assert line.levelno == logging.INFO
+    found = LINE.fullmatch(line.getMessage())
+    assert found, line.getMessage()
+    name, ours, mixed, source, target, mixed_source, mixed_target = found.groups()
+    assert name == split
+    assert [ours, source, target] == kinds["one-direction"]
+    assert [mixed, mixed_source, mixed_target] == kinds["mixed"]
+    assert float(source) > 0 and kinds["one-direction"] != kinds["mixed"]
+
+
+def test_making_batches_draws_no_random_numbers(workshop):
+    _, task, _ = workshop.build(*TEMPERATURE)
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    np.random.seed(1)
+    indices = dataset.ordered_indices()
+    expected = np.random.random()
+    np.random.seed(1)
+    dataset.ordered_indices()
+    first = dataset.batch_by_size(indices, max_tokens=200)
+    assert np.random.random() == expected
+    again = dataset.batch_by_size(indices, max_tokens=200)
+    assert [b.tolist() for b in first] == [b.tolist() for b in again]
+
+
+def test_nothing_to_batch(workshop):
+    _, task, _ = workshop.build()
+    task.load_dataset("valid")
+    assert task.dataset("valid").batch_by_size([], max_tokens=200, required_batch_size_multiple=8) == []
