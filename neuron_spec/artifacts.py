@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ _PACKAGES = (
     "fairseq",
     "fairseq-fixed",
 )
+
+
+_COMPARED = ("stage", "inputs", "parameters")  # of two signatures; versions may differ
 
 
 @contextmanager
@@ -175,4 +178,48 @@ def is_made_from(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> 
         return False
     # A round trip through JSON, so that tuples and lists compare equal.
     plain = json.loads(json.dumps(dict(wanted)))
-    return all(found.get(key) == plain[key] for key in ("stage", "inputs", "parameters"))
+    return all(found.get(key) == plain[key] for key in _COMPARED)
+
+
+def is_already_here(
+    where: str | os.PathLike[str], found: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, what: str
+) -> bool:
+    """Whether an artefact was made before, from the same; another one there must not be overwritten.
+
+    Args:
+        found: the signature of what is there; None if nothing is, empty if it has none.
+        wanted: the signature of what is to be made.
+        what: the kind of artefact, for the message.
+
+    Raises:
+        ArtifactError: if what is there was made from something else.
+    """
+    if found is None:
+        return False
+    if is_made_from(found, wanted):
+        return True
+    here, asked = (_leaves({key: s[key] for key in _COMPARED if key in s}) for s in (found, wanted))
+    differing = [key for key in {**asked, **here} if here.get(key) != asked.get(key)]
+    raise ArtifactError(
+        f"another {what} is already here",
+        where=where,
+        got=_some(here, differing) if found else "no signature",
+        expected=_some(asked, differing),
+        mend="name another --output, or delete what is there",
+    )
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, str]:
+    """Nested mappings without nesting: ``parameters.k_percent.encoder.en-de`` -> ``95.0``."""
+    if not isinstance(value, Mapping) or (name and not value):
+        return {name: json.dumps(value, ensure_ascii=False)}
+    leaves: dict[str, str] = {}
+    for key, inner in value.items():
+        leaves |= _leaves(inner, f"{name}.{key}" if name else key)
+    return leaves
+
+
+def _some(leaves: Mapping[str, str], keys: Sequence[str], at_most: int = 4) -> str:
+    """A line short enough to read: k alone has a value for each direction and side."""
+    shown = ", ".join(f"{key}: {leaves.get(key, 'absent')}" for key in keys[:at_most])
+    return shown + (f", and {len(keys) - at_most} more" if len(keys) > at_most else "")

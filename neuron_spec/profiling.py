@@ -1,6 +1,6 @@
 """Counting active neurons during a forward pass.
 
-Axis letters: T tokens, B sentences, F ffn.
+Axis letters: N directions, T tokens, B sentences, F ffn.
 """
 
 from __future__ import annotations
@@ -14,18 +14,32 @@ from torch import Tensor
 
 from neuron_spec.artifacts import signature
 from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# So many hidden vectors are compared and added up at a time: few enough for a CPU's cache, and on a GPU
+# 16 MiB at F = 4096 instead of half a gigabyte for 30,000 tokens.
+_ROWS_AT_A_TIME = 1024
+
 
 def profile_signature(
-    *, checkpoint: str, data: str, subset: str, directions: Sequence[Direction], count_padding: bool
+    *,
+    checkpoint: str,
+    data: str,
+    subset: str,
+    directions: Sequence[Direction],
+    count_padding: bool,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """The metadata of a profile: what its counts follow from."""
+    """The metadata of a profile: what its counts follow from. ``dtype`` is the model's."""
     parameters = {
         "subset": subset,
         "directions": [str(direction) for direction in directions],
         "counted": "every position, padding too" if count_padding else "real tokens",
+        "dtype": str(dtype).removeprefix("torch."),
     }
     made = signature("profile", inputs={"checkpoint": checkpoint, "data": data}, parameters=parameters)
     return {"checkpoint_sha256": checkpoint, "signature": made}
@@ -35,7 +49,7 @@ class NeuronCounter:
     """Counts, on the model's device, the tokens on which each neuron is > 0 after ReLU.
 
     The input of ``fc2`` is what is looked at, as in the official code; padding is left out unless asked
-    for. Counts do not depend on batch size or order.
+    for. Counts do not depend on batch size or order. Nothing here waits for the device before `result`.
     """
 
     def __init__(
@@ -53,14 +67,18 @@ class NeuronCounter:
         self.padding = model.encoder.padding_idx
         self._row_of = {direction_id(d, langs): row for row, d in enumerate(directions)}
         fc1s = model.ffn_layers()
-        device = next(model.parameters()).device
+        widths = {key: fc1.out_features for key, fc1 in fc1s.items()}
+        weight = next(model.parameters())
+        self.dtype, device = weight.dtype, weight.device
         self._counts = {
-            key: torch.zeros(len(directions), fc1.out_features, dtype=torch.int64, device=device)
-            for key, fc1 in fc1s.items()
+            key: torch.zeros(len(directions), width, dtype=torch.int64, device=device)
+            for key, width in widths.items()
         }
         self._tokens = {
             side: torch.zeros(len(directions), dtype=torch.int64, device=device) for side in SIDES
         }
+        # One buffer for all layers: fresh memory for each costs a CPU more than the counting.
+        self._buffer = torch.empty(_ROWS_AT_A_TIME, max(widths.values()), device=device)
         self._row: int | None = None
         self._counted: dict[str, Tensor] = {}
         for fc1 in fc1s.values():
@@ -73,29 +91,69 @@ class NeuronCounter:
         side = side_of(key)
 
         def count(module: Any, inputs: tuple[Tensor, ...]) -> None:
-            if self._row is None:
-                return
-            active = (inputs[0] > 0).flatten(0, 1).float()  # [T * B, F]
-            # A product of 0/1 with 0/1 in fp32 is exact below 2**24 tokens a batch.
-            self._counts[key][self._row] += (self._counted[side] @ active).long()
+            if self._row is not None:
+                hidden = inputs[0].detach().flatten(0, 1)  # [T * B, F]
+                self._counts[key][self._row] += self._active(hidden, self._counted[side])
 
         return count
 
+    def _active(self, hidden: Tensor, counted: Tensor) -> Tensor:
+        """On how many of the counted tokens each neuron is > 0, int64 ``[F]``.
+
+        Args:
+            hidden: ``[T * B, F]``, in any precision.
+            counted: fp32 ``[T * B]``, 1 for a token that counts and 0 for one that does not.
+        """
+        width = hidden.size(1)
+        # Sums of products of 0/1 with 0/1 are exact in fp32 below 2**24 tokens a batch.
+        sums = counted.new_zeros(width)
+        for rows, of_rows in zip(hidden.split(_ROWS_AT_A_TIME), counted.split(_ROWS_AT_A_TIME), strict=True):
+            active = self._buffer[: len(rows), :width]
+            torch.gt(rows, 0, out=active)
+            sums.addmv_(active.t(), of_rows)
+        return sums.long()
+
     @contextmanager
     def counting(self, net_input: Mapping[str, Any]) -> Iterator[None]:
-        """Count the forward pass inside the block, which must run on this one-direction batch."""
-        (direction,) = net_input["distinct_ids"]
-        self._row = self._row_of[int(direction)]
+        """Count the forward pass inside the block, which must run on this one-direction batch.
+
+        Raises:
+            ModelError: if the batch is of several directions, of one that is not profiled, or of none.
+        """
+        row = self._row_of_batch(net_input)
         for side, tokens in zip(
             SIDES, (net_input["src_tokens"], net_input["prev_output_tokens"]), strict=True
         ):
             real = tokens.new_ones(tokens.shape) if self.count_padding else tokens.ne(self.padding)
             self._counted[side] = real.t().flatten().float()  # fairseq's hidden vectors are [T, B, F]
-            self._tokens[side][self._row] += real.sum()
+            self._tokens[side][row] += real.sum()
+        self._row = row
         try:
             yield
         finally:
             self._row = None
+
+    def _row_of_batch(self, net_input: Mapping[str, Any]) -> int:
+        distinct = net_input.get("distinct_ids")
+        if distinct is None and net_input.get("direction_ids") is not None:
+            distinct = net_input["direction_ids"].unique().tolist()  # waits for the device
+        if distinct is None or len(distinct) != 1:
+            raise ModelError(
+                "profiling counts per direction",
+                got="a batch without direction ids"
+                if distinct is None
+                else f"a batch of {len(distinct)} directions, ids {list(distinct)}",
+                expected="batches of one direction",
+                mend="use --task neuron_profiling, or neuron-spec profile",
+            )
+        if (number := int(distinct[0])) not in self._row_of:
+            raise ModelError(
+                "a batch of a direction that is not profiled",
+                got=f"direction id {number}",
+                expected=f"one of {', '.join(map(str, self.directions))}",
+                mend="profile the batches' directions, with the --langs that they were made with",
+            )
+        return self._row_of[number]
 
     def result(
         self, add_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts

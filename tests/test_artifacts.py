@@ -7,6 +7,7 @@ import torch
 from neuron_spec.artifacts import (
     atomic_path,
     hash_state,
+    is_already_here,
     is_made_from,
     load_tensors,
     read_json,
@@ -134,3 +135,25 @@ def test_a_message_says_what_where_got_expected_and_how_to_mend():
         "  expected: e",
         "  mend:     m",
     ]
+
+
+def test_what_is_here_is_kept_if_the_same_and_refused_if_not():
+    made = signature("select", inputs={"profile": "abc"}, parameters={"k": {"en-de": 95.0, "de-en": 95.0}})
+    assert not is_already_here("out", None, made, what="mask file")
+    assert is_already_here("out", made | {"versions": {}}, made, what="mask file")
+    other = made | {"parameters": {"k": {"en-de": 90.0, "de-en": 95.0}, "seed": 1}}
+    with pytest.raises(ArtifactError) as refused:
+        is_already_here("out", other, made, what="mask file")
+    assert str(refused.value).splitlines() == [
+        "another mask file is already here",
+        "  where:    out",
+        "  got:      parameters.k.en-de: 90.0, parameters.seed: 1",
+        "  expected: parameters.k.en-de: 95.0, parameters.seed: absent",
+        "  mend:     name another --output, or delete what is there",
+    ]
+    with pytest.raises(ArtifactError, match="no signature") as refused:
+        is_already_here("out", {}, made, what="mask file")
+    assert str(refused.value).count("parameters.") == 2 and "more" not in str(refused.value)
+    many = made | {"parameters": {"k": {str(i): i for i in range(20)}}}
+    with pytest.raises(ArtifactError, match="and 18 more"):
+        is_already_here("out", many, made, what="mask file")

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from neuron_spec import profiling
 from neuron_spec.cli.main import main
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
@@ -150,6 +151,89 @@ def test_dropped_neurons_are_active_where_their_constant_is(workshop):
         assert torch.equal(values[~masks.kept[layer]], constant[~masks.kept[layer]])
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+def test_it_does_not_matter_how_many_rows_are_added_up_at_a_time(
+    workshop, built, expected, monkeypatch, rows
+):
+    monkeypatch.setattr(profiling, "_ROWS_AT_A_TIME", rows)
+    task, model = built
+    assert same(count(workshop, model, workshop.batches(task)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_active_neuron_of_the_very_forward_pass_is_counted(workshop, built, dtype):
+    task, model = built
+    model.to(dtype)
+    by_hand: dict[str, torch.Tensor] = {}
+    modules = dict(model.named_modules())
+    positions = {"encoder": "src_tokens", "decoder": "prev_output_tokens"}
+    running: list[dict[str, Any]] = []
+    for key in model.ffn_layers():
+
+        def look(module: Any, inputs: tuple[torch.Tensor, ...], key: str = key) -> None:
+            assert inputs[0].dtype == dtype
+            real = running[-1][positions[side_of(key)]].t() != PAD
+            active = ((inputs[0] > 0) & real.unsqueeze(2)).sum((0, 1))
+            by_hand[key] = by_hand.get(key, 0) + active
+
+        modules[f"{key}.fc2"].register_forward_pre_hook(look)
+    counter = NeuronCounter(model, parse_directions(workshop.lang_pairs), workshop.langs)
+    for batch in workshop.batches(task):
+        running.append(batch["net_input"])
+        with counter.counting(batch["net_input"]), torch.no_grad():
+            model(**batch["net_input"])
+    for key, values in counter.result().counts.items():
+        assert torch.equal(values.sum(0), by_hand[key])
+
+
+def test_counting_never_waits_for_the_device(workshop, built):
+    """On the meta device nothing can be read: whatever would wait for a GPU raises."""
+    task, model = built
+    batch = workshop.batches(task)[0]["net_input"]
+    model.to("meta")
+    net_input = {key: value.to("meta") if torch.is_tensor(value) else value for key, value in batch.items()}
+    modules = dict(model.named_modules())
+    counter = NeuronCounter(model, parse_directions(workshop.lang_pairs), workshop.langs)
+
+    def run_ffns(net_input: dict[str, Any]) -> None:
+        with counter.counting(net_input), torch.no_grad():
+            for key, fc1 in model.ffn_layers().items():
+                tokens = net_input["src_tokens" if side_of(key) == "encoder" else "prev_output_tokens"]
+                modules[f"{key}.fc2"](torch.zeros(*tokens.t().shape, fc1.out_features, device="meta"))
+
+    run_ffns(net_input)
+    del net_input["distinct_ids"]  # the ids are then read from the device
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"(?i)meta"):
+        run_ffns(net_input)
+
+
+def test_without_ids_on_the_host_they_are_read_from_the_device(workshop, built, expected):
+    task, model = built
+    batches = workshop.batches(task)
+    for batch in batches:
+        del batch["net_input"]["distinct_ids"]
+    assert same(count(workshop, model, batches), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"distinct_ids": (1, 4)}, "2 directions"),
+        ({"distinct_ids": ()}, "0 directions"),
+        ({"distinct_ids": None, "direction_ids": torch.tensor([1, 4])}, "2 directions"),
+        ({"distinct_ids": None, "direction_ids": None}, "without direction ids"),
+        ({"distinct_ids": (0,)}, "not profiled"),  # en-en
+    ],
+)
+def test_other_batches_than_of_one_direction_are_refused(workshop, built, change, said):
+    task, model = built
+    counter = NeuronCounter(model, parse_directions(workshop.lang_pairs), workshop.langs)
+    net_input = {**workshop.batches(task)[0]["net_input"], **change}
+    with pytest.raises(ModelError, match=said), counter.counting(net_input):
+        pass
+    assert not any(bool(tokens.any()) for tokens in counter.result().tokens.values())
+
+
 def test_counts_of_processes_are_added(workshop, built, expected):
     task, model = built
     counter = NeuronCounter(model, parse_directions(workshop.lang_pairs), workshop.langs)
@@ -187,6 +271,61 @@ def test_the_command_counts_some_directions_alone(workshop, checkpoint, expected
     assert [str(d) for d in found.directions] == ["qm-en", "en-qa"]
     for layer, values in found.counts.items():
         assert torch.equal(values, expected.counts[layer][[5, 0]])
+
+
+@pytest.mark.slow
+def test_the_command_counts_the_same_with_worker_processes(workshop, checkpoint, expected, tmp_path):
+    # In a process of its own: fairseq leaves its workers waiting, and they go when it ends.
+    output = tmp_path / "p.safetensors"
+    flags = ["--path", str(checkpoint), "--output", str(output), "--cpu", "--num-workers", "2"]
+    command = [sys.executable, "-m", "neuron_spec", "profile", str(workshop.data_bin), *flags]
+    subprocess.run(command, check=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert same(ActivationCounts.load(output), expected)
+
+
+@pytest.mark.parametrize(("flag", "dtype"), [("--bf16", "bfloat16"), ("--fp16", "float16")])
+def test_half_precision_is_another_profile(workshop, checkpoint, expected, tmp_path, capsys, flag, dtype):
+    output = tmp_path / "p.safetensors"
+    found = profile(workshop, checkpoint, output, flag)
+    assert found.metadata["signature"]["parameters"]["dtype"] == dtype
+    for side, tokens in found.tokens.items():
+        assert torch.equal(tokens, expected.tokens[side])
+    assert not same(found, expected)
+    for layer, values in found.counts.items():
+        differ = (values - expected.counts[layer]).abs().sum()
+        assert int(differ) < 0.02 * int(expected.counts[layer].sum())
+    capsys.readouterr()
+    profile(workshop, checkpoint, output, flag)
+    assert "complete already" in capsys.readouterr().err
+    command = ["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output)]
+    assert main([*command, "--cpu"]) == 2
+    assert "another profile" in capsys.readouterr().err
+
+
+def test_the_precision_of_training_is_not_that_of_profiling(workshop, expected, tmp_path):
+    cfg, _, model = workshop.build("--bf16")
+    path = workshop.save(tmp_path / "trained_in_bf16.pt", cfg, model)
+    found = profile(workshop, path, tmp_path / "p.safetensors")
+    assert found.metadata["signature"]["parameters"]["dtype"] == "float32"
+    assert same(found, expected)
+
+
+def test_contradictory_precisions_are_refused(workshop, checkpoint, tmp_path, capsys):
+    output = tmp_path / "p.safetensors"
+    command = ["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output), "--cpu"]
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--fp16", "--bf16"])
+    assert left.value.code == 2
+    assert main([*command, "--bf16", "--", "--fp16"]) == 2
+    assert "different precisions" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("number", ["-1", "two"])
+def test_a_wrong_number_of_workers_is_refused(number, capsys):
+    with pytest.raises(SystemExit):
+        main(["profile", "anywhere", "--path", "a.pt", "--output", "p", f"--num-workers={number}"])
+    assert "--num-workers" in capsys.readouterr().err
 
 
 # fairseq-validate gathers its log lines through CUDA tensors, which a CPU lacks.

@@ -24,14 +24,14 @@ from neuron_spec.artifacts import (
     hash_file,
     hash_state,
     hash_text,
-    is_made_from,
+    is_already_here,
     read_json,
     signature,
     write_json,
     write_text,
 )
 from neuron_spec.directions import Direction, parse_directions
-from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
     from neuron_spec.evaluation import Outputs
@@ -166,16 +166,10 @@ def _is_complete(output: Path, wanted: Mapping[str, Any]) -> bool:
         ArtifactError: if the folder is another evaluation's.
     """
     mark = output / SIGNATURE
-    found = read_json(mark, "signature of an evaluation") if mark.is_file() else None
-    if (found or (output / HYPOTHESES).exists()) and not is_made_from(found, wanted):
-        raise ArtifactError(
-            "another evaluation is already here",
-            where=output,
-            got={**found["inputs"], **found["parameters"]} if found else "translations without a signature",
-            expected={**wanted["inputs"], **wanted["parameters"]},
-            mend="name another --output, or delete this folder",
-        )
-    if (output / SCORES_JSON).is_file():
+    is_used = any((output / name).exists() for name in (HYPOTHESES, SCORES_JSON))
+    unsigned: dict[str, Any] | None = {} if is_used else None
+    found = read_json(mark, "signature of an evaluation") if mark.is_file() else unsigned
+    if is_already_here(output, found, wanted, what="evaluation") and (output / SCORES_JSON).is_file():
         print(f"{output}: complete already", file=sys.stderr)
         return True
     return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="count padding positions too, as the official code does; the result then depends on --max-tokens",
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
+    precision = parser.add_mutually_exclusive_group()
+    for name in ("fp16", "bf16"):
+        precision.add_argument(
+            f"--{name}",
+            dest="dtype",
+            action="store_const",
+            const=name,
+            default="fp32",
+            help=f"run the model in {name}, not fp32; counts differ slightly",
+        )
+    parser.add_argument(
+        "--num-workers",
+        type=_number_of_workers,
+        default=0,
+        metavar="N",
+        help="processes that prepare batches; 0, the default, prepares them in this one",
+    )
+
+
+def _number_of_workers(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0 or more")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.directions import direction_id, parse_directions
     from neuron_spec.fairseq_commands import validate
     from neuron_spec.neurons.activations import ActivationCounts
-    from neuron_spec.profiling import profile_signature
+    from neuron_spec.profiling import DTYPES, profile_signature
 
     state = read_checkpoint(args.path)
     trained = task_args(state, args.path)
@@ -55,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
         subset=args.gen_subset,
         directions=directions,
         count_padding=args.count_padding,
+        dtype=DTYPES[args.dtype],
     )
     if not _is_complete(args.output, wanted):
         flags = [str(args.data_bin), "--path", str(args.path), "--task", "neuron_profiling"]
@@ -63,9 +87,8 @@ def run(args: argparse.Namespace) -> None:
         flags += ["--profile-output", str(args.output), "--skip-invalid-size-inputs-valid-test"]
         # Processes exchange a record of every batch; fairseq's 16 kB hold few.
         flags += ["--all-gather-list-size", str(2**22)]
-        flags += [
-            f"--{name.replace('_', '-')}" for name in ("count_padding", "cpu", "fp16") if getattr(args, name)
-        ]
+        flags += ["--profile-dtype", args.dtype, "--num-workers", str(args.num_workers)]
+        flags += [f"--{name.replace('_', '-')}" for name in ("count_padding", "cpu") if getattr(args, name)]
         validate([*flags, *args.fairseq_flags])
     profile = ActivationCounts.load(args.output)
     for side, tokens in profile.tokens.items():
@@ -73,21 +96,12 @@ def run(args: argparse.Namespace) -> None:
     print(args.output)
 
 
-def _is_complete(output: Path, wanted: dict[str, object]) -> bool:
-    from neuron_spec.artifacts import is_made_from
-    from neuron_spec.errors import ArtifactError
+def _is_complete(output: Path, wanted: dict[str, Any]) -> bool:
+    from neuron_spec.artifacts import is_already_here
     from neuron_spec.neurons.activations import ActivationCounts
 
-    if not output.is_file():
-        return False
-    found = ActivationCounts.load(output).metadata.get("signature")
-    if not is_made_from(found, wanted["signature"]):  # type: ignore[arg-type]
-        raise ArtifactError(
-            "another profile is already here",
-            where=output,
-            got=found and {**found["inputs"], **found["parameters"]},
-            expected={**wanted["signature"]["inputs"], **wanted["signature"]["parameters"]},  # type: ignore[index]
-            mend="name another --output, or delete this file",
-        )
-    print(f"{output}: complete already", file=sys.stderr)
-    return True
+    found = ActivationCounts.load(output).metadata.get("signature", {}) if output.is_file() else None
+    if is_already_here(output, found, wanted["signature"], what="profile"):
+        print(f"{output}: complete already", file=sys.stderr)
+        return True
+    return False

@@ -14,7 +14,7 @@ from neuron_spec.artifacts import (
     CORPUS_CARD,
     atomic_path,
     hash_text,
-    is_made_from,
+    is_already_here,
     read_json,
     signature,
     write_json,
@@ -60,21 +60,11 @@ def is_built(output: Path, parameters: Mapping[str, Any]) -> bool:
     """Whether ``output`` already holds this corpus, made with these parameters.
 
     Raises:
-        CorpusError: if it holds another corpus, which must not be overwritten.
+        ArtifactError: if it holds another corpus, which must not be overwritten.
     """
     card = output / CORPUS_CARD
-    if not card.is_file():
-        return False
-    found = read_json(card, "corpus card")["signature"]
-    if not is_made_from(found, signature("data", inputs={}, parameters=parameters)):
-        raise CorpusError(
-            "another corpus is already here",
-            where=card,
-            got=found["parameters"],
-            expected=dict(parameters),
-            mend="name another --output, or delete this folder",
-        )
-    return True
+    found = read_json(card, "corpus card")["signature"] if card.is_file() else None
+    return is_already_here(output, found, signature("data", inputs={}, parameters=parameters), what="corpus")
 
 
 def build(

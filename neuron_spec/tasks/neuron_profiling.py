@@ -21,7 +21,7 @@ from neuron_spec.compat import gather_without_gpu
 from neuron_spec.data.data_bin import data_sha256
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
-from neuron_spec.profiling import NeuronCounter, profile_signature
+from neuron_spec.profiling import DTYPES, NeuronCounter, profile_signature
 from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
 
@@ -38,6 +38,12 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             action="store_true",
             help="count padding positions too, as the official code does; the result then depends on batch sizes",
         )
+        parser.add_argument(
+            "--profile-dtype",
+            choices=DTYPES,
+            help="precision of the forward pass (default: fp32, or fp16 with --fp16; fairseq-validate "
+            "does not heed --bf16)",
+        )
 
     def __init__(self, args: argparse.Namespace, langs: list[str], dicts: Any, training: bool) -> None:
         super().__init__(args, langs, dicts, training)
@@ -49,6 +55,11 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             raise ModelError("no file to write the profile to", mend="give --profile-output FILE")
         self._counter: NeuronCounter | None = None
 
+    def build_model(self, args: argparse.Namespace, from_checkpoint: bool = False) -> NeuronSpecTransformer:
+        # args.fp16 and args.bf16 may be those of training: a flag of our own says what to profile in.
+        model = super().build_model(args, from_checkpoint)
+        return model.to(DTYPES[self.args.profile_dtype or "fp32"])
+
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         raise ModelError(
             "this task only profiles", mend="run it with fairseq-validate, or neuron-spec profile"
@@ -58,14 +69,23 @@ class NeuronProfilingTask(NeuronSpecializationTask):
         if not sample:  # what a process gets when there are fewer batches than processes
             return torch.zeros(()), 0, {}
         if self._counter is None:
-            if torch.distributed.is_initialized():
-                gather_without_gpu(self.args.all_gather_list_size, torch.distributed.get_world_size())
             assert isinstance(model, NeuronSpecTransformer)
-            self._counter = NeuronCounter(
-                model, self.directions, self.langs, count_padding=self.args.count_padding
-            )
+            self._counter = self._start(model)
         with self._counter.counting(sample["net_input"]):
             return super().valid_step(sample, model, criterion)
+
+    def _start(self, model: NeuronSpecTransformer) -> NeuronCounter:
+        if torch.distributed.is_initialized():
+            gather_without_gpu(self.args.all_gather_list_size, torch.distributed.get_world_size())
+        counter = NeuronCounter(model, self.directions, self.langs, count_padding=self.args.count_padding)
+        if counter.dtype != DTYPES.get(self.args.profile_dtype, counter.dtype):
+            raise ModelError(
+                "--profile-dtype and fairseq's --fp16 name different precisions",
+                got=f"a model in {counter.dtype}",
+                expected=self.args.profile_dtype,
+                mend="give one of the two; to neuron-spec profile, --fp16 or --bf16 before the --",
+            )
+        return counter
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         super().reduce_metrics([log for log in logging_outputs if log], criterion)
@@ -86,6 +106,7 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             subset=self.args.valid_subset,
             directions=self.directions,
             count_padding=self.args.count_padding,
+            dtype=self._counter.dtype,
         ) | {
             "dictionary_sha256": hash_text(*self.source_dictionary.symbols),
             "langs": list(self.langs),
