@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,35 @@ def test_training_resumes_to_the_same_weights(folder: Path) -> None:
     )
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_two_processes_train_as_one_with_twice_the_update_freq(folder: Path) -> None:
+    """Each process' batch holds another direction, so the processes update different rows of fc1."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data_bin = folder / "corpus" / "data-bin"
+    flags = run("neuron-spec", "flags", CONFIGS / "continue.yaml").splitlines()
+    command = [
+        "fairseq-train", data_bin, "--user-dir", ROOT / "neuron_spec", "--task", "neuron_specialization",
+        "--langs", (data_bin / "langs.txt").read_text().replace("\n", ",").strip(","),
+        "--lang-pairs", data_bin / "lang_pairs.txt", "--finetune-from-model", folder / "dense" / "checkpoint_last.pt",
+        "--neuron-masks", folder / "masks.safetensors", *flags, "--cpu", "--dropout", 0, "--ffn-path", "gather",
+        "--max-update", 4, "--total-num-update", 4, "--disable-validation", "--no-epoch-checkpoints",
+    ]  # fmt: skip
+    run(*command, "--update-freq", 2, "--save-dir", folder / "one")
+    two = [
+        *command, "--update-freq", 1, "--save-dir", folder / "two", "--distributed-world-size", 2,
+        "--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
+        "--distributed-init-method", f"tcp://127.0.0.1:{port}",
+    ]  # fmt: skip
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda rank: run(*two, "--distributed-rank", rank), (0, 1)))
+    one, other = (read_checkpoint(folder / name / "checkpoint_last.pt")["model"] for name in ("one", "two"))
+    dense = read_checkpoint(folder / "dense" / "checkpoint_last.pt")["model"]
+    for key, trained in one.items():
+        torch.testing.assert_close(other[key], trained, atol=1e-6, rtol=1e-5)
+        assert not key.endswith(".weight") or not torch.equal(dense[key], trained)
 
 
 def test_masks_of_another_checkpoint_are_refused(folder: Path) -> None:

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# All benchmarks on one GPU, in at most 10 minutes; small JSON files. Goes on where one fails, and says so at the end.
+#   scripts/gpu/bench.sh [--wheels DIR] [--output DIR]
+#     --wheels DIR   install from DIR, made by scripts/gpu/wheels.sh, into a temporary folder; needs no network
+#     --output DIR   where the JSON goes (default results/benchmarks)
+# Uses .venv where there is one, else the machine's python3.
+set -euo pipefail
+root=$(realpath "$(dirname "$0")/../..")
+
+wheels='' output=$root/results/benchmarks
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --wheels) wheels=$(realpath "$2"); shift 2 ;;
+    --output) output=$(realpath --canonicalize-missing "$2"); shift 2 ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "unknown option: $1; see --help" >&2; exit 2 ;;
+  esac
+done
+cd "$root"
+export PATH=$root/.venv/bin:$PATH PYTHONPATH=$root PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} PYTHONUNBUFFERED=1
+
+python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+  { echo "torch sees no GPU here: $(command -v python3) needs a torch with CUDA and a GPU it can use" >&2; exit 2; }
+if [[ -n $wheels ]]; then
+  site=$(mktemp -d)
+  trap 'rm -rf "$site"' EXIT
+  python3 -m pip install --quiet --no-index --no-deps --target "$site" "$wheels"/*.whl
+  PYTHONPATH=$root:$site
+fi
+python3 -c 'import fairseq, neuron_spec' ||
+  { echo "fairseq cannot be imported here: install what is missing, or see --wheels" >&2; exit 2; }
+
+failed=()
+# SECONDS_AT_MOST BENCHMARK [FLAGS]
+measure() {
+  local limit=$1 status=0
+  shift
+  printf '\n== %s\n' "$*"
+  timeout --kill-after=5 "$limit" python3 "benchmarks/$1.py" --device cuda --output "$output" "${@:2}" || status=$?
+  case $status in
+    0) ;;
+    124 | 137) failed+=("$* (over its $limit s)") ;;
+    *) failed+=("$* (exit status $status)") ;;
+  esac
+}
+
+# The limits add up to 560 s: with the installation, under 10 minutes.
+measure 130 ffn_step --dtype bf16
+measure 110 ffn_step --dtype fp16 --output "$output/fp16"
+measure 40 ffn_step --dtype bf16 --break-even --break-even-tokens 128 512 1024 2048 4096 8192
+measure 60 profiling --repeats 5
+measure 110 generation --dtype fp16
+measure 40 masks_memory --dtype fp16
+measure 70 scaling --dtype bf16 --dim 1024 --tokens 8192 --ffn 1024 2048 4096
+
+printf '\n%s s in all; the figures are in %s\n' "$SECONDS" "$output"
+if [[ ${#failed[@]} -gt 0 ]]; then
+  printf 'failed: %s\n' "${failed[@]}" >&2
+  exit 1
+fi

@@ -1,0 +1,185 @@
+"""Every benchmark runs end to end on the smallest model, and what it says is about what it claims to measure."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "measuring")
+BENCH = ROOT / "scripts" / "gpu" / "bench.sh"
+ON_CPU_ONLY = {"padding"}  # counts, and times nothing
+
+FLAGS = {
+    "ffn_step": "--size tiny --repeats 1 --tokens 64 --length 8 --sparsity 30",
+    "generation": "--size tiny --repeats 1 --sentences 2 --length 3 --sparsity 0 30",
+    "masks_memory": "--size tiny --repeats 1 --directions 2 6",
+    "padding": "--sentences 100",
+    "profiling": "--size tiny --repeats 1 --tokens 64 --length 8",
+    "scaling": "--repeats 1 --dim 16 --ffn 32 --layers 1 --directions 2 5 --tokens 64",
+}
+Run = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A benchmark's JSON; each runs once, in this process, which has loaded torch and fairseq already."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def once(name: str) -> dict[str, Any]:
+        if name not in found:
+            output = tmp_path_factory.mktemp(name)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    sys,
+                    "argv",
+                    [str(BENCHMARKS / f"{name}.py"), "--output", str(output), *FLAGS[name].split()],
+                )
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            (file,) = output.iterdir()
+            assert file.name == f"{name}.cpu.json"
+            found[name] = json.loads(file.read_text(encoding="utf-8"))
+        return found[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield once
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import measuring
+
+    return measuring
+
+
+def ratios(found: Any) -> list[float]:
+    """Every number under a key that says ratio, at any depth."""
+    if isinstance(found, list):
+        return [ratio for item in found for ratio in ratios(item)]
+    if not isinstance(found, dict):
+        return []
+    own = [value for key, value in found.items() if "ratio" in key and isinstance(value, float)]
+    return own + ratios(list(found.values()))
+
+
+def test_every_script_is_tried_here() -> None:
+    assert sorted(FLAGS) == SCRIPTS, "give a new benchmark its smallest flags in FLAGS"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_runs_and_says_how_it_measured(run: Run, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(name)
+    assert found["command"].startswith(f"python benchmarks/{name}.py --output ")
+    assert found["machine"]["torch"] == torch.__version__
+    assert found["machine"]["threads"] == torch.get_num_threads()
+    assert ratios(found)
+    assert all(ratio > 0 for ratio in ratios(found))
+    assert "\n|--" in capsys.readouterr().out  # a table
+
+
+def test_generation_has_equal_work_for_all(run: Run) -> None:
+    variants = run("generation")["sizes"]["tiny"]["variants"]
+    assert {row["tokens"] for row in variants.values()} == {2 * (3 + 1)}  # with the end of sentence
+    assert variants["dense"]["ratio"] == 1
+    for row in variants.values():
+        assert row["tokens_per_s"] == pytest.approx(1000 * row["tokens"] / row["ms"], rel=0.01)
+
+
+def test_generation_ends_no_output_early(measuring: Any) -> None:
+    import generation
+    from fairseq.models.transformer import TransformerModel
+
+    model = measuring.build_model("tiny", TransformerModel, device="cpu")
+    with torch.no_grad():  # a model that always wants to end
+        model.decoder.layer_norm.weight.zero_()
+        model.decoder.layer_norm.bias.copy_(
+            10 * model.decoder.embed_tokens.weight[model.decoder.dictionary.eos()]
+        )
+    batch = measuring.batch("tiny", 10, 5, "cpu")
+    assert generation.translating(model, batch, itertools.repeat({}), beam=2, length=3)() == 2 * (3 + 1)
+
+
+def test_masks_memory_counts_what_is_there(run: Run) -> None:
+    two, six = run("masks_memory")["rows"]
+    for row in (two, six):
+        assert row["mask_bytes"] == row["directions"] * 6 * 512
+        assert row["memory_bytes"] >= row["mask_bytes"] + 6 * 8 * 512  # and the order of the last direction
+        assert row["checkpoint_bytes"] > row["mask_bytes"] > row["disk_bytes"]
+        assert row["dense_masks_bytes"] == row["directions"] * 6 * 512 * 128
+    # What is kept for the running direction does not grow with their number; 2 and 6 of them have 2 and 4 languages.
+    tables = 3 * 8 * (4**2 - 2**2)
+    assert six["memory_bytes"] - two["memory_bytes"] == 4 * 6 * 512 + tables
+    # A quarter dropped: of fc1 and fc2, 384 rows and columns, and both biases.
+    assert two["gathered_weights_bytes"] == 6 * 4 * (2 * 384 * 128 + 384 + 128)
+
+
+def test_scaling_varies_one_thing_at_a_time(run: Run) -> None:
+    found = run("scaling")
+    assert set(found["varied"]) == set(found["base"])
+    for varied, rows in found["varied"].items():
+        for row in rows:
+            assert {key: row[key] for key in found["base"] if key != varied} == {
+                key: value for key, value in found["base"].items() if key != varied
+            }
+            assert row["mask_bytes"] == row["directions"] * 2 * row["layers"] * row["ffn"]
+
+
+def test_a_sharing_copy_has_its_own_masks(measuring: Any) -> None:
+    from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+
+    model = measuring.build_model("tiny", NeuronSpecTransformer, device="cpu")
+    copied = measuring.sharing(model)
+    assert all(a is b for a, b in zip(model.parameters(), copied.parameters(), strict=True))
+    measuring.specialize(copied, 0.3, 2)
+    assert copied.has_masks
+    assert not model.has_masks
+    assert all(fc1.neuron_mask is None for fc1 in model.ffn_layers().values())
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.25, 0.3])
+def test_random_masks_drop_just_the_fraction(measuring: Any, dropped: float) -> None:
+    from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+
+    model = measuring.build_model("tiny", NeuronSpecTransformer, device="cpu")
+    _, directions = measuring.languages(3)
+    assert len(directions) == 3
+    masks = measuring.random_masks(model, directions, dropped)
+    assert all((kept.sum(1) == 512 - round(dropped * 512)).all() for kept in masks.kept.values())
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios(measuring: Any) -> None:
+    # Round 2 met a busy machine: both took ten times as long.
+    found = measuring.ratio({"ours": [1.0, 11.0, 1.2], "dense": [2.0, 20.0, 2.0]}, "ours", "dense")
+    assert (found["ratio"], found["least"], found["greatest"]) == (0.55, 0.5, 0.6)
+
+
+def test_all_that_run_on_gpus_are_in_the_gpu_script() -> None:
+    lines = BENCH.read_text(encoding="utf-8").splitlines()
+    calls = [line.split() for line in lines if line.startswith("measure ")]
+    assert {benchmark for _, _, benchmark, *_ in calls} == set(SCRIPTS) - ON_CPU_ONLY
+    assert sum(int(seconds) for _, seconds, *_ in calls) < 600
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_the_gpu_script_refuses_a_machine_without_one() -> None:
+    done = subprocess.run([BENCH], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "torch sees no GPU here" in done.stderr
+    assert not done.stdout
+
+
+def test_the_gpu_script_refuses_what_it_does_not_know() -> None:
+    done = subprocess.run([BENCH, "--wheel", "x"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "unknown option: --wheel; see --help\n")
