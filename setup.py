@@ -39,6 +39,15 @@ setup(
     ],
     extras_require={
         "official-scoring": ["sacremoses>=0.1"],
-        "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "sacremoses>=0.1", "types-PyYAML", "types-tqdm"],
+        "analysis": ["scipy>=1.11"],
+        "dev": [
+            "pytest>=8",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "sacremoses>=0.1",
+            "scipy>=1.11",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
 )

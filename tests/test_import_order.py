@@ -34,12 +34,16 @@ GROUPS = (
     "generation",
     "reporting.tables",
     "evaluation",
+    "comparison",
     "reporting",
     "cli",
     "__main__",
 )
 # The order inside a group, where it matters.
-SUBMODULES = {"neurons": ("activations", "masks", "selection"), "corpora": ("build", "toy")}
+SUBMODULES = {
+    "neurons": ("activations", "masks", "selection", "overlap", "stability"),
+    "corpora": ("build", "toy"),
+}
 
 FAIRSEQ_SIDE = ("compat", "checkpoints", "fairseq_commands", "generation", "profiling", "corpora.binarize")
 FAIRSEQ_SIDE_PACKAGES = ("data", "models", "tasks")
@@ -126,6 +130,7 @@ def test_no_cycles():
         ),
         ("fairseq_cli", lambda module: module in ("fairseq_commands", "generation")),
         ("matplotlib", lambda module: module.startswith("reporting.")),
+        ("scipy", lambda module: module == "neurons.overlap"),
         ("sacrebleu", lambda module: module == "evaluation"),
     ],
 )

@@ -1,9 +1,10 @@
-"""Select each direction's specialized neurons: per layer the fewest most-active ones that together
-cover k percent of the activations.
+"""Select each direction's specialized neurons, or the sets of a control to compare them with.
 
 examples:
   neuron-spec select profile.safetensors --output masks.safetensors
   neuron-spec select profile.safetensors --output masks.safetensors --k 90 --k-for 'en-*:decoder=95'
+  neuron-spec select profile.safetensors --output random.safetensors --method matched-random --seed 2
+  neuron-spec select profile.safetensors --output encoder.safetensors --only-side encoder
 """
 
 from __future__ import annotations
@@ -11,19 +12,54 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from neuron_spec.artifacts import hash_file, signature
-from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.artifacts import hash_file, is_already_here, signature
+from neuron_spec.errors import SelectionError
+from neuron_spec.neurons.activations import SIDES, ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.selection import DEFAULT_K, NEURON_SETS, ks_per_direction, parse_k, select
+from neuron_spec.neurons.selection import (
+    DEFAULT_K,
+    METHODS,
+    NEURON_SETS,
+    intersection_of_all,
+    ks_per_direction,
+    matched_random,
+    only_side,
+    other_direction,
+    parse_k,
+    parse_swap,
+    select,
+    select_top_fraction,
+)
+
+DEFAULT_SEED = 1
+
+_COVERING = tuple(method for method in METHODS if method != "top-fraction")
+# Which methods look at a flag; all look at the others.
+_METHODS_OF = {
+    "k": _COVERING,
+    "encoder_k": _COVERING,
+    "decoder_k": _COVERING,
+    "k_for": _COVERING,
+    "fraction": ("top-fraction",),
+    "seed": ("matched-random",),
+    "swap": ("other-direction",),
+}
+# What makes masks other masks; the rest of the metadata follows from these and the profile.
+_PARAMETERS = ("method", "neuron_sets", "k_percent", "fraction_percent", "seed", "set_of", "only_side")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", type=Path, nargs="+", help="profile.safetensors; several are added up")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
     parser.add_argument(
-        "--k", default=str(DEFAULT_K), metavar="PERCENT", help="coverage (default %(default)s)"
+        "--method",
+        choices=METHODS,
+        default=next(iter(METHODS)),
+        help="; ".join(f"{name}: {text}" for name, text in METHODS.items()) + " (default %(default)s)",
     )
+    parser.add_argument("--k", metavar="PERCENT", help=f"coverage (default {DEFAULT_K})")
     parser.add_argument("--encoder-k", metavar="PERCENT", help="k of the encoder layers")
     parser.add_argument("--decoder-k", metavar="PERCENT", help="k of the decoder layers")
     parser.add_argument(
@@ -34,36 +70,110 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="k of some directions, such as 'en-*:decoder=90'; may be given again, later ones win",
     )
     parser.add_argument(
+        "--fraction", metavar="PERCENT", help="top-fraction: of each layer's neurons, such as 75; rounded up"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help=f"matched-random: of the draw (default {DEFAULT_SEED})"
+    )
+    parser.add_argument(
+        "--swap",
+        metavar="en-de:en-ru,...",
+        help="other-direction: these pairs swap their sets, the others keep their own "
+        "(default: each takes the set of another family)",
+    )
+    parser.add_argument(
         "--neuron-sets",
         choices=NEURON_SETS,
         default=NEURON_SETS[0],
         help="a set per direction, or per language: the encoder's by source, the decoder's by target",
     )
+    parser.add_argument(
+        "--only-side", choices=SIDES, help="select in this side's layers; the other side keeps all neurons"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
+    _require_flags_that_combine(args)
     ks = {
-        "k": parse_k(args.k),
-        "encoder_k": args.encoder_k and parse_k(args.encoder_k),
-        "decoder_k": args.decoder_k and parse_k(args.decoder_k),
+        name: parse_k(getattr(args, name))
+        for name in ("k", "encoder_k", "decoder_k")
+        if getattr(args, name) is not None
     }
+    fraction = None if args.fraction is None else parse_k(args.fraction, "--fraction")
     profiles = [ActivationCounts.load(path) for path in args.profile]
     profile = sum(profiles[1:], start=profiles[0])
-    masks = select(
-        profile, ks_per_direction(profile.directions, k_for=args.k_for, **ks), neuron_sets=args.neuron_sets
-    )
+    swap = [] if args.swap is None else parse_swap(args.swap, profile.directions)
+
+    if fraction is not None:
+        masks = select_top_fraction(profile, fraction, neuron_sets=args.neuron_sets)
+    else:
+        per_direction = ks_per_direction(profile.directions, k_for=args.k_for, **ks)
+        masks = select(profile, per_direction, neuron_sets=args.neuron_sets)
+    if args.only_side:
+        masks = only_side(masks, args.only_side)
+    # Sets that keep all neurons come out of each of these as they are.
+    if args.method == "matched-random":
+        masks = matched_random(masks, DEFAULT_SEED if args.seed is None else args.seed)
+    elif args.method == "intersection-of-all":
+        masks = intersection_of_all(masks)
+    elif args.method == "other-direction":
+        masks = other_direction(masks, swap)
+
     masks.metadata["signature"] = signature(
         "select",
-        inputs={f"profile {path.name}": hash_file(path) for path in args.profile},
-        parameters={
-            "k_percent": masks.metadata["k_percent"],
-            "method": masks.metadata["method"],
-            "neuron_sets": args.neuron_sets,
-        },
+        inputs=_hashes(args.profile),
+        parameters={key: masks.metadata[key] for key in _PARAMETERS if key in masks.metadata},
     )
-    masks.save(args.output)
+    if _is_complete(args.output, masks.metadata["signature"]):
+        masks = NeuronMasks.load(args.output)
+    else:
+        masks.save(args.output)
     _print_sparsity(masks)
     print(args.output)
+
+
+def _require_flags_that_combine(args: argparse.Namespace) -> None:
+    """Raises: SelectionError if a flag would change nothing, or one is missing."""
+    for name, methods in _METHODS_OF.items():
+        if getattr(args, name) not in (None, []) and args.method not in methods:
+            flag = f"--{name.replace('_', '-')}"
+            raise SelectionError(
+                f"{flag} changes nothing here",
+                got=f"--method {args.method}",
+                expected=f"--method {', '.join(methods)}",
+                mend=f"drop {flag}, or choose such a method",
+            )
+    if args.method == "top-fraction" and args.fraction is None:
+        raise SelectionError("how many neurons?", got="--method top-fraction", mend="pass --fraction PERCENT")
+    for side in SIDES:
+        if args.only_side in (None, side):
+            continue
+        for_side = [text for text in args.k_for if text.partition("=")[0].endswith(f":{side}")]
+        if getattr(args, f"{side}_k") is not None or for_side:
+            raise SelectionError(
+                f"a k of the {side} changes nothing here",
+                got=f"--only-side {args.only_side}, and --k-for {for_side[0]}"
+                if for_side
+                else f"--only-side {args.only_side}, and --{side}-k",
+                mend="drop one of the two",
+            )
+
+
+def _hashes(paths: list[Path]) -> dict[str, str]:
+    """Profiles by name; several may have one name, and their sum does not depend on their order."""
+    hashes: dict[str, list[str]] = {}
+    for path in paths:
+        hashes.setdefault(f"profile {path.name}", []).append(hash_file(path))
+    return {name: "+".join(sorted(found)) for name, found in hashes.items()}
+
+
+def _is_complete(output: Path, wanted: dict[str, Any]) -> bool:
+    """Raises: ArtifactError if other masks are there."""
+    found = NeuronMasks.load(output).metadata.get("signature", {}) if output.is_file() else None
+    if is_already_here(output, found, wanted, what="mask file"):
+        print(f"{output}: complete already", file=sys.stderr)
+        return True
+    return False
 
 
 def _print_sparsity(masks: NeuronMasks) -> None:

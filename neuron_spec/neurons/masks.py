@@ -119,8 +119,9 @@ class NeuronMasks:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one bit per neuron to ``path``, and a readable summary to the same name with .json."""
         header = {"format": FORMAT, "directions": self._names(), "widths": self.widths, **self.metadata}
-        save_tensors(path, {layer: _pack(kept) for layer, kept in self.kept.items()}, header)
         write_json(Path(path).with_suffix(".json"), self.summary())
+        # Last, because a stage is complete when this file is there.
+        save_tensors(path, {layer: _pack(kept) for layer, kept in self.kept.items()}, header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronMasks:

@@ -1,38 +1,57 @@
-"""From activation counts to specialized neurons.
+"""From activation counts to specialized neurons, and to the sets they are to be compared with.
+
+`select` is the paper's method. `matched_random`, `intersection_of_all` and `other_direction` make
+controls of its masks, `select_top_fraction` one of the counts; `only_side` leaves a side dense.
 
 Axis letters: N directions, F ffn. True = kept.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from neuron_spec.directions import Direction, matching
+from neuron_spec.artifacts import hash_text
+from neuron_spec.directions import ENGLISH, Direction, by_family, language, matching
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
 from neuron_spec.neurons.masks import NeuronMasks
 
 DEFAULT_K = Fraction(95)
 NEURON_SETS = ("direction", "language")
+METHODS = {
+    "cumulative": "the fewest most-active neurons that together cover k percent of the activations",
+    "matched-random": "as many neurons as cumulative keeps there, drawn at random",
+    "top-fraction": "the most active neurons, the same number for every direction",
+    "intersection-of-all": "the neurons that cumulative keeps for every direction",
+    "other-direction": "the neurons that cumulative keeps for another direction",
+}
+OTHER_DIRECTION_RULE = (
+    "en->x and x->en apart, languages in the order of family and code; each takes the set of the language "
+    "as many places on as the largest family has members, or of the next if there is one family"
+)
 
 
-def parse_k(text: str) -> Fraction:
-    """Read k, a percentage, exactly: ``95``, ``99.5``.
+def parse_k(text: str, name: str = "k") -> Fraction:
+    """Read k, or another percentage called ``name``, exactly: ``95``, ``99.5``.
 
     Raises:
         SelectionError: if it is not a number in (0, 100].
     """
     try:
-        k = Fraction(text)
+        percent = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        k = Fraction(0)
-    if not 0 < k <= 100:
-        raise SelectionError("bad k", got=repr(text), expected="a percentage in (0, 100], such as 95")
-    return k
+        percent = Fraction(0)
+    if not 0 < percent <= 100:
+        raise SelectionError(f"bad {name}", got=repr(text), expected="a percentage in (0, 100], such as 95")
+    return percent
 
 
 def cumulative(counts: Tensor, k: Fraction) -> Tensor:
@@ -54,18 +73,40 @@ def cumulative(counts: Tensor, k: Fraction) -> Tensor:
     """
     values = counts.tolist()
     total = sum(values)
-    if total == 0:
-        raise SelectionError("no neuron was active on any token", mend="profile a trained checkpoint")
-    order = sorted(range(len(values)), key=lambda i: -values[i])
     kept = torch.zeros(len(values), dtype=torch.bool)
     covered = 0
-    for index in order:
+    for index in _most_active_first(values):
         # covered / total >= k / 100, in integers
         if covered * 100 * k.denominator >= k.numerator * total:
             break
         kept[index] = True
         covered += values[index]
     return kept
+
+
+def top_fraction(counts: Tensor, percent: Fraction) -> Tensor:
+    """The most active ``percent`` of the neurons, rounded up: what they cover plays no part. Ours.
+
+    Args:
+        counts: int64 ``[F]``; equal counts are taken in the order of their index, as in `cumulative`.
+        percent: of F, in (0, 100].
+
+    Returns:
+        bool ``[F]``, True = kept.
+
+    Raises:
+        SelectionError: if no neuron was ever active.
+    """
+    order = _most_active_first(counts.tolist())
+    kept = torch.zeros(len(order), dtype=torch.bool)
+    kept[order[: math.ceil(percent * len(order) / 100)]] = True
+    return kept
+
+
+def _most_active_first(values: Sequence[int]) -> list[int]:
+    if not any(values):
+        raise SelectionError("no neuron was active on any token", mend="profile a trained checkpoint")
+    return sorted(range(len(values)), key=lambda i: -values[i])  # stable: ties by index
 
 
 def ks_per_direction(
@@ -106,16 +147,18 @@ def by_language(profile: ActivationCounts) -> dict[str, Tensor]:
     """Counts summed over directions that share a language: the encoder's over directions with the same
     source, the decoder's over those with the same target. int64 ``[N, F]`` per layer, equal rows for
     equal languages, so that all else works as for directions."""
-    languages = {
-        "encoder": [d.source for d in profile.directions],
-        "decoder": [d.target for d in profile.directions],
-    }
     pooled = {}
     for layer, counts in profile.counts.items():
-        codes = languages[side_of(layer)]
+        codes = _languages(layer, profile.directions)
         same = torch.tensor([[a == b for b in codes] for a in codes], dtype=torch.int64)
         pooled[layer] = same @ counts
     return pooled
+
+
+def _languages(layer: str, directions: Sequence[Direction]) -> list[str]:
+    """Whose sets a layer holds if they are per language: the encoder reads the source, the decoder writes
+    the target."""
+    return [d.source if side_of(layer) == "encoder" else d.target for d in directions]
 
 
 def select(
@@ -131,21 +174,218 @@ def select(
     Raises:
         SelectionError: if a direction has no tokens, or a layer no activations.
     """
-    profile.require_tokens()
-    counts = by_language(profile) if neuron_sets == "language" else profile.counts
     kept = {
-        layer: torch.stack(
-            [cumulative(row, k) for row, k in zip(counts[layer], ks[side_of(layer)], strict=True)]
-        )
-        for layer in profile.layers
+        layer: [cumulative(row, k) for row, k in zip(counts, ks[side_of(layer)], strict=True)]
+        for layer, counts in _counts_per_set(profile, neuron_sets).items()
     }
     names = [str(direction) for direction in profile.directions]
-    metadata = {
-        "method": "cumulative",
-        "neuron_sets": neuron_sets,
-        "k_percent": {side: {n: float(k) for n, k in zip(names, ks[side], strict=True)} for side in SIDES},
+    k_percent = {side: {n: float(k) for n, k in zip(names, ks[side], strict=True)} for side in SIDES}
+    return _masks(profile, kept, method="cumulative", neuron_sets=neuron_sets, k_percent=k_percent)
+
+
+def select_top_fraction(
+    profile: ActivationCounts, percent: Fraction, *, neuron_sets: str = "direction"
+) -> NeuronMasks:
+    """Control for the data deciding how many neurons: the same number for every direction. Ours.
+
+    Args:
+        percent: of each layer's neurons; see `top_fraction`.
+        neuron_sets: as for `select`.
+
+    Raises:
+        SelectionError: if a direction has no tokens, or a layer no activations.
+    """
+    kept = {
+        layer: [top_fraction(row, percent) for row in counts]
+        for layer, counts in _counts_per_set(profile, neuron_sets).items()
     }
+    return _masks(
+        profile, kept, method="top-fraction", neuron_sets=neuron_sets, fraction_percent=float(percent)
+    )
+
+
+def matched_random(masks: NeuronMasks, seed: int) -> NeuronMasks:
+    """Control for which neurons: as many per layer and direction as ``masks`` keep, drawn at random. Ours.
+
+    Uniform without replacement. The draw depends on the seed, the layer and the name of the set (its
+    direction, or its language if ``masks`` hold sets per language) alone, so that neither the order of
+    directions or layers nor which others there are changes it. Not matched is how much the sets of two
+    directions overlap: drawn apart, only by chance.
+    """
+    is_by_language = masks.metadata.get("neuron_sets") == "language"
+    drawn = {}
+    for layer, kept in masks.kept.items():
+        owners = _languages(layer, masks.directions) if is_by_language else map(str, masks.directions)
+        drawn[layer] = torch.stack(
+            [_draw(row, hash_text(str(seed), layer, owner)) for row, owner in zip(kept, owners, strict=True)]
+        )
+    return _control(masks, drawn, method="matched-random", seed=seed)
+
+
+def _draw(kept: Tensor, digest: str) -> Tensor:
+    """As many neurons as in ``kept``, bool ``[F]``; the larger of two draws holds the smaller."""
+    # 32 bits, for torch's CPU generator looks at no more.
+    generator = torch.Generator().manual_seed(int(digest[:8], 16))
+    order = torch.randperm(len(kept), generator=generator)
+    drawn = torch.zeros_like(kept)
+    drawn[order[: int(kept.sum())]] = True
+    return drawn
+
+
+def intersection_of_all(masks: NeuronMasks) -> NeuronMasks:
+    """Control for specialization itself: only the neurons that every direction keeps, for all alike. Ours.
+
+    Raises:
+        SelectionError: if a layer has no such neuron.
+    """
+    shared = {layer: masks.kept[layer].all(dim=0) for layer in masks.layers}
+    for layer, kept in shared.items():
+        if not kept.any():
+            raise SelectionError(
+                "no neuron is kept for all directions",
+                where=layer,
+                mend="choose a larger k, or fewer directions",
+            )
+    return _control(
+        masks,
+        {layer: kept.repeat(len(masks.directions), 1) for layer, kept in shared.items()},
+        method="intersection-of-all",
+    )
+
+
+def other_direction(masks: NeuronMasks, swap: Sequence[tuple[Direction, Direction]] = ()) -> NeuronMasks:
+    """Control for whose neurons: each direction gets the set of another. Ours.
+
+    Args:
+        swap: pairs of directions that swap their sets, the others keeping their own; without any,
+            `another_direction` rules. Its words, or "as named", and whose set each direction got stand in
+            the metadata.
+
+    Raises:
+        SelectionError: if the sets are per language, so that directions share them; or as in
+            `another_direction`.
+    """
+    if masks.metadata.get("neuron_sets") == "language":
+        raise SelectionError(
+            "directions share their sets, so another's may be their own",
+            got="sets per language",
+            expected="sets per direction",
+            mend="drop --neuron-sets language",
+        )
+    if swap:
+        set_of = {d: d for d in masks.directions} | dict(swap) | {b: a for a, b in swap}
+    else:
+        set_of = another_direction(masks.directions)
+    rows = [masks.directions.index(set_of[d]) for d in masks.directions]
+    return _control(
+        masks,
+        {layer: kept[rows] for layer, kept in masks.kept.items()},
+        method="other-direction",
+        rule="as named" if swap else OTHER_DIRECTION_RULE,
+        set_of={str(d): str(other) for d, other in set_of.items()},
+    )
+
+
+def another_direction(directions: Sequence[Direction]) -> dict[Direction, Direction]:
+    """For each direction another one, of a different language family where possible. Ours.
+
+    Directions out of English and into English are dealt with apart, so that English stays on its side.
+    In each group the languages are put in the order of family and code, and each direction takes the one
+    as many places further on, around the end, as the largest family has members (the next, if there is
+    one family). So every direction is taken once and none takes itself; if no family holds more than half
+    the languages, all families differ, and otherwise as many as can.
+
+    Raises:
+        SelectionError: if a direction has no English side, or is alone in its group.
+    """
+    if strange := [str(d) for d in directions if (d.source == ENGLISH) == (d.target == ENGLISH)]:
+        raise SelectionError(
+            "no rule for directions without English",
+            got=", ".join(strange),
+            expected="directions into or out of English",
+            mend="name pairs with --swap",
+        )
+    others: dict[Direction, Direction] = {}
+    for group in (
+        {d.target: d for d in directions if d.source == ENGLISH},
+        {d.source: d for d in directions if d.target == ENGLISH},
+    ):
+        order = by_family(group)
+        if len(order) == 1:
+            raise SelectionError(
+                "no other direction to take a set from",
+                where=str(group[order[0]]),
+                got="the only direction out of or into English",
+                expected="two or more of a kind",
+                mend="profile more directions",
+            )
+        largest = max(Counter(language(code).family for code in order).values(), default=0)
+        step = largest if largest < len(order) else 1
+        others |= {group[code]: group[order[(i + step) % len(order)]] for i, code in enumerate(order)}
+    return {direction: others[direction] for direction in directions}
+
+
+def parse_swap(text: str, directions: Sequence[Direction]) -> list[tuple[Direction, Direction]]:
+    """Read ``en-de:en-ru,de-en:ru-en``, pairs of directions.
+
+    Raises:
+        SelectionError: if a pair cannot be read, or a direction is not among ``directions`` or named twice.
+        DirectionError: if a direction is malformed.
+    """
+    pairs = []
+    for part in text.split(","):
+        first, colon, second = part.partition(":")
+        if not colon:
+            raise SelectionError(
+                "malformed --swap", got=repr(part), expected="pairs of directions, such as 'en-de:en-ru'"
+            )
+        pairs.append((Direction.parse(first), Direction.parse(second)))
+    named = [direction for pair in pairs for direction in pair]
+    if unknown := [str(d) for d in named if d not in directions]:
+        raise SelectionError(
+            "--swap names directions without a profile",
+            got=", ".join(unknown),
+            expected=f"some of {', '.join(map(str, directions))}",
+        )
+    if twice := sorted({str(d) for d in named if named.count(d) > 1}):
+        raise SelectionError("--swap names a direction twice", got=", ".join(twice), expected="each once")
+    return pairs
+
+
+def only_side(masks: NeuronMasks, side: str) -> NeuronMasks:
+    """Leave the other side dense: its layers keep all neurons for every direction. Ours.
+
+    Args:
+        side: ``encoder`` or ``decoder``, the side whose sets stay.
+    """
+    kept = {
+        layer: rows if side_of(layer) == side else torch.ones_like(rows) for layer, rows in masks.kept.items()
+    }
+    metadata = {**masks.metadata, "only_side": side}
+    if "k_percent" in metadata:
+        metadata["k_percent"] = {side: metadata["k_percent"][side]}
+    return replace(masks, kept=kept, metadata=metadata)
+
+
+def _counts_per_set(profile: ActivationCounts, neuron_sets: str) -> dict[str, Tensor]:
+    """int64 ``[N, F]`` per layer.
+
+    Raises:
+        SelectionError: if a direction has no tokens.
+    """
+    profile.require_tokens()
+    return by_language(profile) if neuron_sets == "language" else profile.counts
+
+
+def _masks(profile: ActivationCounts, kept: Mapping[str, Sequence[Tensor]], **metadata: Any) -> NeuronMasks:
+    """Masks for the model and data that were profiled; rows bool ``[F]``, one per direction."""
     for key in ("checkpoint_sha256", "dictionary_sha256", "langs"):
         if key in profile.metadata:
             metadata[key] = profile.metadata[key]
-    return NeuronMasks(profile.directions, kept, metadata)
+    return NeuronMasks(
+        profile.directions, {layer: torch.stack(list(kept[layer])) for layer in profile.layers}, metadata
+    )
+
+
+def _control(masks: NeuronMasks, kept: dict[str, Tensor], **metadata: Any) -> NeuronMasks:
+    return replace(masks, kept=kept, metadata={**masks.metadata, **metadata})

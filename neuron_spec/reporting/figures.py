@@ -1,11 +1,11 @@
-"""The figures: overlap and sparsity of kept neurons, scores per direction.
+"""The figures: overlap and sparsity of kept neurons, dendrograms of languages, scores per direction.
 
 Figures are made without pyplot, so drawing one changes no global state and needs no display. All
 take fractions (0-1) and show percent. `kept` maps a layer such as `decoder.layers.0`, numbered from
 zero as in the mask file, to bool `[num_directions, ffn_dim]`, True = kept.
 
-Families come from the language table unless `families` (language -> family) is given. A language
-without a known family is a family of its own.
+Families come from the language table unless `families` (language -> family) is given. Languages
+without a known family stand last, as "unknown".
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -27,9 +28,18 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from neuron_spec.artifacts import atomic_path
+from neuron_spec.comparison import METRICS, TIE, Comparison, DirectionComparison
 from neuron_spec.directions import UNKNOWN, Direction, language
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.neurons.overlap import off_diagonal, pairwise_iou, sparsity
+from neuron_spec.neurons.overlap import (
+    Compared,
+    Tree,
+    compared,
+    group_of,
+    off_diagonal,
+    pairwise_iou,
+    sparsity,
+)
 
 PIVOT = "en"
 DPI = 150
@@ -39,35 +49,42 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 _FROM_PIVOT, _INTO_PIVOT, _OTHER = f"{PIVOT}→x", f"x→{PIVOT}", "x→y"
 _GROUP_COLORS = {_FROM_PIVOT: "#0072B2", _INTO_PIVOT: "#D55E00", _OTHER: "#009E73"}
+_GROUP_WORDS = {"en-x": _FROM_PIVOT, "x-en": _INTO_PIVOT, "all": "all directions"}
 _INK, _MUTED, _PALE = "#222222", "#777777", "#DDDDDD"
 _COLOR_MAP = "viridis"
-_CELLS_WITH_NUMBERS = 16  # up to so many directions
+_CELL_WITH_NUMBER = 0.24  # inches, at least
 _LAYER_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
 _POINT = 1 / 72  # inch
 _TICK_STEPS = [1, 2, 5, 10]
+_LEGEND_COLUMNS = 4
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a PNG, whole or not at all; the same figure gives the same bytes."""
-    with atomic_path(path) as temporary:
+    """Write a PNG or, if ``path`` ends so, an SVG, whole or not at all; the same figure gives the same bytes."""
+    is_svg = Path(path).suffix == ".svg"
+    with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "neuron_spec"}):
         figure.savefig(
-            temporary, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1,
-            metadata={"Software": None},
+            temporary, format="svg" if is_svg else "png", dpi=DPI, facecolor="white", bbox_inches="tight",
+            pad_inches=0.1, metadata={"Date" if is_svg else "Software": None},
         )  # fmt: skip
 
 
-def in_family_order(directions: Sequence[Direction], families: Mapping[str, str] | None = None) -> list[int]:
+def in_family_order(
+    directions: Sequence[Direction], families: Mapping[str, str] | None = None, *, by: str = "source"
+) -> list[int]:
     """The order of directions on every axis, as indices into ``directions``.
 
     Directions out of English come first, then those into English; within each by the family of the
     language that is not English, then by its code.
+
+    Args:
+        by: ``source`` or ``target``, the language that places a direction without English.
     """
     groups = list(_GROUP_COLORS)
 
-    def key(index: int) -> tuple[int, str, str, str]:
+    def key(index: int) -> tuple[int, tuple[bool, str, str], str]:
         direction = directions[index]
-        foreign = _foreign(direction)
-        return groups.index(_group(direction)), _family(foreign, families), foreign, str(direction)
+        return groups.index(_group(direction)), _place(_foreign(direction, by), families), str(direction)
 
     return sorted(range(len(directions)), key=key)
 
@@ -75,20 +92,34 @@ def in_family_order(directions: Sequence[Direction], families: Mapping[str, str]
 # Heat maps ------------------------------------------------------------------------------------
 
 
+class _Map(NamedTuple):
+    """One heat map: IoU `[N, N]` of N directions; ``by`` as in `in_family_order`."""
+
+    title: str
+    iou: Tensor
+    directions: Sequence[Direction]
+    by: str = "source"
+
+
 def iou_heatmap(
-    iou: Tensor, directions: Sequence[Direction], title: str, *, families: Mapping[str, str] | None = None
+    iou: Tensor,
+    directions: Sequence[Direction],
+    title: str,
+    *,
+    families: Mapping[str, str] | None = None,
+    by: str = "source",
 ) -> Figure:
     """Pairwise overlap in one layer, languages ordered by family.
 
     Args:
         iou: float `[num_directions, num_directions]`, a fraction.
+        by: as in `in_family_order`.
 
     Raises:
         NeuronSpecError: if ``iou`` does not fit ``directions``.
     """
-    n = len(directions)
-    cell = 0.42 if n <= _CELLS_WITH_NUMBERS else max(0.12, 7.5 / n)
-    return _heatmap_grid({title: iou}, directions, families, cell=cell, columns=1)
+    cell = max(0.12, min(0.42, 9.6 / max(1, len(directions))))
+    return _heatmap_grid([[_Map(title, iou, directions, by)]], families, cell=cell)
 
 
 def iou_heatmaps(
@@ -108,22 +139,57 @@ def iou_heatmaps(
     """
     if not ious:
         raise NeuronSpecError("no layers to draw", expected="one or more matrices of pairwise IoU")
-    n = max(1, len(directions))
-    cell = max(2.7 / n, 0.3 if n <= _CELLS_WITH_NUMBERS else 0.05)
-    return _heatmap_grid(ious, directions, families, cell=min(cell, 0.42), columns=columns)
+    maps = [_Map(title, iou, directions) for title, iou in ious.items()]
+    return _heatmap_grid(_in_rows(maps, columns), families, cell=_grid_cell(len(directions)))
+
+
+def layer_heatmaps(
+    kept: Mapping[str, Tensor],
+    directions: Sequence[Direction],
+    *,
+    families: Mapping[str, str] | None = None,
+    group: str = "own",
+    columns: int = 3,
+) -> Figure:
+    """Heat maps of all layers, each over the directions that its side is compared over.
+
+    Args:
+        kept: layer -> bool `[num_directions, ffn_dim]`, True = kept.
+        group: as in `overlap.compared`.
+
+    Raises:
+        NeuronSpecError: if a layer's name or shape is wrong, or there is none; or the group is empty.
+    """
+    rows: list[list[_Map]] = []
+    widest = 0
+    for side, layers in _by_side(kept, directions).items():
+        chosen = compared(side, directions, group)
+        members = [directions[i] for i in chosen.rows]
+        maps = [
+            _Map(key, pairwise_iou(kept[key][chosen.rows]), members, chosen.by) for key in layers.values()
+        ]
+        widest = max(widest, len(members))
+        rows += _in_rows(maps, columns)
+    return _heatmap_grid(rows, families, cell=_grid_cell(widest))
+
+
+def _in_rows(maps: Sequence[_Map], columns: int) -> list[list[_Map]]:
+    return [list(maps[start : start + columns]) for start in range(0, len(maps), columns)]
+
+
+def _grid_cell(n: int) -> float:
+    """Inches; labels have room up to about a hundred directions."""
+    n = max(1, n)
+    return max(min(0.42, 4.2 / n), 0.3 if n <= 16 else min(0.085, 8.5 / n))
 
 
 def _heatmap_grid(
-    ious: Mapping[str, Tensor],
-    directions: Sequence[Direction],
-    families: Mapping[str, str] | None,
-    *,
-    cell: float,
-    columns: int,
+    rows: Sequence[Sequence[_Map]], families: Mapping[str, str] | None, *, cell: float
 ) -> Figure:
     """``cell`` is the side of one cell in inches."""
-    n = len(directions)
-    for title, iou in ious.items():
+    maps = [one for row in rows for one in row]
+    for title, iou, directions, _ in maps:
+        n = len(directions)
         if n == 0 or tuple(iou.shape) != (n, n):
             raise NeuronSpecError(
                 "a heat map needs the overlap of each pair of directions",
@@ -131,25 +197,28 @@ def _heatmap_grid(
                 got=f"shape {list(iou.shape)} for {n} directions",
                 expected="[num_directions, num_directions], one direction or more",
             )
-    order = in_family_order(directions, families)
-    ordered = [directions[index] for index in order]
-    percents = {title: 100 * iou[order][:, order].double() for title, iou in ious.items()}
-    scale = _shared_scale(list(percents.values()))
-
-    columns = min(columns, len(ious))
-    rows = math.ceil(len(ious) / columns)
-    side = max(n * cell, 1.2)
-    figure = _figure(columns * (side + 1.5) + 1.0, rows * (side + 1.3))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in list(axes.flat)[len(ious) :]:
-        ax.remove()
-    drawn = list(axes.flat)[: len(ious)]
-    for ax, (title, percent) in zip(drawn, percents.items(), strict=True):
-        _draw_heatmap(ax, title, percent, ordered, families, scale=scale, cell=side / n)
+    scale = _shared_scale([100 * one.iou.double() for one in maps])
+    columns = max(map(len, rows))
+    side = max(max(len(one.directions) for one in maps) * cell, 1.2)
+    figure = _figure(columns * (side + 1.5) + 1.0, len(rows) * (side + 1.3))
+    figure.set_layout_engine("constrained", hspace=0.05)
+    drawn: list[Axes] = []
+    for axes, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for ax in axes[len(row) :]:
+            ax.remove()
+        for ax, one in zip(axes, row, strict=False):
+            order = in_family_order(one.directions, families, by=one.by)
+            ordered = [one.directions[index] for index in order]
+            percent = 100 * one.iou[order][:, order].double()
+            _draw_heatmap(
+                ax, one.title, percent, ordered, families, by=one.by, scale=scale, cell=side / len(ordered)
+            )
+            drawn.append(ax)
 
     bar = figure.colorbar(
-        drawn[0].images[0], ax=drawn, shrink=0.8, aspect=28, pad=0.02, ticks=MaxNLocator(7, steps=_TICK_STEPS)
-    )
+        drawn[0].images[0], ax=drawn, shrink=0.8, aspect=max(28, 4 * figure.get_figheight()), pad=0.02,
+        ticks=MaxNLocator(7, steps=_TICK_STEPS),
+    )  # fmt: skip
     bar.set_label("IoU of kept neurons (%)", fontsize=9, color=_INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2, color=_MUTED)
@@ -161,8 +230,8 @@ def _shared_scale(percents: Sequence[Tensor]) -> Normalize:
     values = torch.cat([off_diagonal(percent) for percent in percents])
     if len(values) == 0:
         return Normalize(0, 100)
-    low, high = math.floor(values.min().item()), math.ceil(values.max().item())
-    return Normalize(min(low, 98), max(high, low + 2))
+    low = min(math.floor(values.min().item()), 98)
+    return Normalize(low, max(math.ceil(values.max().item()), low + 2))
 
 
 def _draw_heatmap(
@@ -172,15 +241,16 @@ def _draw_heatmap(
     ordered: Sequence[Direction],
     families: Mapping[str, str] | None,
     *,
+    by: str,
     scale: Normalize,
     cell: float,
 ) -> None:
     n = len(ordered)
     shown = percent.clone().fill_diagonal_(math.nan).numpy()
     colors = colormaps[_COLOR_MAP].with_extremes(bad="#EEEEEE")
-    ax.imshow(shown, cmap=colors, norm=scale, interpolation="nearest")
+    ax.imshow(shown, cmap=colors, norm=scale, interpolation="none")
 
-    if n <= _CELLS_WITH_NUMBERS and cell >= 0.24:
+    if cell >= _CELL_WITH_NUMBER:
         for row in range(n):
             for column in range(n):
                 if row != column:
@@ -194,7 +264,7 @@ def _draw_heatmap(
     size = min(9.0, 0.75 * cell / _POINT)
     if size >= 4.5:
         # A full direction such as en→de is wider than its cell.
-        is_wide = 0.65 * size * _POINT * max(map(len, labels)) > cell
+        is_wide = 0.75 * size * _POINT * max(map(len, labels)) > cell
         ax.set_xticks(range(n), labels, fontsize=size, rotation=90 if is_wide else 0)
         ax.set_yticks(range(n), labels, fontsize=size)
     else:
@@ -205,12 +275,12 @@ def _draw_heatmap(
         ax.set_xlabel(axis_title, fontsize=9, color=_MUTED)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    name_height = _draw_families(ax, ordered, families, cell=cell)
+    name_height = _draw_families(ax, ordered, families, by=by, cell=cell)
     ax.set_title(title, fontsize=11, color=_INK, loc="left", y=1.0, pad=name_height + 17)
 
 
 def _draw_families(
-    ax: Axes, ordered: Sequence[Direction], families: Mapping[str, str] | None, *, cell: float
+    ax: Axes, ordered: Sequence[Direction], families: Mapping[str, str] | None, *, by: str, cell: float
 ) -> float:
     """Name each run of one family by a bar above the map and one at its right.
 
@@ -220,7 +290,7 @@ def _draw_families(
     n = len(ordered)
     runs: list[tuple[str, int, int]] = []  # name, first, last
     for (_, name), members in groupby(
-        range(n), key=lambda i: (_group(ordered[i]), _family(_foreign(ordered[i]), families))
+        range(n), key=lambda i: (_group(ordered[i]), _family(_foreign(ordered[i], by), families))
     ):
         positions = list(members)
         runs.append((name, positions[0], positions[-1]))
@@ -267,7 +337,7 @@ def _axis_labels(ordered: Sequence[Direction]) -> tuple[list[str], str]:
 
 
 def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> Figure:
-    """Percent of dropped neurons over the layers: each direction thin, the mean of each group thick.
+    """Percent of dropped neurons over the layers: mean, least and most of each group of directions.
 
     Args:
         kept: layer -> bool `[num_directions, ffn_dim]`, True = kept.
@@ -283,120 +353,126 @@ def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Directio
     for ax, (side, layers) in zip(axes, sides.items(), strict=True):
         percent = 100 * torch.stack([sparsity(kept[key]) for key in layers.values()])  # [layers, directions]
         highest = max(highest, percent.max().item())
-        positions = range(len(layers))
-        for group in groups:
-            members = [i for i, direction in enumerate(directions) if _group(direction) == group]
-            color = _GROUP_COLORS[group]
-            ax.plot(positions, percent[:, members].numpy(), color=color, linewidth=0.8, alpha=0.35)
+        for place, group in enumerate(groups):
+            # Side by side, so that neither group hides the other.
+            positions = [layer + 0.16 * (place - (len(groups) - 1) / 2) for layer in range(len(layers))]
+            own = percent[:, [_group(direction) == group for direction in directions]]
+            color, marker = _GROUP_COLORS[group], _MARKERS[place]
+            ax.vlines(positions, own.amin(dim=1), own.amax(dim=1), color=color, linewidth=4, alpha=0.35)
             ax.plot(
-                positions, percent[:, members].mean(dim=1).numpy(), color=color, linewidth=2.4,
-                marker="o", markersize=4.5, solid_capstyle="round",
+                positions, own.mean(dim=1).numpy(), color=color, linewidth=1.4, marker=marker, markersize=4.5,
+                solid_capstyle="round", clip_on=False,
             )  # fmt: skip
         _layer_axis(ax, f"{side} layer", layers)
     axes[0].set_ylim(0, max(5.0, 1.08 * highest))
     axes[0].set_ylabel("dropped neurons (%)", fontsize=9, color=_INK)
     handles = [
         Line2D(
-            [],
-            [],
-            color=_GROUP_COLORS[group],
-            linewidth=2.4,
-            marker="o",
-            markersize=4.5,
+            [], [], color=_GROUP_COLORS[group], linewidth=1.4, marker=marker, markersize=4.5,
             label=f"{group}, mean",
         )
-        for group in groups
-    ]
-    handles.append(Line2D([], [], color=_MUTED, linewidth=0.8, label="one direction"))
+        for group, marker in zip(groups, _MARKERS, strict=False)
+    ]  # fmt: skip
+    handles.append(Line2D([], [], color=_PALE, linewidth=4, label="least to most of the group's directions"))
     _legend_above(figure, "Sparsity per layer", handles)
     return figure
 
 
 def iou_over_layers(
-    kept: Mapping[str, Tensor], directions: Sequence[Direction], *, families: Mapping[str, str] | None = None
+    kept: Mapping[str, Tensor],
+    directions: Sequence[Direction],
+    *,
+    families: Mapping[str, str] | None = None,
+    group: str = "own",
 ) -> Figure:
-    """How the overlap of directions changes over the layers, with the means within and between families.
-
-    The encoder is compared between source languages (directions into English), the decoder between
-    target languages (directions out of English); where there are no two of those, between all.
+    """How the overlap of languages changes over the layers, pairs within and between families apart.
 
     Args:
         kept: layer -> bool `[num_directions, ffn_dim]`, True = kept.
+        group: which directions are compared, as in `overlap.compared`.
 
     Raises:
         NeuronSpecError: if a layer's name or shape is wrong, or there is none.
     """
     sides = _by_side(kept, directions)
-    figure = _figure(*_curve_size(kept))
+    width, height = _curve_size(kept)
+    figure = _figure(max(width, 0.75 * len(kept) + 1.5), height)
     axes = _side_axes(figure, sides)
     lowest, highest = 100.0, 0.0
+    shown: set[str] = set()
     for ax, (side, layers) in zip(axes, sides.items(), strict=True):
-        members, compared = _compared(side, directions)
-        _layer_axis(ax, f"{side} layer, {compared}", layers)
-        if len(members) < 2:
-            ax.text(
-                0.5, 0.5, "no pair of directions\nto compare", transform=ax.transAxes,
-                ha="center", va="center", fontsize=9, color=_MUTED,
-            )  # fmt: skip
+        chosen = compared(side, directions, group)
+        _layer_axis(ax, f"{side} layer, {_words(chosen)}", layers)
+        if len(chosen.distinct) < 2:
+            _say(ax, "no pair of languages\nto compare")
             continue
         values = torch.stack(
-            [100 * off_diagonal(pairwise_iou(kept[key][members])) for key in layers.values()]
-        )
+            [100 * off_diagonal(chosen.language_iou(kept[key])) for key in layers.values()]
+        )  # [layers, pairs]
         lowest, highest = min(lowest, values.min().item()), max(highest, values.max().item())
-        _draw_overlaps(ax, values, _is_same_family([directions[i] for i in members], families))
+        shown |= _draw_overlaps(ax, values, _kinds_of_pairs(chosen.distinct, families))
     if lowest > highest:  # no pair anywhere
         lowest, highest = 0.0, 100.0
     margin = max(1.0, 0.06 * (highest - lowest))
     axes[0].set_ylim(max(0.0, min(lowest, highest - 5) - margin), min(highest + margin, 100.5))
     axes[0].yaxis.set_major_locator(MaxNLocator(7, steps=_TICK_STEPS))
     axes[0].set_ylabel("IoU of kept neurons (%)", fontsize=9, color=_INK)
-    _legend_above(
-        figure,
-        "Overlap over layers",
-        [
-            Line2D(
-                [], [], color=_COLORS[1], linewidth=1.6, marker="D", markersize=4.5, label="within families"
-            ),
-            Line2D(
-                [], [], color=_COLORS[0], linewidth=1.6, marker="o", markersize=4.5, label="between families"
-            ),
-            Line2D([], [], color=_PALE, linewidth=7, label="all pairs: quartiles, median, range"),
-        ],
-    )
+    handles = [
+        Line2D([], [], color=color, linewidth=1.2, marker=marker, markersize=4.5, label=kind)
+        for kind, (color, marker) in _PAIR_KINDS.items()
+        if kind in shown
+    ]
+    if shown:
+        handles.append(Line2D([], [], color=_PALE, linewidth=7, label="quartiles, median, range; line: mean"))
+    _legend_above(figure, "Overlap over layers", handles)
     return figure
 
 
-def _draw_overlaps(ax: Axes, values: Tensor, is_same: Tensor) -> None:
-    """``values``: percent `[layers, pairs]`; ``is_same``: bool `[pairs]`, both of one family."""
-    ax.boxplot(
-        list(values.numpy()), positions=range(len(values)), widths=0.5, whis=(0, 100), showcaps=False,
-        patch_artist=True, manage_ticks=False,
-        boxprops={"facecolor": _PALE, "edgecolor": "none"},
-        whiskerprops={"color": _MUTED, "linewidth": 0.8},
-        medianprops={"color": _MUTED, "linewidth": 1.6},
-    )  # fmt: skip
-    for chosen, color, marker in ((~is_same, _COLORS[0], "o"), (is_same, _COLORS[1], "D")):
-        if chosen.any():
-            ax.plot(
-                range(len(values)), values[:, chosen].mean(dim=1).numpy(), color=color, linewidth=1.6,
-                marker=marker, markersize=4.5, zorder=3,
-            )  # fmt: skip
+_WITHIN, _BETWEEN, _UNTOLD = "within families", "between families", "family unknown"
+_PAIR_KINDS = {_WITHIN: (_COLORS[1], "D"), _BETWEEN: (_COLORS[0], "o"), _UNTOLD: (_MUTED, "X")}
 
 
-def _compared(side: str, directions: Sequence[Direction]) -> tuple[list[int], str]:
-    group, words = (
-        (_INTO_PIVOT, f"source languages of {_INTO_PIVOT}")
-        if side == "encoder"
-        else (_FROM_PIVOT, f"target languages of {_FROM_PIVOT}")
-    )
-    members = [i for i, direction in enumerate(directions) if _group(direction) == group]
-    return (members, words) if len(members) >= 2 else (list(range(len(directions))), "all directions")
+def _draw_overlaps(ax: Axes, values: Tensor, kinds: Sequence[str]) -> set[str]:
+    """Draw percent `[layers, pairs]`, each kind of pairs apart; return the kinds that occur."""
+    present = [kind for kind in _PAIR_KINDS if kind in kinds]
+    step = 0.72 / len(present)
+    for place, kind in enumerate(present):
+        color, marker = _PAIR_KINDS[kind]
+        chosen = values[:, [other == kind for other in kinds]]
+        positions = [layer + (place - (len(present) - 1) / 2) * step for layer in range(len(values))]
+        ax.boxplot(
+            list(chosen.numpy()), positions=positions, widths=min(0.4, 0.8 * step), whis=(0, 100),
+            showcaps=False, showfliers=False, patch_artist=True, manage_ticks=False,
+            boxprops={"facecolor": color, "alpha": 0.25, "edgecolor": "none"},
+            whiskerprops={"color": color, "linewidth": 0.8},
+            medianprops={"color": color, "linewidth": 1.4},
+        )  # fmt: skip
+        ax.plot(
+            positions, chosen.mean(dim=1).numpy(), color=color, linewidth=1.2, marker=marker, markersize=4.5,
+            zorder=3,
+        )  # fmt: skip
+    return set(present)
 
 
-def _is_same_family(directions: Sequence[Direction], families: Mapping[str, str] | None) -> Tensor:
-    """bool `[pairs]`, in the order of `off_diagonal`."""
-    names = [_family(_foreign(direction), families) for direction in directions]
-    return off_diagonal(torch.tensor([[a == b for b in names] for a in names]))
+def _kinds_of_pairs(codes: Sequence[str], families: Mapping[str, str] | None) -> list[str]:
+    """Of each pair of languages, in the order of `off_diagonal`."""
+    own = [_family(code, families) for code in codes]
+    kinds = []
+    for first, second in torch.triu_indices(len(own), len(own), offset=1).T.tolist():
+        if UNKNOWN in (own[first], own[second]):
+            kinds.append(_UNTOLD)
+        else:
+            kinds.append(_WITHIN if own[first] == own[second] else _BETWEEN)
+    return kinds
+
+
+def _words(chosen: Compared) -> str:
+    return f"{chosen.by} languages, {_GROUP_WORDS[chosen.group]}"
+
+
+def _say(ax: Axes, text: str) -> None:
+    """In the middle of a panel that would be empty."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color=_MUTED)
 
 
 def _by_side(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> dict[str, dict[int, str]]:
@@ -440,6 +516,75 @@ def _layer_axis(ax: Axes, words: str, layers: Mapping[int, str]) -> None:
     ax.set_xlabel(words, fontsize=9, color=_INK)
     _plain_axis(ax)
     ax.grid(axis="y", color=_PALE, linewidth=0.6)
+
+
+# Dendrograms ----------------------------------------------------------------------------------
+
+
+def dendrograms(
+    trees: Mapping[str, Tree | None], *, families: Mapping[str, str] | None = None, title: str = "Dendrogram"
+) -> Figure:
+    """Languages clustered by the overlap of their sets, leaves marked by family.
+
+    Args:
+        trees: panel such as ``encoder`` -> its tree; None draws a panel that says so.
+
+    Raises:
+        NeuronSpecError: if there is no panel, or scipy is missing.
+    """
+    if not trees:
+        raise NeuronSpecError("no trees to draw", expected="one side or more")
+    codes = {code for tree in trees.values() if tree is not None for code in tree.languages}
+    known = sorted({_family(code, families) for code in codes} - {UNKNOWN})
+    looks = {
+        # Colours repeat after seven families, then with other markers.
+        family: (_COLORS[i % len(_COLORS)], _MARKERS[(i + i // len(_COLORS)) % len(_MARKERS)])
+        for i, family in enumerate(known)
+    }
+    most = max([len(tree.languages) for tree in trees.values() if tree is not None], default=2)
+    legend_lines = math.ceil((len(known) + 1) / _LEGEND_COLUMNS)
+    figure = _figure(1.0 + 3.6 * len(trees), 1.3 + 0.2 * max(most, 4) + 0.2 * legend_lines)
+    for ax, (panel, tree) in zip(
+        figure.subplots(1, len(trees), squeeze=False)[0], trees.items(), strict=True
+    ):
+        ax.set_xlabel(f"{panel}: 1 − IoU (%)", fontsize=9, color=_INK)
+        _plain_axis(ax)
+        if tree is None:
+            ax.set_xticks([])
+            ax.set_yticks([])
+            _say(ax, "no pair of languages\nto compare")
+        else:
+            _draw_tree(ax, tree, {code: looks.get(_family(code, families)) for code in tree.languages})
+    handles = [
+        Line2D([], [], color=color, marker=marker, markersize=6, linestyle="none", label=family)
+        for family, (color, marker) in looks.items()
+    ]
+    if any(_family(code, families) == UNKNOWN for code in codes):
+        handles.append(Line2D([], [], **_UNKNOWN_LEAF, markersize=6, linestyle="none", label=UNKNOWN))
+    _legend_above(figure, title, handles)
+    return figure
+
+
+_UNKNOWN_LEAF: dict[str, Any] = {"color": _MUTED, "marker": "o", "markerfacecolor": "white"}
+
+
+def _draw_tree(ax: Axes, tree: Tree, looks: Mapping[str, tuple[str, str] | None]) -> None:
+    """Root at the left, leaves at the right; ``looks``: colour and marker of a leaf, None = unknown family."""
+    leaves, lines = tree.drawing()
+    for places, distances in lines:
+        ax.plot([100 * d for d in distances], places, color=_MUTED, linewidth=1.1, zorder=1)
+    longest = max(5e-3, *(d for _, distances in lines for d in distances))
+    for place, code in enumerate(leaves):
+        look = looks[code]
+        style = _UNKNOWN_LEAF if look is None else {"color": look[0], "marker": look[1]}
+        ax.plot([0], [place], **style, markersize=6, linestyle="none", clip_on=False, zorder=2)
+    ax.set_yticks(range(len(leaves)), leaves, fontsize=9)
+    ax.yaxis.tick_right()
+    ax.tick_params(axis="y", pad=7)
+    ax.set_ylim(len(leaves) - 0.4, -0.6)
+    ax.set_xlim(100 * 1.05 * longest, 0)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=_TICK_STEPS))
+    ax.grid(axis="x", color=_PALE, linewidth=0.6)
 
 
 # Scores ---------------------------------------------------------------------------------------
@@ -514,6 +659,94 @@ def _draw_scores(ax: Axes, rows: Mapping[str, Mapping[str, float]], members: Seq
     ax.grid(axis="x", color=_PALE, linewidth=0.6)
 
 
+def score_differences(comparison: Comparison) -> Figure:
+    """Every system's difference to the baseline per direction, ordered by family; a panel per metric.
+
+    A line is the 95 % interval over sentences, a dot one seed, filled if it is a win or a loss. Several
+    seeds have their mean as an upright bar.
+
+    Raises:
+        NeuronSpecError: if there are more systems than colours.
+    """
+    systems = list(dict.fromkeys(row.system for row in comparison.directions))
+    if not 0 < len(systems) <= len(_COLORS):
+        raise NeuronSpecError(
+            "differences cannot be drawn",
+            got=f"{len(systems)} systems and a baseline",
+            expected=f"1 to {len(_COLORS)} systems",
+        )
+    directions = list(dict.fromkeys(row.direction for row in comparison.directions))
+    families = {_foreign(row.direction): row.family for row in comparison.directions if row.family}
+    ordered = [directions[index] for index in in_family_order(directions, families)]
+
+    line_height = 0.2 + 0.12 * (len(systems) - 1)
+    figure = _figure(1.6 + 3.6 * len(METRICS), 1.6 + line_height * len(ordered))
+    axes = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
+    for ax, (metric, title) in zip(axes, METRICS.items(), strict=True):
+        ax.axvline(0, color=_MUTED, linewidth=0.9, zorder=1)
+        for number, system in enumerate(systems):
+            shift = (number + 1) / (len(systems) + 1) - 0.5
+            rows = {
+                row.direction: row
+                for row in comparison.directions
+                if (row.system, row.metric) == (system, metric)
+            }
+            for y, direction in enumerate(ordered):
+                _draw_difference(ax, rows[direction], y + 0.8 * shift, _COLORS[number], _MARKERS[number])
+        ax.set_title(title, fontsize=10, color=_INK, loc="left")
+        ax.set_xlabel(f"difference to {comparison.baseline}", fontsize=9, color=_INK)
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=_TICK_STEPS))
+        _plain_axis(ax)
+        ax.grid(axis="x", color=_PALE, linewidth=0.6)
+    axes[0].set_yticks(range(len(ordered)), [_arrow(direction) for direction in ordered], fontsize=8)
+    axes[0].set_ylim(len(ordered) - 0.4, -0.6)
+    _name_families(axes, ordered, families)
+
+    handles = [
+        Line2D([], [], color=color, marker=marker, markersize=5, linewidth=1.2, label=system)
+        for system, color, marker in zip(systems, _COLORS, _MARKERS, strict=False)
+    ]
+    style: dict[str, Any] = {"color": _MUTED, "marker": "o", "markersize": 5, "linestyle": "none"}
+    handles.append(Line2D([], [], **style, label=f"p < {comparison.alpha:g}, one-sided"))
+    handles.append(Line2D([], [], **style, markerfacecolor="white", label=f"p ≥ {comparison.alpha:g}"))
+    if any(len(row.seeds) > 1 for row in comparison.directions):
+        handles.append(Line2D([], [], **{**style, "marker": "|", "markersize": 9}, label="mean over seeds"))
+    _legend_above(figure, f"Difference to {comparison.baseline}, 95% intervals over sentences", handles)
+    return figure
+
+
+def _draw_difference(ax: Axes, row: DirectionComparison, y: float, color: str, marker: str) -> None:
+    ax.plot([row.low, row.high], [y, y], color=color, linewidth=1.2, zorder=2)
+    if len(row.seeds) > 1:
+        ax.plot(
+            [row.difference.mean], [y], color=color, marker="|", markersize=9, markeredgewidth=2, zorder=3
+        )
+    for seed in row.seeds:
+        ax.plot(
+            [seed.difference], [y], color=color, marker=marker, zorder=4,
+            markersize=5 if len(row.seeds) == 1 else 3.5, markeredgewidth=1,
+            markerfacecolor="white" if seed.result == TIE else color,
+        )  # fmt: skip
+
+
+def _name_families(axes: Sequence[Axes], ordered: Sequence[Direction], families: Mapping[str, str]) -> None:
+    """Part groups by a line through all panels, families by a pale one, and name these at the right."""
+    runs = groupby(
+        range(len(ordered)), key=lambda i: (_group(ordered[i]), _family(_foreign(ordered[i]), families))
+    )
+    before = _group(ordered[0])
+    for (group, name), members in runs:
+        positions = list(members)
+        if positions[0] > 0:
+            for ax in axes:
+                ax.axhline(positions[0] - 0.5, color=_PALE if group == before else _MUTED, linewidth=0.8)
+        before = group
+        axes[-1].annotate(
+            name, (1, (positions[0] + positions[-1]) / 2), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            textcoords="offset points", ha="left", va="center", fontsize=8, color=_MUTED,
+        )  # fmt: skip
+
+
 # Shared by all --------------------------------------------------------------------------------
 
 
@@ -524,7 +757,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _legend_above(figure: Figure, title: str, handles: Sequence[Line2D]) -> None:
     legend = figure.legend(
-        handles=list(handles), loc="outside upper left", ncols=4, frameon=False, fontsize=8.5,
+        handles=list(handles), loc="outside upper left", ncols=_LEGEND_COLUMNS, frameon=False, fontsize=8.5,
         title=title, title_fontsize=11, alignment="left",
         handletextpad=0.6, columnspacing=1.8, borderaxespad=0.2, borderpad=0.2,
     )  # fmt: skip
@@ -539,20 +772,26 @@ def _plain_axis(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def _foreign(direction: Direction) -> str:
-    """The side that is not English, by which a direction is placed; the source where neither is."""
-    return direction.target if direction.source == PIVOT else direction.source
+def _foreign(direction: Direction, by: str = "source") -> str:
+    """The language that is not English, by which a direction is placed; where neither is, the one ``by``."""
+    if direction.source == PIVOT:
+        return direction.target
+    return direction.source if direction.target == PIVOT else str(getattr(direction, by))
 
 
 def _family(code: str, families: Mapping[str, str] | None) -> str:
-    family = language(code).family if families is None else families.get(code, UNKNOWN)
-    return code if family == UNKNOWN else family
+    return language(code).family if families is None else families.get(code, UNKNOWN)
+
+
+def _place(code: str, families: Mapping[str, str] | None) -> tuple[bool, str, str]:
+    """Sort key: families in the order of the alphabet, unknown ones last; within one by code."""
+    family = _family(code, families)
+    return family == UNKNOWN, family, code
 
 
 def _group(direction: Direction) -> str:
-    if direction.source == PIVOT:
-        return _FROM_PIVOT
-    return _INTO_PIVOT if direction.target == PIVOT else _OTHER
+    group = group_of(direction)
+    return _OTHER if group is None else _GROUP_WORDS[group]
 
 
 def _arrow(direction: Direction) -> str:

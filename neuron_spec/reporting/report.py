@@ -13,6 +13,7 @@ from neuron_spec.evaluation import Evaluation, read_evaluation
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import family_contrast, pairwise_iou, permutation_test
+from neuron_spec.neurons.selection import METHODS
 from neuron_spec.reporting import figures
 from neuron_spec.reporting.tables import comparison_table, markdown_table
 
@@ -108,7 +109,7 @@ def _draw(
 
 _CAPTIONS = {
     "scores": "BLEU of each system, per direction",
-    "sparsity": "Neurons dropped per layer, in percent: a thin line for each direction",
+    "sparsity": "Neurons dropped per layer, in percent: mean, least and most of each group of directions",
     "overlap": "Overlap (IoU) of the sets per layer, within and between language families",
     "iou": "Pairwise overlap (IoU) of the sets in every layer, languages ordered by family",
 }
@@ -123,11 +124,12 @@ def _sparsity_table(masks: NeuronMasks) -> str:
     for layer, dropped in masks.sparsity().items():
         percent = 100 * dropped
         rows.append([layer, masks.widths[layer], *map(float, (percent.min(), percent.mean(), percent.max()))])
-    k = masks.metadata["k_percent"]
-    ks = sorted({value for side in k.values() for value in side.values()})
+    method = masks.metadata.get("method", "unknown")
+    ks = sorted({k for side in masks.metadata.get("k_percent", {}).values() for k in side.values()})
     return (
-        f"The fewest most-active neurons that cover k = {', '.join(f'{value:g}' for value in ks)} % of the "
-        "activations; dropped neurons in percent, over directions.\n\n"
+        f"Sets by `{method}`: {METHODS.get(method, 'not made by neuron-spec select')}"
+        + (f"; k = {', '.join(f'{k:g}' for k in ks)}" if ks else "")
+        + ". Dropped neurons in percent, over directions.\n\n"
         + markdown_table(("layer", "neurons", "fewest dropped", "mean", "most dropped"), rows)
         + "\n"
     )
@@ -144,7 +146,7 @@ def _overlap_table(masks: NeuronMasks, families: Mapping[str, str]) -> str:
         iou = pairwise_iou(masks.kept[layer][chosen])
         try:
             within, between = family_contrast(iou, names)
-            p = permutation_test(iou, names, permutations=_PERMUTATIONS, seed=1)
+            p = permutation_test(iou, names, permutations=_PERMUTATIONS, seed=1).p
         except NeuronSpecError:  # fewer than two families, or none with two languages: nothing to contrast
             continue
         rows.append([layer, 100 * within, 100 * between, f"{100 * (within - between):+.1f}", f"{p:.3f}"])

@@ -1,12 +1,25 @@
+import sys
+from itertools import combinations, permutations
+from math import factorial
+
 import pytest
 import torch
+from scipy.stats import spearmanr
 
+from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.overlap import (
+    GROUPS,
+    NothingToCompare,
+    cluster,
+    compared,
     family_contrast,
+    mantel,
     mean_off_diagonal,
+    off_diagonal,
     pairwise_iou,
     permutation_test,
+    random_iou,
     sparsity,
 )
 
@@ -70,31 +83,72 @@ def test_planted_families_are_found():
     iou = pairwise_iou(planted_kept())
     within, between = family_contrast(iou, FAMILIES)
     assert within > between + 0.1
-    assert permutation_test(iou, FAMILIES, permutations=2000, seed=0) < 0.02
+    assert permutation_test(iou, FAMILIES, permutations=2000, seed=0).p < 0.02
 
 
 def test_random_neurons_show_no_families():
     values = [
-        permutation_test(pairwise_iou(random_kept(seed=seed)), FAMILIES, permutations=500, seed=0)
+        permutation_test(pairwise_iou(random_kept(seed=seed)), FAMILIES, permutations=500, seed=0).p
         for seed in range(20)
     ]
     assert 0.3 < sum(values) / len(values) < 0.7
 
 
 def test_p_value_of_indistinguishable_directions_is_one():
-    assert permutation_test(torch.ones(9, 9), FAMILIES, permutations=100, seed=0) == 1.0
+    assert permutation_test(torch.ones(9, 9), FAMILIES, permutations=100, seed=0).p == 1.0
 
 
 def test_p_value_is_bounded_by_the_ways_to_deal_families():
     # Two families of two can be dealt in three ways, one of which is the true one.
     iou = torch.tensor([[1, 0.9, 0.1, 0.2], [0.9, 1, 0.3, 0.1], [0.1, 0.3, 1, 0.8], [0.2, 0.1, 0.8, 1]])
-    assert permutation_test(iou, list("AABB"), permutations=3000, seed=0) == pytest.approx(1 / 3, abs=0.05)
+    assert permutation_test(iou, list("AABB"), permutations=6, seed=0) == (pytest.approx(1 / 3), 6, True)
+    sampled = permutation_test(iou, list("AABB"), permutations=5, seed=0)
+    assert (sampled.relabellings, sampled.is_exact) == (5, False)
 
 
 def test_p_value_depends_on_the_seed_alone():
     iou = pairwise_iou(random_kept())
     first, again, other = (permutation_test(iou, FAMILIES, permutations=999, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
+    assert not first.is_exact
+
+
+@pytest.mark.parametrize("families", ["AABBC", "AAABB", "ABABA"])
+def test_p_value_equals_brute_force(families):
+    """Over every permutation of the labels, of which `permutation_test` takes distinct ones alone."""
+    iou = pairwise_iou(random_kept(5, 40))
+    pairs = list(combinations(range(5), 2))
+
+    def contrast(labels):
+        within = [iou[a, b].item() for a, b in pairs if labels[a] == labels[b]]
+        between = [iou[a, b].item() for a, b in pairs if labels[a] != labels[b]]
+        return sum(within) / len(within) - sum(between) / len(between)
+
+    observed = contrast(families)
+    hits = sum(contrast(labels) >= observed - 1e-9 for labels in permutations(families))
+    found = permutation_test(iou, list(families), seed=0)
+    assert found.is_exact
+    assert found.p == pytest.approx(hits / factorial(5))
+
+
+def test_sampling_estimates_the_exact_p_value_and_is_never_zero():
+    iou = pairwise_iou(random_kept())
+    exact = permutation_test(iou, FAMILIES, permutations=1680, seed=0)
+    sampled = permutation_test(iou, FAMILIES, permutations=1679, seed=0)
+    assert (exact.is_exact, sampled.is_exact) == (True, False)
+    assert sampled.p == pytest.approx(exact.p, abs=0.05)
+    assert permutation_test(pairwise_iou(planted_kept()), FAMILIES, permutations=3, seed=0).p >= 1 / 4
+
+
+def test_unknown_families_are_left_out():
+    iou = pairwise_iou(random_kept())
+    families = ["unknown", *"AABB", "unknown", *"CCA"]
+    known = [i for i, family in enumerate(families) if family != "unknown"]
+    without = iou[known][:, known], [families[i] for i in known]
+    assert family_contrast(iou, families) == family_contrast(*without)
+    assert permutation_test(iou, families, seed=0) == permutation_test(*without, seed=0)
+    with pytest.raises(NothingToCompare, match="no family structure"):
+        family_contrast(iou, ["unknown"] * 9)
 
 
 @pytest.mark.parametrize("families", [["A"] * 9, list("ABCDEFGHI")])
@@ -109,3 +163,217 @@ def test_no_family_structure(families):
 def test_families_must_fit_the_matrix():
     with pytest.raises(NeuronSpecError, match="one family per direction"):
         family_contrast(torch.ones(3, 3), ["A", "A"])
+
+
+def test_iou_with_other_sets():
+    kept, other = random_kept(4), random_kept(3, seed=1)
+    both = pairwise_iou(torch.cat([kept, other]))
+    assert torch.equal(pairwise_iou(kept, other), both[:4, 4:])
+
+
+# Which directions are compared
+
+
+EN_CENTRIC = parse_directions("en-de,de-en,en-ru,ru-en")
+OTHERS = parse_directions("de-nl,de-es,nl-es,es-nl")
+
+
+@pytest.mark.parametrize(
+    ("side", "group", "rows", "languages"),
+    [
+        ("encoder", "own", [1, 3], ["de", "ru"]),
+        ("decoder", "own", [0, 2], ["de", "ru"]),
+        ("encoder", "en-x", [0, 2], ["de", "ru"]),
+        ("decoder", "x-en", [1, 3], ["de", "ru"]),
+        ("encoder", "all", [0, 1, 2, 3], ["en", "de", "en", "ru"]),
+        ("decoder", "all", [0, 1, 2, 3], ["de", "en", "ru", "en"]),
+    ],
+)
+def test_groups(side, group, rows, languages):
+    found = compared(side, EN_CENTRIC, group)
+    assert (found.rows, found.languages) == (rows, languages)
+
+
+@pytest.mark.parametrize("directions", [OTHERS, parse_directions("en-de,de-en"), [Direction("en", "de")]])
+def test_where_its_own_group_has_no_pair_a_side_is_compared_over_all(directions):
+    for side, of in (("encoder", "source"), ("decoder", "target")):
+        found = compared(side, directions)
+        assert found.group == "all"
+        assert found.languages == [getattr(direction, of) for direction in directions]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("directions", [EN_CENTRIC, OTHERS, EN_CENTRIC[:1]])
+def test_iou_of_languages_is_the_mean_over_their_directions(directions, group):
+    kept = random_kept(len(directions))
+    for side in ("encoder", "decoder"):
+        found = compared(side, directions, group)
+        own = pairwise_iou(kept)
+        of_languages = found.language_iou(kept)
+        assert of_languages.shape == (len(found.distinct), len(found.distinct))
+        assert torch.equal(of_languages, of_languages.T)
+        for (i, a), (j, b) in combinations(enumerate(found.distinct), 2):
+            pairs = [
+                own[x, y].item()
+                for x, one in zip(found.rows, found.languages, strict=True)
+                for y, other in zip(found.rows, found.languages, strict=True)
+                if (one, other) == (a, b)
+            ]
+            assert of_languages[i, j].item() == pytest.approx(sum(pairs) / len(pairs))
+
+
+# Distances between languages
+
+
+def random_distances(n, seed=0):
+    """Few different values, so that ties occur."""
+    half = torch.randint(1, 6, (n, n), generator=torch.Generator().manual_seed(seed)).double().triu(1)
+    return half + half.T
+
+
+def test_mantel_equals_brute_force():
+    first, second = random_distances(5), random_distances(5, seed=1)
+    pairs = tuple(torch.triu_indices(5, 5, offset=1))
+
+    def correlation(order):
+        relabelled = first[list(order)][:, list(order)]
+        return spearmanr(relabelled[pairs].numpy(), second[pairs].numpy()).statistic
+
+    observed = correlation(range(5))
+    found = mantel(first, second, seed=0)
+    assert found.correlation == pytest.approx(observed)
+    hits = sum(correlation(order) >= observed - 1e-9 for order in permutations(range(5)))
+    assert found.test == (pytest.approx(hits / 120), 120, True)
+
+
+def test_mantel_does_not_depend_on_the_order_of_languages():
+    first, second = random_distances(6), random_distances(6, seed=1)
+    order = [3, 0, 5, 1, 4, 2]
+    there = mantel(first[order][:, order], second[order][:, order], seed=0)
+    here = mantel(first, second, seed=0)
+    assert there.correlation == pytest.approx(here.correlation)
+    assert there.test == here.test
+
+
+def test_mantel_looks_at_ranks_alone_and_at_both_alike():
+    first, second = random_distances(6), random_distances(6, seed=1)
+    here = mantel(first, second, seed=0)
+    assert mantel(first.exp(), second, seed=0) == here
+    assert mantel(second, first, seed=0).correlation == pytest.approx(here.correlation)
+    assert mantel(second, first, seed=0).test == here.test
+    assert mantel(-first, second, seed=0).correlation == pytest.approx(-here.correlation)
+
+
+def test_mantel_of_a_distance_with_itself():
+    points = torch.tensor([0.0, 1.0, 3.0, 7.0, 15.0])
+    distances = (points[:, None] - points[None, :]).abs()
+    assert mantel(distances, distances, seed=0) == (pytest.approx(1), (1 / 120, 120, True))
+
+
+def test_mantel_samples_where_there_are_too_many_orders():
+    first, second = random_distances(6), random_distances(6, seed=1)
+    exact, sampled = (mantel(first, second, permutations=n, seed=0).test for n in (720, 719))
+    assert (exact.is_exact, sampled.is_exact) == (True, False)
+    assert sampled.p == pytest.approx(exact.p, abs=0.06)
+    assert mantel(first, first, permutations=3, seed=0).test.p >= 1 / 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (torch.ones(2, 2), torch.ones(2, 2), "three languages"),
+        (torch.ones(4, 4), random_distances(4), "all distances are equal"),
+        (random_distances(4), torch.ones(4, 4), "all distances are equal"),
+    ],
+)
+def test_mantel_has_nothing_to_compare(first, second, said):
+    with pytest.raises(NothingToCompare, match=said):
+        mantel(first, second, seed=0)
+
+
+def test_mantel_of_distances_that_do_not_fit():
+    for second in (random_distances(5), torch.full((4, 4), float("nan"))):
+        with pytest.raises(NeuronSpecError, match="cannot be compared"):
+            mantel(random_distances(4), second, seed=0)
+
+
+# Dendrograms
+
+
+CODES = [f"{family.lower()}{i}" for i, family in enumerate(FAMILIES)]
+
+
+def ultrametric_iou():
+    """0.9 within families, 0.7 between A and B, 0.5 to C: a tree drawn exactly."""
+    iou = torch.full((9, 9), 0.5, dtype=torch.float64)
+    iou[:6, :6] = 0.7
+    for start in (0, 3, 6):
+        iou[start : start + 3, start : start + 3] = 0.9
+    return iou.fill_diagonal_(1)
+
+
+def test_dendrogram_of_an_ultrametric_is_exact():
+    iou = ultrametric_iou()
+    tree = cluster(iou, CODES)
+    torch.testing.assert_close(tree.cophenetic(), 1 - iou)
+    assert tree.cophenetic_correlation(iou) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("iou", [ultrametric_iou(), pairwise_iou(planted_kept())])
+def test_dendrogram_recovers_families(iou):
+    order = [4, 0, 8, 2, 6, 1, 3, 7, 5]
+    tree = cluster(iou[order][:, order], [CODES[i] for i in order])
+    leaves, lines = tree.drawing()
+    assert sorted(leaves) == sorted(CODES)
+    families = [leaf[0] for leaf in leaves]
+    assert all(len(set(families[start : start + 3])) == 1 for start in (0, 3, 6))
+    assert len(lines) == 8
+    assert {place for places, _ in lines for place in places} >= {float(i) for i in range(9)}
+
+
+def test_dendrogram_links_by_the_mean_distance():
+    iou = torch.tensor([[1, 0.9, 0.5], [0.9, 1, 0.3], [0.5, 0.3, 1]], dtype=torch.float64)
+    assert cluster(iou, ["de", "nl", "ru"]).merges[:, 2].tolist() == pytest.approx([0.1, 0.6])
+
+
+def test_dendrogram_of_two_languages_and_of_one():
+    iou = torch.tensor([[1, 0.8], [0.8, 1]], dtype=torch.float64)
+    tree = cluster(iou, ["de", "ru"])
+    assert off_diagonal(tree.cophenetic()).tolist() == pytest.approx([0.2])
+    with pytest.raises(NothingToCompare, match="three languages"):
+        tree.cophenetic_correlation(iou)
+    with pytest.raises(NothingToCompare, match="two languages"):
+        cluster(iou[:1, :1], ["de"])
+
+
+def test_dendrogram_of_equal_sets():
+    tree = cluster(torch.ones(4, 4), list("abcd"))
+    assert tree.cophenetic().count_nonzero() == 0
+    with pytest.raises(NothingToCompare, match="all distances are equal"):
+        tree.cophenetic_correlation(torch.ones(4, 4))
+
+
+# Chance
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 3), (5, 4), (0, 2), (0, 0), (5, 5)])
+def test_expected_iou_of_random_sets_equals_brute_force(first, second):
+    width = 5
+    one = set(range(first))
+    values = [
+        len(one & set(other)) / len(one | set(other)) if one or other else 1.0
+        for other in combinations(range(width), second)
+    ]
+    assert random_iou(first, second, width) == pytest.approx(sum(values) / len(values))
+
+
+def test_missing_scipy_names_the_extra(monkeypatch):
+    for part in ("stats", "cluster.hierarchy"):
+        monkeypatch.setitem(sys.modules, f"scipy.{part}", None)
+    for compute in (
+        lambda: cluster(torch.ones(3, 3), list("abc")),
+        lambda: mantel(random_distances(3), random_distances(3), seed=0),
+        lambda: random_iou(1, 2, 3),
+    ):
+        with pytest.raises(NeuronSpecError, match=r"needs scipy[\s\S]*neuron_spec\[analysis\]"):
+            compute()

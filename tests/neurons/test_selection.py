@@ -1,3 +1,6 @@
+import math
+from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
@@ -5,10 +8,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuron_spec.directions import parse_directions
+from neuron_spec.directions import Direction, by_family, language, parse_directions
 from neuron_spec.errors import DirectionError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
-from neuron_spec.neurons.selection import by_language, cumulative, ks_per_direction, parse_k, select
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.selection import (
+    another_direction,
+    by_language,
+    cumulative,
+    intersection_of_all,
+    ks_per_direction,
+    matched_random,
+    only_side,
+    other_direction,
+    parse_k,
+    parse_swap,
+    select,
+    select_top_fraction,
+    top_fraction,
+)
 
 KS = [Fraction(k) for k in ("0.01", "1", "25", "50", "70", "90", "95", "99.9", "100")]
 DIRECTIONS = parse_directions("en-qa,en-qb,qa-en,qb-en")
@@ -20,11 +38,13 @@ def random_counts(seed: int, width: int = 40, highest: int = 30) -> Tensor:
     return torch.randint(0, highest, (width,), generator=generator)
 
 
-def profile(seed: int = 0) -> ActivationCounts:
-    found = ActivationCounts.zeros(DIRECTIONS, WIDTHS)
-    for number, layer in enumerate(WIDTHS):
-        for row in range(len(DIRECTIONS)):
-            found.counts[layer][row] = random_counts(100 * seed + 10 * number + row, WIDTHS[layer])
+def profile(
+    seed: int = 0, directions: list[Direction] = DIRECTIONS, widths: dict[str, int] = WIDTHS
+) -> ActivationCounts:
+    found = ActivationCounts.zeros(directions, widths)
+    for number, layer in enumerate(widths):
+        for row in range(len(directions)):
+            found.counts[layer][row] = random_counts(100 * seed + 10 * number + row, widths[layer])
     for tokens in found.tokens.values():
         tokens += 30
     return found
@@ -184,3 +204,287 @@ def test_masks_remember_what_they_are_for():
         "d",
         ["en"],
     )
+
+
+# Controls
+
+WIDE = {"encoder.layers.0": 61, "encoder.layers.1": 40, "decoder.layers.0": 53}
+FAMILIES = parse_directions("en-de,de-en,en-nl,nl-en,en-es,es-en,en-pt,pt-en,en-cs,cs-en,en-ru,ru-en")
+
+
+def selected(
+    seed: int = 0, directions: list[Direction] = FAMILIES, k: str = "97", **rest: str
+) -> NeuronMasks:
+    found = profile(seed, directions, WIDE)
+    return select(found, ks_per_direction(directions, k=Fraction(k)), **rest)
+
+
+def sizes(masks: NeuronMasks) -> dict[str, list[int]]:
+    return {layer: kept.sum(dim=1).tolist() for layer, kept in masks.kept.items()}
+
+
+CONTROLS: dict[str, Callable[[NeuronMasks], NeuronMasks]] = {
+    "matched-random": lambda masks: matched_random(masks, 1),
+    "intersection-of-all": intersection_of_all,
+    "other-direction": other_direction,
+}
+
+
+@pytest.mark.parametrize("neuron_sets", ["direction", "language"])
+@pytest.mark.parametrize("seed", range(3))
+def test_matched_random_keeps_as_many_but_others(seed, neuron_sets):
+    masks = selected(seed, neuron_sets=neuron_sets)
+    drawn = matched_random(masks, seed)
+    assert sizes(drawn) == sizes(masks)
+    assert all((drawn.kept[layer] != masks.kept[layer]).any(dim=1).all() for layer in WIDE)
+
+
+def test_matched_random_is_the_same_draw_for_a_seed_and_another_for_another():
+    masks = selected()
+    prints = [matched_random(masks, seed).fingerprint for seed in (1, 2, 3, 2**32 + 1, -1)]
+    assert len(set(prints)) == len(prints)
+    assert matched_random(masks, 1).fingerprint == prints[0]
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert matched_random(masks, 1).fingerprint == prints[0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_random_draw_depends_on_no_other_direction_or_layer():
+    masks = selected()
+    drawn = matched_random(masks, 1)
+    order = [7, 0, 3]
+    fewer = NeuronMasks(
+        [masks.directions[i] for i in order], {layer: masks.kept[layer][order] for layer in reversed(WIDE)}
+    )
+    again = matched_random(fewer, 1)
+    assert all(torch.equal(again.kept[layer], drawn.kept[layer][order]) for layer in WIDE)
+
+
+def test_random_draws_of_directions_and_layers_differ():
+    half = torch.tensor([[True] * 30 + [False] * 30] * len(FAMILIES))
+    layers = ("encoder.layers.0", "encoder.layers.1", "decoder.layers.0")
+    drawn = matched_random(NeuronMasks(FAMILIES, dict.fromkeys(layers, half)), 1)
+    rows = {tuple(row.tolist()) for kept in drawn.kept.values() for row in kept}
+    assert len(rows) == len(layers) * len(FAMILIES)
+
+
+def test_random_draws_are_uniform():
+    """Every neuron is drawn about equally often, whatever its index or activity."""
+    kept = torch.tensor([[True] * 10 + [False] * 30])
+    masks = NeuronMasks(FAMILIES[:1], {"encoder.layers.0": kept})
+    seeds = 800
+    times = sum(matched_random(masks, seed).kept["encoder.layers.0"][0].int() for seed in range(seeds))
+    assert int(times.sum()) == 10 * seeds
+    # A count has mean 200 and deviation 12.2; six deviations.
+    assert (times - seeds / 4).abs().max() < 6 * math.sqrt(seeds * 0.25 * 0.75)
+
+
+def test_a_random_draw_is_the_same_on_every_machine():
+    kept = torch.tensor([[True] * 4 + [False] * 8])
+    drawn = matched_random(NeuronMasks(parse_directions("en-de"), {"decoder.layers.3": kept}), 7)
+    assert drawn.kept["decoder.layers.3"][0].nonzero().flatten().tolist() == [4, 9, 10, 11]
+
+
+def test_random_sets_per_language_stay_one_per_language():
+    drawn = matched_random(selected(neuron_sets="language"), 1)
+    for layer, kept in drawn.kept.items():
+        owners = [d.source if layer.startswith("encoder") else d.target for d in FAMILIES]
+        for i, row in enumerate(kept):
+            assert [torch.equal(row, other) for other in kept] == [owner == owners[i] for owner in owners]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_sets_are_nested_as_k_grows(seed):
+    small, large = (matched_random(selected(seed, k=k), 1) for k in ("60", "90"))
+    assert all(bool((small.kept[layer] <= large.kept[layer]).all()) for layer in WIDE)
+
+
+@pytest.mark.parametrize("percent", ["0.01", "10", "33.3", "50", "75", "99.9", "100"])
+@pytest.mark.parametrize("seed", range(3))
+def test_top_fraction_keeps_that_many_of_the_most_active(seed, percent):
+    counts = random_counts(seed, width=41, highest=6)  # with many ties
+    kept = top_fraction(counts, Fraction(percent))
+    assert int(kept.sum()) == math.ceil(Fraction(percent) * 41 / 100)
+    if not kept.all():
+        least = counts[kept].min()
+        assert least >= counts[~kept].max()
+        tied = kept[counts == least]
+        assert tied.tolist() == sorted(tied.tolist(), reverse=True)  # the lower index first
+
+
+def test_top_fraction_at_the_size_of_cumulative_is_cumulative():
+    counts = random_counts(1)
+    kept = cumulative(counts, Fraction(80))
+    assert torch.equal(top_fraction(counts, Fraction(100 * int(kept.sum()), len(counts))), kept)
+
+
+@pytest.mark.parametrize("neuron_sets", ["direction", "language"])
+def test_top_fraction_is_as_many_everywhere(neuron_sets):
+    masks = select_top_fraction(profile(0, FAMILIES, WIDE), Fraction(25), neuron_sets=neuron_sets)
+    assert sizes(masks) == {layer: [math.ceil(width / 4)] * len(FAMILIES) for layer, width in WIDE.items()}
+    assert masks.metadata["fraction_percent"] == 25 and "k_percent" not in masks.metadata
+    with pytest.raises(SelectionError, match="no neuron was active"):
+        top_fraction(torch.zeros(4, dtype=torch.int64), Fraction(50))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_intersection_is_what_all_share_and_no_less(seed):
+    masks = selected(seed, DIRECTIONS)
+    shared = intersection_of_all(masks)
+    for layer, kept in shared.kept.items():
+        assert all(torch.equal(row, kept[0]) for row in kept)
+        assert bool((kept <= masks.kept[layer]).all())
+        assert torch.equal(kept[0], torch.stack([*masks.kept[layer]]).sum(dim=0) == len(DIRECTIONS))
+        assert 0 < int(kept[0].sum()) < masks.kept[layer].sum(dim=1).min()
+
+
+def test_an_empty_intersection_names_its_layer():
+    masks = selected(0, DIRECTIONS)
+    masks.kept["encoder.layers.1"][0] = ~masks.kept["encoder.layers.1"][1]
+    with pytest.raises(SelectionError, match=r"no neuron is kept for all(.|\n)*encoder\.layers\.1"):
+        intersection_of_all(masks)
+
+
+@pytest.mark.parametrize(
+    "langs",
+    [
+        "de,nl,es,pt,cs,ru",  # three families of two
+        "de,fr",
+        "de,nl,sv,fr",  # more than half of one family
+        "de,nl,sv",  # one family
+        "qa,qb,qc",  # none known
+        "de,nl,sv,da,fr,es,ru,hi,he,ar,mt",
+        "fi,de,et,nl,hu",
+    ],
+)
+def test_another_direction_takes_each_once_and_another_family_where_it_can(langs):
+    codes = langs.split(",")
+    directions = parse_directions([pair for code in codes for pair in (f"en-{code}", f"{code}-en")])
+    others = another_direction(directions)
+    assert list(others) == directions
+    assert set(others.values()) == set(directions)
+    assert all(other != direction for direction, other in others.items())
+    assert all((a.source == "en") == (b.source == "en") for a, b in others.items())
+    assert another_direction(directions[::-1]) == others
+    changes = sum(
+        language(a.target).family != language(b.target).family for a, b in others.items() if a.source == "en"
+    )
+    largest = max(Counter(language(code).family for code in codes).values())
+    assert changes == min(len(codes), 2 * (len(codes) - largest))
+
+
+def test_groups_are_dealt_with_apart():
+    directions = parse_directions("en-de,en-ru,nl-en,cs-en,en-fr")
+    others = {str(a): str(b) for a, b in another_direction(directions).items()}
+    assert others["nl-en"] == "cs-en" and others["cs-en"] == "nl-en"
+    assert by_family(["de", "ru", "fr"]) == ["de", "fr", "ru"]
+    assert [others[d] for d in ("en-de", "en-fr", "en-ru")] == ["en-fr", "en-ru", "en-de"]
+    assert list(another_direction(parse_directions("de-en,ru-en"))) == parse_directions("de-en,ru-en")
+
+
+def test_other_direction_moves_whole_sets_and_says_whose():
+    masks = selected()
+    moved = other_direction(masks)
+    for i, direction in enumerate(FAMILIES):
+        row = FAMILIES.index(Direction.parse(moved.metadata["set_of"][str(direction)]))
+        assert row != i
+        for layer in WIDE:
+            assert torch.equal(moved.kept[layer][i], masks.kept[layer][row])
+    assert moved.fingerprint != masks.fingerprint
+    assert "family" in moved.metadata["rule"]
+
+
+def test_a_swap_moves_the_named_pairs_alone_and_twice_is_none():
+    masks = selected()
+    swap = parse_swap("en-de:en-ru,de-en:ru-en", FAMILIES)
+    moved = other_direction(masks, swap)
+    a, b = FAMILIES.index(Direction("en", "de")), FAMILIES.index(Direction("en", "ru"))
+    for layer, kept in masks.kept.items():
+        assert torch.equal(moved.kept[layer][a], kept[b]) and torch.equal(moved.kept[layer][b], kept[a])
+        assert torch.equal(moved.kept[layer][2], kept[2])
+    assert other_direction(moved, swap).fingerprint == masks.fingerprint != moved.fingerprint
+    assert [d for d, other in moved.metadata["set_of"].items() if d != other] == [
+        "en-de",
+        "de-en",
+        "en-ru",
+        "ru-en",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("", SelectionError, "malformed --swap"),
+        ("en-de", SelectionError, "malformed --swap"),
+        ("en-de:en-ru,", SelectionError, "malformed --swap"),
+        ("en-de:enru", DirectionError, "malformed direction"),
+        ("en-de:en-xx", SelectionError, "without a profile"),
+        ("en-de:en-de", SelectionError, "a direction twice"),
+        ("en-de:en-ru,en-ru:en-nl", SelectionError, "a direction twice"),
+    ],
+)
+def test_bad_swap(text, error, said):
+    with pytest.raises(error, match=said):
+        parse_swap(text, FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("directions", "said"),
+    [
+        ("en-de", "no other direction"),
+        ("en-de,en-ru,de-en", "no other direction"),
+        ("en-de,de-ru", "without English"),
+    ],
+)
+def test_where_there_is_no_other_direction(directions, said):
+    with pytest.raises(SelectionError, match=said):
+        another_direction(parse_directions(directions))
+
+
+def test_sets_per_language_are_not_swapped():
+    with pytest.raises(SelectionError, match="drop --neuron-sets language"):
+        other_direction(selected(neuron_sets="language"))
+
+
+@pytest.mark.parametrize("name", ["none", *CONTROLS])
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_only_side_leaves_the_other_dense_before_or_after_a_control(side, name):
+    control = CONTROLS.get(name, lambda masks: masks)
+    before, after = control(only_side(selected(), side)), only_side(control(selected()), side)
+    assert before.fingerprint == after.fingerprint and before.metadata == after.metadata
+    for layer, kept in before.kept.items():
+        if layer.startswith(side):
+            assert torch.equal(kept, control(selected()).kept[layer]) and not kept.all()
+        else:
+            assert kept.all()
+    assert list(before.metadata["k_percent"]) == [before.metadata["only_side"]] == [side]
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("directions", ["en-de,en-ru", "en-de,en-ru,de-en,ru-en"])
+def test_controls_at_k_100_of_a_model_all_of_whose_neurons_are_active(name, directions):
+    found = profile(0, parse_directions(directions), WIDE)
+    for counts in found.counts.values():
+        counts += 1
+    kept = CONTROLS[name](select(found, ks_per_direction(found.directions, k=Fraction(100)))).kept
+    assert all(bool(rows.all()) for rows in kept.values())
+
+
+def test_one_direction_alone():
+    masks = selected(0, parse_directions("en-de"))
+    assert sizes(matched_random(masks, 1)) == sizes(masks)
+    assert intersection_of_all(masks).fingerprint == masks.fingerprint
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_controls_leave_their_masks_as_they_were_and_pass_on_what_those_are_for(name):
+    masks = selected()
+    masks.metadata["checkpoint_sha256"] = "c"
+    before, metadata = masks.fingerprint, dict(masks.metadata)
+    control = CONTROLS[name](masks)
+    assert masks.fingerprint == before and masks.metadata == metadata
+    assert control.metadata["method"] == name
+    assert {key: control.metadata[key] for key in metadata if key != "method"} == {
+        key: value for key, value in metadata.items() if key != "method"
+    }

@@ -1,0 +1,118 @@
+"""Analyze the specialized neurons of a mask file: overlap over layers and language families, sparsity,
+dendrograms, and, given profiles on other data, whether the same neurons would be selected again.
+
+Writes analysis.json, analysis.md, iou.csv and figures (PNG and SVG). Needs scipy: the extra 'analysis'.
+
+examples:
+  neuron-spec analyze masks.safetensors --output analysis
+  neuron-spec analyze masks.safetensors --profile half-1.safetensors half-2.safetensors --output analysis
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from neuron_spec.neurons.overlap import GROUPS, PERMUTATIONS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("masks", type=Path, help="masks.safetensors")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="profiles of the same checkpoint on other data, to select again from; the first is the reference",
+    )
+    parser.add_argument(
+        "--group",
+        choices=GROUPS,
+        default="own",
+        help="which directions are compared: "
+        + "; ".join(f"{name}: {what}" for name, what in GROUPS.items()),
+    )
+    parser.add_argument(
+        "--distances",
+        type=Path,
+        metavar="FILE",
+        help="distances between languages, a CSV file with the header language,language,distance "
+        "(default: edges in the family tree of the language table)",
+    )
+    parser.add_argument(
+        "--corpus-card",
+        type=Path,
+        metavar="FILE",
+        help="corpus.json whose families hold instead of those of the language table",
+    )
+    parser.add_argument(
+        "--permutations",
+        type=int,
+        default=PERMUTATIONS,
+        metavar="N",
+        help="relabellings per test; all of them where there are no more (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random relabellings")
+
+
+def run(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import hash_file, is_already_here, read_json, signature
+    from neuron_spec.directions import language
+    from neuron_spec.errors import NeuronSpecError
+    from neuron_spec.neurons.activations import ActivationCounts
+    from neuron_spec.neurons.masks import NeuronMasks
+    from neuron_spec.neurons.overlap import scipy_part
+    from neuron_spec.reporting.analysis import (
+        ANALYSIS_JSON,
+        ANALYSIS_TABLE,
+        Question,
+        pairs_compared,
+        read_distances,
+        read_families,
+        select_from_profiles,
+        write_analysis,
+    )
+
+    if args.permutations < 1:
+        raise NeuronSpecError("--permutations", got=args.permutations, expected="1 or more")
+    if len(set(args.profile)) < len(args.profile):
+        raise NeuronSpecError("--profile names a file twice", got=", ".join(map(str, args.profile)))
+    scipy_part("stats")
+    question = Question(
+        NeuronMasks.load(args.masks),
+        {str(path): ActivationCounts.load(path) for path in args.profile},
+        args.group,
+        read_families(args.corpus_card) if args.corpus_card else None,
+        permutations=args.permutations,
+        seed=args.seed,
+    )
+    if args.distances:
+        question = replace(question, distances=read_distances(args.distances, pairs_compared(question)))
+    again = select_from_profiles(question)
+
+    codes = sorted({code for d in question.masks.directions for code in (d.source, d.target)})
+    made = signature(
+        "analyze",
+        inputs={
+            "masks": hash_file(args.masks),
+            **{f"profile {number}": hash_file(path) for number, path in enumerate(args.profile, start=1)},
+            "distances": hash_file(args.distances) if args.distances else "family tree of the language table",
+        },
+        parameters={
+            "group": args.group,
+            "permutations": args.permutations,
+            "seed": args.seed,
+            "languages": {code: f"{question.family(code)}, {language(code).lineage}" for code in codes},
+        },
+    )
+    done = args.output / ANALYSIS_JSON
+    found = read_json(done, "analysis").get("signature", {}) if done.is_file() else None
+    if is_already_here(args.output, found, made, what="analysis"):
+        print(f"{args.output}: complete already", file=sys.stderr)
+    else:
+        write_analysis(args.output, question, again, made)
+    print(args.output / ANALYSIS_TABLE)

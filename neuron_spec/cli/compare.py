@@ -1,0 +1,137 @@
+"""Compare evaluated systems with a baseline, the first one given: differences in BLEU and chrF++, which
+of them are significant, and wins, ties and losses per direction, group, tier and family.
+
+A system is NAME=DIR or DIR, a folder that `neuron-spec evaluate` wrote. Several seeds of one system are
+NAME=DIR,DIR,...: seed i is compared with the baseline's seed i, a single seed with each.
+
+Per direction, sacreBLEU's paired bootstrap asks whether these trained models would differ on other
+sentences too; per group, a sign-flip test asks whether one is better over directions.
+
+examples:
+  neuron-spec compare evaluation/dense-continuation evaluation/specialized --output comparison
+  neuron-spec compare dense=s1/dense,s2/dense specialized=s1/specialized,s2/specialized
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_spec.artifacts import is_already_here, read_json
+from neuron_spec.errors import NeuronSpecError
+
+if TYPE_CHECKING:
+    from neuron_spec.comparison import Comparison, System
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from neuron_spec.comparison import ALPHA, SAMPLES
+
+    parser.add_argument(
+        "systems", nargs="+", metavar="[NAME=]DIR[,DIR...]", help="evaluations, the baseline first"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write comparison.md, .csv, .json, .png and .svg here"
+    )
+    parser.add_argument("--json", action="store_true", help="print the JSON and not the tables")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=SAMPLES,
+        metavar="N",
+        help="samples of sentences (default %(default)s)",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=ALPHA,
+        metavar="P",
+        help="a win or loss is p below it (default %(default)s)",
+    )
+    parser.add_argument(
+        "--common-directions",
+        action="store_true",
+        help="compare only the directions that all evaluations have",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from neuron_spec.comparison import (
+        COMPARISON,
+        as_plain,
+        comparable,
+        compare,
+        comparison_markdown,
+        comparison_signature,
+    )
+
+    systems = comparable(_read_systems(args.systems), common_directions=args.common_directions)
+    made = comparison_signature(systems, samples=args.bootstrap, alpha=args.alpha)
+    if args.output and _is_complete(args.output / f"{COMPARISON}.json", made):
+        path = args.output / f"{COMPARISON}{'.json' if args.json else '.md'}"
+        print(path.read_text(encoding="utf-8"), end="")
+        return
+    comparison = compare(systems, signature=made, samples=args.bootstrap, alpha=args.alpha)
+    if args.output:
+        _write(args.output, comparison)
+        print(args.output / f"{COMPARISON}.json", file=sys.stderr)
+    if args.json:
+        print(json.dumps(as_plain(comparison), indent=1, ensure_ascii=False))
+    else:
+        print(comparison_markdown(comparison), end="")
+
+
+def _read_systems(texts: list[str]) -> list[System]:
+    from neuron_spec.comparison import System
+    from neuron_spec.evaluation import read_evaluation
+
+    folders = dict(_named_folders(text) for text in texts)
+    if len(folders) < len(texts):
+        raise NeuronSpecError(
+            "two systems have one name",
+            got=", ".join(texts),
+            mend="give NAME=DIR for each; the seeds of one system go together, NAME=DIR,DIR",
+        )
+    counts = Counter(folder.resolve() for of in folders.values() for folder in of)
+    if twice := [str(folder) for folder, count in counts.items() if count > 1]:
+        raise NeuronSpecError("an evaluation is given twice", got=", ".join(twice))
+    return [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders.items()]
+
+
+def _named_folders(text: str) -> tuple[str, list[Path]]:
+    """Read ``NAME=DIR,DIR``; without a name, the folders' own if they have the same."""
+    name, equals, listed = text.partition("=")
+    if "/" in name:  # the sign is part of a folder's name
+        name, equals, listed = "", "", text
+    folders = [Path(part) for part in (listed if equals else text).split(",") if part]
+    names = {name} if equals else {folder.resolve().name for folder in folders}
+    if not folders or names == {""} or len(names) > 1:
+        raise NeuronSpecError(
+            "a system without a name or folder",
+            got=repr(text),
+            expected="NAME=DIR, NAME=DIR,DIR for several seeds, or DIR",
+        )
+    return names.pop(), folders
+
+
+def _is_complete(path: Path, wanted: dict[str, Any]) -> bool:
+    """Raises: ArtifactError if another comparison is there."""
+    found = read_json(path, "comparison").get("signature", {}) if path.is_file() else None
+    if is_already_here(path.parent, found, wanted, what="comparison"):
+        print(f"{path.parent}: complete already", file=sys.stderr)
+        return True
+    return False
+
+
+def _write(output: Path, comparison: Comparison) -> None:
+    from neuron_spec.comparison import COMPARISON, write_comparison
+    from neuron_spec.reporting.figures import save, score_differences
+
+    figure = score_differences(comparison)
+    for suffix in (".png", ".svg"):
+        save(figure, output / f"{COMPARISON}{suffix}")
+    write_comparison(output, comparison)

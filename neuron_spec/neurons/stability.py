@@ -1,0 +1,143 @@
+"""Whether the same neurons are selected again from other data: sets from several profiles of one checkpoint.
+
+Ours: the paper selects once. Axis letters: N directions, F ffn. True = kept.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from neuron_spec.errors import ArtifactError, SelectionError
+from neuron_spec.neurons.activations import SIDES, ActivationCounts
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.overlap import Compared, NothingToCompare, pairwise_iou, random_iou
+from neuron_spec.neurons.selection import only_side, select, select_top_fraction
+
+
+def select_again(masks: NeuronMasks, profile: ActivationCounts, where: object = None) -> NeuronMasks:
+    """The sets that another profile gives for the directions of ``masks``, selected as they were.
+
+    Directions that ``masks`` do not hold are left out of the profile.
+
+    Args:
+        where: names the profile in messages.
+
+    Raises:
+        ArtifactError: if the profile is of another checkpoint, lacks directions, or has other layers or
+            widths.
+        SelectionError: if ``masks`` do not say how they were selected, or not from counts alone; or if a
+            direction has no tokens.
+    """
+    _require_fit(masks, profile, where)
+    profile = _only(profile, masks)
+    metadata = masks.metadata
+    method, sets = metadata.get("method"), metadata.get("neuron_sets", "direction")
+    if method == "cumulative" and "k_percent" in metadata:
+        # The dense side of one-sided masks has no k; what is selected there is replaced below.
+        k_percent = {side: metadata["k_percent"].get(side, {}) for side in SIDES}
+        ks = {
+            side: [Fraction(str(k_percent[side].get(str(d), 100))) for d in profile.directions]
+            for side in SIDES
+        }
+        again = select(profile, ks, neuron_sets=sets)
+    elif method == "top-fraction":
+        again = select_top_fraction(profile, Fraction(str(metadata["fraction_percent"])), neuron_sets=sets)
+    else:
+        raise SelectionError(
+            "these masks cannot be selected again from another profile",
+            got=f"method {method or 'unknown'}",
+            expected="masks by neuron-spec select, method cumulative or top-fraction",
+            mend="analyze the masks they were made from, or drop --profile",
+        )
+    return only_side(again, metadata["only_side"]) if "only_side" in metadata else again
+
+
+def _require_fit(masks: NeuronMasks, profile: ActivationCounts, where: object) -> None:
+    checkpoints = [made.metadata.get("checkpoint_sha256") for made in (masks, profile)]
+    if None not in checkpoints and checkpoints[0] != checkpoints[1]:
+        raise ArtifactError(
+            "a profile of another checkpoint than the masks",
+            where=where,
+            got=checkpoints[1],
+            expected=checkpoints[0],
+            mend="profile the checkpoint that the masks were made for",
+        )
+    if missing := [str(d) for d in masks.directions if d not in profile.directions]:
+        raise ArtifactError(
+            "a profile without directions that have masks",
+            where=where,
+            got=", ".join(map(str, profile.directions)),
+            expected=f"also {', '.join(missing)}",
+            mend="profile these --lang-pairs too",
+        )
+    if profile.widths != masks.widths:
+        raise ArtifactError(
+            "a profile with other layers or widths than the masks",
+            where=where,
+            got=profile.widths,
+            expected=masks.widths,
+        )
+
+
+def _only(profile: ActivationCounts, masks: NeuronMasks) -> ActivationCounts:
+    """The directions of ``masks``, in their order."""
+    rows = [profile.directions.index(direction) for direction in masks.directions]
+    return ActivationCounts(
+        masks.directions,
+        {layer: counts[rows] for layer, counts in profile.counts.items()},
+        {side: tokens[rows] for side, tokens in profile.tokens.items()},
+        profile.metadata,
+    )
+
+
+def iou_per_direction(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of each direction's set with its own other set.
+
+    Args:
+        first, second: bool `[N, F]`, True = kept.
+
+    Returns:
+        float64 `[N]`, a fraction; two empty sets count as equal (1).
+    """
+    shared, union = (first & second).sum(dim=1), (first | second).sum(dim=1)
+    return torch.where(union == 0, 1.0, shared.double() / union.clamp(min=1))
+
+
+def iou_with_other_languages(first: Tensor, second: Tensor, compared: Compared) -> float:
+    """Mean IoU (fraction) of one profile's set for a language with another profile's set for another language.
+
+    What `iou_per_direction` is to be held against: there, too, the data differ, so that validation sets
+    which are translations of each other make no overlap.
+
+    Args:
+        first, second: bool `[num_directions, F]`, of all directions.
+        compared: the directions compared and their languages.
+
+    Raises:
+        NothingToCompare: if there are not two languages.
+    """
+    if len(compared.distinct) < 2:
+        raise NothingToCompare(
+            "overlap needs a pair of languages", got=f"{len(compared.distinct)}", expected="2 or more"
+        )
+    is_other = torch.tensor([[a != b for b in compared.languages] for a in compared.languages])
+    return pairwise_iou(first[compared.rows], second[compared.rows])[is_other].mean().item()
+
+
+def random_iou_per_direction(first: Tensor, second: Tensor) -> Tensor:
+    """What `iou_per_direction` would be, on average, if sets of these sizes were drawn at random.
+
+    Args:
+        first, second: bool `[N, F]`, True = kept.
+
+    Returns:
+        float64 `[N]`, a fraction.
+
+    Raises:
+        NeuronSpecError: if scipy is not installed.
+    """
+    sizes = zip(first.sum(dim=1).tolist(), second.sum(dim=1).tolist(), strict=True)
+    return torch.tensor([random_iou(a, b, first.size(1)) for a, b in sizes], dtype=torch.float64)

@@ -1,0 +1,116 @@
+"""``neuron-spec analyze`` on masks of made-up counts."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from neuron_spec.cli.main import main
+from neuron_spec.directions import parse_directions
+from neuron_spec.neurons.activations import ActivationCounts
+
+DIRECTIONS = parse_directions("en-de,de-en,en-nl,nl-en,en-ru,ru-en")
+
+
+def save_profile(path, seed=0, directions=DIRECTIONS):
+    profile = ActivationCounts.zeros(directions, {"encoder.layers.0": 30, "decoder.layers.0": 20})
+    generator = torch.Generator().manual_seed(seed)
+    for counts in profile.counts.values():
+        counts += torch.randint(0, 100, counts.shape, generator=generator)
+    for tokens in profile.tokens.values():
+        tokens += 100
+    profile.metadata = {"checkpoint_sha256": "c0ffee"}
+    profile.save(path)
+    return path
+
+
+@pytest.fixture
+def profile(tmp_path):
+    return save_profile(tmp_path / "profile.safetensors")
+
+
+@pytest.fixture
+def masks(profile, tmp_path, capsys):
+    output = tmp_path / "masks.safetensors"
+    assert main(["select", str(profile), "--output", str(output)]) == 0
+    capsys.readouterr()
+    return output
+
+
+@pytest.fixture
+def analyze(masks, tmp_path):
+    return lambda *more: main(["analyze", str(masks), "--output", str(tmp_path / "out"), *map(str, more)])
+
+
+def test_an_analysis_is_written_once(analyze, profile, tmp_path, capsys):
+    half = save_profile(tmp_path / "half.safetensors", seed=1)
+    assert analyze("--profile", profile, half) == 0
+    out = tmp_path / "out"
+    assert capsys.readouterr().out.split() == [str(out / "analysis.md")]
+    found = json.loads((out / "analysis.json").read_text())
+    own = found["stability"]["layers"]["encoder.layers.0"]
+    assert own["with_masks_percent"][str(profile)]["mean"] == 100
+    assert own["with_first_percent"][str(half)]["mean"] < 100
+    assert {path.name for path in out.iterdir()} == {"analysis.json", "analysis.md", "iou.csv", "figures"}
+
+    before = (out / "analysis.json").stat().st_mtime_ns
+    assert analyze("--profile", profile, half) == 0
+    assert "complete already" in capsys.readouterr().err
+    assert (out / "analysis.json").stat().st_mtime_ns == before
+    for other in (["--seed", "2"], ["--group", "all"], ["--profile", half, profile]):
+        assert analyze(*other) == 2
+        assert "another analysis is already here" in capsys.readouterr().err
+    assert (out / "analysis.json").stat().st_mtime_ns == before
+
+
+def test_distances_and_families_may_be_given(analyze, tmp_path):
+    table = tmp_path / "distances.csv"
+    table.write_text("language,language,distance\nde,nl,9\nde,ru,1\nnl,ru,2\n")
+    card = tmp_path / "corpus.json"
+    card.write_text(json.dumps({"families": {"de": "One", "nl": "One", "ru": "One"}}))
+    assert analyze("--distances", table, "--corpus-card", card) == 0
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert found["languages"]["ru"]["family"] == "One"
+    own = found["sides"]["decoder"]["mean_over_layers"]
+    assert "no family structure" in own["families"]["reason"]
+    assert own["language_distances"]["correlation"] is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--profile", "absent.safetensors"], "profile not found"),
+        (["--distances", "absent.csv"], "table of distances not found"),
+        (["--corpus-card", "absent.json"], "corpus card not found"),
+        (["--permutations", "0"], "--permutations"),
+    ],
+)
+def test_bad_input_writes_nothing(analyze, tmp_path, capsys, flags, said):
+    assert analyze(*flags) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_profiles_that_do_not_fit_write_nothing(analyze, profile, tmp_path, capsys):
+    fewer = save_profile(tmp_path / "fewer.safetensors", directions=DIRECTIONS[:4])
+    assert analyze("--profile", profile, fewer) == 2
+    message = capsys.readouterr().err
+    assert "en-ru, ru-en" in message and "fewer.safetensors" in message
+    assert analyze("--profile", profile, profile) == 2
+    assert "names a file twice" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_scipy_is_said_before_work_starts(analyze, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    assert analyze() == 2
+    assert "neuron_spec[analysis]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_profile_is_no_mask_file(profile, tmp_path, capsys):
+    assert main(["analyze", str(profile), "--output", str(tmp_path / "out")]) == 2
+    assert "not a mask file" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""neuron-spec compare on small made-up evaluations."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from neuron_spec.cli.main import main
+from neuron_spec.directions import Direction
+from neuron_spec.evaluation import Outputs, evaluate, write_evaluation
+
+REFERENCES = [f"the {noun} in the {room} is {state}" for noun in ("lamp", "door", "fan", "pump") 
+              for room in ("kitchen", "hall", "bath") for state in ("on", "off")]  # fmt: skip
+FILES = {"comparison.csv", "comparison.json", "comparison.md", "comparison.png", "comparison.svg"}
+
+
+def write(folder, hypotheses, directions=("en-de", "de-en")):
+    outputs = [Outputs(Direction.parse(d), hypotheses, REFERENCES) for d in directions]
+    write_evaluation(folder, evaluate(outputs, signature={"stage": "evaluate"}))
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    worse = [line.replace("the", "a") for line in REFERENCES]
+    worst = [line.replace("the", "a").replace("is", "was") for line in REFERENCES]
+    return [
+        write(tmp_path / name, text)
+        for name, text in (("good", REFERENCES), ("worse", worse), ("worst", worst))
+    ]
+
+
+def run(*arguments):
+    return main(["compare", "--bootstrap", "100", *map(str, arguments)])
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    def check(*arguments):
+        capsys.readouterr()
+        assert run(*arguments, "--output", tmp_path / "out") == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "Traceback" not in said.err
+        assert not (tmp_path / "out").exists()
+        return said.err
+
+    return check
+
+
+def test_tables_files_and_skipping(folders, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run(*folders, "--output", output) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("# worse against good\n")
+    assert "# worst against good\n" in table
+    assert {path.name for path in output.iterdir()} == FILES
+    assert (output / "comparison.md").read_text(encoding="utf-8") == table
+
+    made = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert run(*folders, "--output", output) == 0
+    said = capsys.readouterr()
+    assert "complete already" in said.err
+    assert said.out == table
+    assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == made
+
+    # What was cut short is made again, as before; what is of another comparison stays.
+    before = (output / "comparison.json").read_bytes()
+    (output / "comparison.json").unlink()
+    assert run(*folders, "--output", output) == 0
+    assert (output / "comparison.json").read_bytes() == before
+    assert run(*folders, "--output", output, "--alpha", "0.1") == 2
+    assert "parameters.alpha: 0.05" in capsys.readouterr().err
+    assert (output / "comparison.json").read_bytes() == before
+
+
+def test_json_on_stdout_with_seeds(folders, tmp_path, capsys):
+    good, worse, worst = folders
+    assert run(f"dense={good}", f"special={worse},{worst}", "--json", "--output", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    content = json.loads(out)
+    assert content["baseline"] == "dense"
+    assert {row["system"] for row in content["directions"]} == {"special"}
+    assert [seed["result"] for seed in content["directions"][0]["seeds"]] == ["loss", "loss"]
+    assert list(content["signature"]["inputs"]) == ["dense", "special, seed 1", "special, seed 2"]
+    assert out == (tmp_path / "out" / "comparison.json").read_text(encoding="utf-8")
+
+
+def test_folders_that_cannot_be_compared(folders, refused, tmp_path):
+    good, worse, _ = folders
+    assert "nothing to compare" in refused(good)
+    assert "given twice" in refused(good, f"other={good}")
+    assert "given twice" in refused(good, f"other={os.path.relpath(good)},{worse}")
+    assert "two systems have one name" in refused(f"a={good}", f"a={worse}")
+    assert "without a name" in refused(good, f"{good},{worse}")
+    assert "without a name" in refused(good, "a=")
+    assert "evaluate` to the end" in refused(good, tmp_path / "absent")
+    fewer = write(tmp_path / "fewer", REFERENCES, ["en-de"])
+    assert "only good has de-en" in refused(good, fewer)
+    assert run(good, fewer, "--common-directions") == 0
+
+
+@pytest.mark.parametrize(("lines", "message"), [("", "0 lines"), ("a\nb\n", "2 lines"), (None, "not found")])
+def test_damaged_hypotheses(folders, refused, lines, message):
+    path = folders[1] / "hypotheses" / "de-en.txt"
+    if lines is None:
+        path.unlink()
+    else:
+        path.write_text(lines, encoding="utf-8")
+    error = refused(*folders)
+    assert message in error
+    assert str(path) in error
+
+
+def test_hypotheses_changed_after_scoring(folders, refused):
+    path = folders[1] / "hypotheses" / "de-en.txt"
+    path.write_text("x\n" * len(REFERENCES), encoding="utf-8")
+    assert "scores of an evaluation are not those of its texts" in refused(*folders)
+
+
+def test_a_folder_with_an_equals_sign(folders, tmp_path, capsys):
+    odd = folders[1].rename(tmp_path / "lr=5")
+    assert run(folders[0], odd) == 0
+    assert "# lr=5 against good" in capsys.readouterr().out

@@ -1,0 +1,471 @@
+"""Comparing systems: properties of the tests, pairing of seeds, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+from dataclasses import replace
+from itertools import product
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
+
+from neuron_spec.comparison import (
+    LOSS,
+    METRICS,
+    TIE,
+    WIN,
+    System,
+    comparable,
+    compare,
+    comparison_markdown,
+    comparison_signature,
+    holm,
+    interval_over_directions,
+    sign_flip_p_value,
+    write_comparison,
+)
+from neuron_spec.directions import UNKNOWN, Direction
+from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
+from neuron_spec.evaluation import Outputs, evaluate, paired_bootstrap
+from neuron_spec.reporting.figures import save, score_differences
+
+DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
+SENTENCES = 30
+SAMPLES = 100
+WORDS = [first + second for first in ("ba", "ko", "li", "mu", "pe") for second in ("na", "ro", "ti", "ga")]
+
+
+def references(direction, sentences=SENTENCES):
+    words = random.Random(str(direction))
+    return [" ".join(words.choices(WORDS, k=words.randint(5, 12))) for _ in range(sentences)]
+
+
+def spoiled(lines, share, seed):
+    """Each word is replaced with probability ``share``."""
+    chance = random.Random(seed)
+    return [
+        " ".join(chance.choice(WORDS) if chance.random() < share else w for w in s.split()) for s in lines
+    ]
+
+
+def evaluated(share=0.3, seed=1, directions=DIRECTIONS, order=None, **signature):
+    outputs = []
+    for direction in directions:
+        lines = references(direction)
+        written, sources = spoiled(lines, share, f"{seed} {direction}"), [line.upper() for line in lines]
+        texts = [[text[i] for i in order or range(len(text))] for text in (written, lines, sources)]
+        outputs.append(Outputs(direction, *texts))
+    return evaluate(outputs, signature={"stage": "evaluate", "inputs": {}, "parameters": {}, **signature})
+
+
+@pytest.fixture(scope="module")
+def good():
+    return evaluated(0.3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def bad():
+    return evaluated(0.6, seed=2)
+
+
+def compared(*systems, samples=SAMPLES, alpha=0.05, **flags):
+    """``systems``: evaluations, or lists of them, one for each seed."""
+    named = [
+        System("ABC"[i], seeds if isinstance(seeds, list) else [seeds]) for i, seeds in enumerate(systems)
+    ]
+    named = comparable(named, **flags)
+    made = comparison_signature(named, samples=samples, alpha=alpha)
+    return compare(named, signature=made, samples=samples, alpha=alpha)
+
+
+def seeds_of(comparison, metric=None):
+    return [seed for row in comparison.directions for seed in row.seeds if metric in (None, row.metric)]
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_holm_of_a_worked_example():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; 0.04 may not fall below its predecessor's 0.06.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_never_lowers_nor_reorders():
+    p = np.random.default_rng(0).random(20)
+    adjusted = holm(p)
+    assert (adjusted >= p).all()
+    assert adjusted.max() <= 1
+    assert (np.diff(adjusted[p.argsort()]) >= 0).all()
+    assert holm([0.2]) == pytest.approx([0.2])
+
+
+def brute_force(values):
+    sums = [abs(sum(s * v for s, v in zip(signs, values))) for signs in product((1, -1), repeat=len(values))]
+    return fmean(total >= abs(sum(values)) - 1e-9 for total in sums)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 9, 12])
+def test_sign_flips_agree_with_brute_force(count):
+    for seed in range(5):
+        values = np.random.default_rng(seed).normal(0.5, 1, count).round(1)  # rounded: sums that tie
+        assert sign_flip_p_value(values) == pytest.approx(brute_force(values.tolist()))
+
+
+def test_sign_flips_of_like_signs_reach_the_smallest_p():
+    for count in (1, 5, 24, 40):
+        assert sign_flip_p_value(np.linspace(1, 2, count)) == pytest.approx(2 / 2**count)
+
+
+def test_sign_flips_have_no_side_and_no_difference_is_no_evidence():
+    values = np.random.default_rng(3).normal(0.4, 1, 15)
+    assert sign_flip_p_value(values) == sign_flip_p_value(-values)
+    assert sign_flip_p_value([0.0, 0.0, 0.0]) == 1
+    assert sign_flip_p_value([0.1, 0.2, -0.3]) == 1  # their sum is not quite 0 in floating point
+
+
+def test_many_values_are_flipped_at_random_near_the_exact_p():
+    values = np.random.default_rng(5).normal(0.2, 1, 40)
+    exact = sign_flip_p_value(values)
+    assert 0.02 < exact < 0.8
+    # A 41st value of 0 changes no sum.
+    assert sign_flip_p_value([*values, 0.0]) == pytest.approx(exact, abs=0.01)
+
+
+def test_interval_over_directions():
+    values = np.random.default_rng(1).normal(1, 0.5, 30)
+    low, high = interval_over_directions(values)
+    assert low < values.mean() < high
+    # The normal approximation of a mean's interval.
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(30), rel=0.05)
+    assert interval_over_directions(-values) == pytest.approx((-high, -low))
+    assert interval_over_directions(values[:5]) is None
+
+
+# ---------------------------------------------------------------- sacreBLEU's bootstrap
+
+
+def test_scores_and_p_values_are_sacrebleus_whatever_seed_the_environment_has(good, bad, monkeypatch):
+    a, b = good.outputs[0], bad.outputs[0]
+    monkeypatch.delenv("SACREBLEU_SEED", raising=False)
+    named = [("a", a.hypotheses), ("b", b.hypotheses)]
+    metrics = {"bleu": BLEU(), "chrf": CHRF(word_order=2)}
+    _, expected = PairedTest(named, metrics, [a.references], "bs", SAMPLES)()
+    monkeypatch.setenv("SACREBLEU_SEED", "7")
+    (found,) = paired_bootstrap(a, [b], samples=SAMPLES)
+    assert os.environ["SACREBLEU_SEED"] == "7"
+    for name, title in (("bleu", "BLEU"), ("chrf", "chrF2++")):
+        assert found[name].baseline_score == expected[title][0].score
+        assert found[name].score == expected[title][1].score
+        assert found[name].p_value == expected[title][1].p_value
+        assert "|bs:100|seed:12345|" in found[name].signature
+
+
+def test_the_resampled_differences_are_those_behind_the_p_value(good):
+    near = evaluated(0.33, seed=3)  # near enough that p is neither end of its range
+    (found,) = paired_bootstrap(good.outputs[1], [near.outputs[1]], samples=SAMPLES)
+    for score in found.values():
+        sizes = np.abs(score.resampled_differences)
+        hits = (sizes - sizes.mean() > abs(score.score - score.baseline_score)).sum()
+        assert (
+            2 / (SAMPLES + 1) < score.p_value == pytest.approx((hits + 1) / (SAMPLES + 1), abs=1.5 / SAMPLES)
+        )
+
+
+def test_several_systems_at_once_are_as_one_by_one(good, bad):
+    other = evaluated(0.4, seed=4)
+    together = paired_bootstrap(good.outputs[0], [bad.outputs[0], other.outputs[0]], samples=SAMPLES)
+    for at_once, system in zip(together, (bad, other)):
+        (alone,) = paired_bootstrap(good.outputs[0], [system.outputs[0]], samples=SAMPLES)
+        for metric in METRICS:
+            assert at_once[metric].p_value == alone[metric].p_value
+            assert (at_once[metric].resampled_differences == alone[metric].resampled_differences).all()
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def test_identical_systems_tie_everywhere(good):
+    result = compared(good, good)
+    for seed in seeds_of(result):
+        assert (seed.difference, seed.low, seed.high, seed.p_value, seed.result) == (0, 0, 0, 1, TIE)
+    assert {row.p_value for row in result.groups} == {1}
+    assert result.groups[0].results == {WIN: 0, TIE: len(DIRECTIONS), LOSS: 0}
+
+
+def test_a_clearly_worse_system_loses_everywhere(good, bad):
+    result = compared(good, bad)
+    for seed in seeds_of(result):
+        assert seed.result == seed.holm_result == LOSS
+        assert seed.low < seed.difference < seed.high < 0
+        assert seed.p_value < 0.05
+        assert seed.holm_p_value == pytest.approx(len(DIRECTIONS) / (SAMPLES + 1))
+    overall = result.groups[0]
+    assert overall.results == overall.holm_results == {WIN: 0, TIE: 0, LOSS: len(DIRECTIONS)}
+    assert overall.p_value == 2 / 2 ** len(DIRECTIONS)
+
+
+def test_the_other_way_round_differences_change_sign_and_p_values_stay(good):
+    near = evaluated(0.36, seed=5)
+    there, back = compared(good, near, alpha=0.2), compared(near, good, alpha=0.2)
+    mirrored = {WIN: LOSS, LOSS: WIN, TIE: TIE}
+    assert {seed.result for seed in seeds_of(there)} > {TIE}  # both sorts of result are seen
+    for a, b in zip(seeds_of(there), seeds_of(back), strict=True):
+        assert (a.difference, a.p_value, a.holm_p_value) == (-b.difference, b.p_value, b.holm_p_value)
+        assert (a.low, a.high) == pytest.approx((-b.high, -b.low))
+        assert (a.result, a.holm_result) == (mirrored[b.result], mirrored[b.holm_result])
+    for a, b in zip(there.groups, back.groups, strict=True):
+        assert a.p_value == b.p_value
+        assert a.difference.mean == pytest.approx(-b.difference.mean)
+        assert (a.results[WIN], a.results[LOSS]) == (b.results[LOSS], b.results[WIN])
+
+
+def test_order_of_sentences_does_not_matter(good, bad):
+    order = list(range(SENTENCES))
+    random.Random(0).shuffle(order)
+    here = compared(good, bad)
+    there = compared(evaluated(0.3, seed=1, order=order), evaluated(0.6, seed=2, order=order))
+    assert here.signature["inputs"] != there.signature["inputs"]
+    for a, b in zip(seeds_of(here), seeds_of(there), strict=True):
+        assert (a.baseline, a.score, a.difference) == (b.baseline, b.score, b.difference)
+
+
+def test_order_of_directions_does_not_matter(good, bad):
+    turned = evaluated(0.6, seed=2, directions=DIRECTIONS[::-1])
+    assert compared(good, turned).directions == compared(good, bad).directions
+
+
+def test_groups_are_those_of_the_evaluation(good, bad):
+    result = compared(good, bad)
+    rows = {(r.kind, r.name, r.group): r for r in result.groups if r.metric == "bleu"}
+    assert set(rows) == {(mean.kind, mean.name, mean.group) for mean in good.summary}
+    means = {(mean.kind, mean.name, mean.group): mean.bleu for mean in bad.summary}
+    for key, row in rows.items():
+        assert row.score.mean == pytest.approx(means[key])
+        assert row.difference.mean == pytest.approx(row.score.mean - row.baseline.mean)
+    assert rows["family", UNKNOWN, "all"].directions == 1  # en-qa
+    families = {str(row.direction): row.family for row in result.directions}
+    assert families == {
+        "en-de": "Germanic",
+        "de-en": "Germanic",
+        "en-qa": UNKNOWN,
+        "nl-en": "Germanic",
+        "de-nl": None,
+    }
+
+
+def test_the_signature_knows_texts_groups_and_parameters(good, bad):
+    def made(*evaluations, alpha=0.05):
+        systems = comparable([System("AB"[i], [seed]) for i, seed in enumerate(evaluations)])
+        return comparison_signature(systems, samples=SAMPLES, alpha=alpha)
+
+    assert made(good, bad) == made(good, bad)
+    others = [made(bad, good), made(good, bad, alpha=0.1), made(replace(good, families={"qa": "New"}), bad)]
+    assert made(good, bad) not in others
+
+
+def test_three_systems_are_each_compared_with_the_first(good, bad):
+    result = compared(good, bad, good)
+    assert {row.system for row in result.directions} == {"B", "C"}
+    assert {seed.result for row in result.directions for seed in row.seeds if row.system == "B"} == {LOSS}
+    assert {seed.result for row in result.directions for seed in row.seeds if row.system == "C"} == {TIE}
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def test_mean_and_deviation_over_seeds(good):
+    a = [good, evaluated(0.32, seed=7), evaluated(0.28, seed=8)]
+    b = [evaluated(0.35, seed=seed) for seed in (11, 12, 13)]
+    result = compared(a, b)
+    row = next(r for r in result.directions if (r.metric, str(r.direction)) == ("chrf", "nl-en"))
+    of_a, of_b = ([seed.scores[3].chrf for seed in seeds] for seeds in (a, b))
+    paired = [y - x for x, y in zip(of_a, of_b)]
+    for over_seeds, values in ((row.baseline, of_a), (row.score, of_b), (row.difference, paired)):
+        assert (over_seeds.mean, over_seeds.std) == pytest.approx((fmean(values), stdev(values)))
+    assert [seed.difference for seed in row.seeds] == paired
+
+    group = next(r for r in result.groups if (r.metric, r.name) == ("chrf", "M2O"))
+    means = [fmean(y.scores[i].chrf - x.scores[i].chrf for i in (1, 3)) for x, y in zip(a, b)]  # de-en, nl-en
+    assert (group.difference.mean, group.difference.std) == pytest.approx((fmean(means), stdev(means)))
+    assert sum(group.results.values()) == 2 * 3
+
+    overall = next(r for r in result.groups if (r.metric, r.kind) == ("chrf", "overall"))
+    of_directions = [r.difference.mean for r in result.directions if r.metric == "chrf"]
+    assert overall.p_value == sign_flip_p_value(of_directions) < 1
+
+
+def test_a_single_seed_is_compared_with_each(good, bad):
+    several = [bad, evaluated(0.4, seed=21)]
+    result, mirrored = compared(good, several), compared(several, good)
+    for row, back in zip(result.directions, mirrored.directions, strict=True):
+        assert [seed.difference for seed in row.seeds] == [-seed.difference for seed in back.seeds]
+        assert row.baseline.std is None
+        assert row.score == back.baseline
+        assert row.score.std == pytest.approx(row.difference.std)
+
+
+def test_pairs_of_seeds_are_as_those_alone(good, bad):
+    a, b = [good, evaluated(0.3, seed=31)], [evaluated(0.35, seed=32), bad]
+    together = compared(a, b)
+    for index in range(2):
+        alone = compared(a[index], b[index])
+        assert [row.seeds[index] for row in together.directions] == seeds_of(alone)
+
+
+def test_seeds_that_do_not_pair_up(good, bad):
+    with pytest.raises(NeuronSpecError, match=r"got: +3 of B\n.*1 or 2, as of the baseline A"):
+        compared([good, bad], [good, bad, good])
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_systems(count, good):
+    with pytest.raises(NeuronSpecError, match="nothing to compare"):
+        comparable([System("A", [good])][:count])
+
+
+def test_two_systems_of_one_name(good, bad):
+    with pytest.raises(NeuronSpecError, match="two systems have one name"):
+        comparable([System("A", [good]), System("A", [bad])])
+
+
+def test_other_directions(good):
+    fewer = evaluated(0.4, directions=[*DIRECTIONS[1:], Direction("en", "fr")])
+    with pytest.raises(DirectionError, match=r"only B has en-fr\n.*only A has en-de\n.*--common-directions"):
+        compared(good, fewer)
+    result = compared(good, fewer, common_directions=True)
+    assert [str(row.direction) for row in result.directions[:4]] == ["de-en", "en-qa", "nl-en", "de-nl"]
+    assert result.groups[0].directions == 4
+    elsewhere = evaluated(directions=[Direction("en", "fr")])
+    with pytest.raises(DirectionError, match="no direction in common"):
+        compared(good, elsewhere, common_directions=True)
+
+
+def with_text(evaluation, **changes):
+    outputs = [replace(evaluation.outputs[0], **changes), *evaluation.outputs[1:]]
+    return evaluate(outputs, signature=evaluation.signature)
+
+
+@pytest.mark.parametrize("text", ["references", "sources"])
+def test_other_texts_are_shown_on_both_sides(good, text):
+    lines = list(getattr(good.outputs[0], text))
+    lines[4] = "something else"
+    with pytest.raises(NeuronSpecError, match=rf"different {text}") as error:
+        compared(good, with_text(good, **{text: lines}))
+    message = str(error.value)
+    assert "A; B, en-de" in message
+    assert "the 5th: 'something else'" in message
+    assert f"the 5th: {getattr(good.outputs[0], text)[4]!r}" in message
+
+
+def test_a_shorter_test_set(good):
+    first = good.outputs[0]
+    shorter = with_text(
+        good, hypotheses=first.hypotheses[:-1], references=first.references[:-1], sources=first.sources[:-1]
+    )
+    with pytest.raises(NeuronSpecError, match=r"got: +29 lines.*nothing\n.*expected: +30 lines"):
+        compared(good, shorter)
+
+
+def test_unknown_sources_are_no_hindrance(good):
+    without = evaluate([replace(o, sources=None) for o in good.outputs], signature=good.signature)
+    assert len(compared(good, without).directions) == 2 * len(DIRECTIONS)
+
+
+def test_other_signatures_of_sacrebleu(good):
+    scores = [replace(score, bleu_signature="tok:zh") for score in good.scores]
+    with pytest.raises(
+        NeuronSpecError, match=r"differ in BLEU signature.*\n.*en-de\n.*tok:zh of B\n.*tok:13a"
+    ):
+        compared(good, replace(good, scores=scores))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_other_data_bins_and_scoring(good, order):
+    def made(data="x", official=False, pairs=("en-de", "de-en")):
+        parameters = {"official_scoring": official, "directions": list(pairs)}
+        return replace(good, signature={"inputs": {"data": data}, "parameters": parameters})
+
+    with pytest.raises(NeuronSpecError, match=r"data-bin"):
+        compared(*[made("x"), made("y")][::order])
+    with pytest.raises(NeuronSpecError, match=r"official scoring"):
+        compared(*[made(), made(official=True)][::order])
+    # The hash covers the files of all directions: with others it says nothing.
+    compared(*[made("x"), made("y", pairs=["en-de"])][::order], samples=25)
+
+
+def test_scores_that_are_not_those_of_the_texts(good, bad):
+    with pytest.raises(ArtifactError, match=r"(?s)B, en-de, BLEU\n.*evaluate again"):
+        compared(bad, replace(good, outputs=bad.outputs))
+
+
+@pytest.mark.parametrize(("samples", "alpha"), [(19, 0.05), (0, 0.05), (100, 0), (100, 1), (100, -0.1)])
+def test_samples_too_few_for_alpha(good, bad, samples, alpha):
+    with pytest.raises(NeuronSpecError, match="no p-value could be below alpha"):
+        compared(good, bad, samples=samples, alpha=alpha)
+
+
+# ---------------------------------------------------------------- official scoring, files, figure
+
+
+def test_official_scoring_is_kept(good):
+    pytest.importorskip("sacremoses")
+    given = good.outputs[1]
+    assert given.direction.target == "en"  # whose rules join "it 's", one word to 13a
+    texts = [[f"it 's {line}" for line in lines] for lines in (given.hypotheses, given.references)]
+    outputs = [Outputs(given.direction, *texts)]
+    official = evaluate(outputs, signature={"parameters": {"official_scoring": True}}, official=True)
+    assert official.scores[0].bleu != evaluate(outputs, signature={}).scores[0].bleu
+    row = compared(official, official).directions[0]
+    assert row.score.mean == official.scores[0].bleu
+
+
+def test_files_agree(tmp_path, good, bad):
+    result = compared([good, bad], [bad, evaluated(0.5, seed=41)])
+    write_comparison(tmp_path, result)
+    content = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    with open(tmp_path / "comparison.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(METRICS) * len(DIRECTIONS) * 2
+    first = content["directions"][0]
+    assert (first["direction"], rows[0]["direction"], rows[1]["seed"]) == ("en-de", "en-de", "2")
+    assert float(rows[1]["p_value"]) == first["seeds"][1]["p_value"]
+    assert content["signature"] == result.signature
+    assert content["groups"][0]["results"] == result.groups[0].results
+    assert (tmp_path / "comparison.md").read_text(encoding="utf-8") == comparison_markdown(result)
+
+
+def test_the_table_shows_each_result_and_warns_where_holm_cannot_tell(good, bad):
+    text = comparison_markdown(compared([good, good], [bad, good]))
+    assert "| 0 wins, 1 tie, 1 loss |" in text
+    assert "No Holm p can be below" not in text
+    assert "±" in text
+    text = comparison_markdown(compared(good, bad, samples=50))
+    assert "No Holm p can be below 0.05 with 50 samples for 5 directions: the smallest is 0.098." in text
+    assert "±" not in text
+
+
+def test_figure_marks_what_is_significant(tmp_path, good, bad):
+    figure = score_differences(compared(good, bad, good))
+    assert len(figure.axes) == len(METRICS)
+    for ax in figure.axes:
+        dots = [line for line in ax.lines if line.get_marker() in ("o", "D")]
+        assert len(dots) == 2 * len(DIRECTIONS)
+        filled = [line for line in dots if line.get_markerfacecolor() != "white"]
+        assert {line.get_marker() for line in filled} == {"o"}  # all of B, none of C
+        assert all(line.get_xdata()[0] < 0 for line in filled)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["en→de", "en→qa", "de→en", "nl→en", "de→nl"]
+    for name, start in (("figure.png", b"\x89PNG"), ("figure.svg", b"<?xml")):
+        for path in (tmp_path / "one" / name, tmp_path / "two" / name):
+            save(figure, path)
+        assert (tmp_path / "one" / name).read_bytes().startswith(start)
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
