@@ -16,6 +16,7 @@ ratio is of a whole update at the literature's number of micro-batches per updat
 
 examples:
   python benchmarks/ffn_step.py
+  python benchmarks/ffn_step.py --size iwslt --repeats 12
   python benchmarks/ffn_step.py --device cuda --dtype bf16 --tokens 7680 --size big
   python benchmarks/ffn_step.py --break-even
 """
@@ -47,7 +48,7 @@ from neuron_spec.modules.specialized_ffn import (
 
 DIRECTIONS = 4
 COMPARED_AT = 30  # percent dropped, where the systems whose cost does not depend on it are timed
-ROUNDS = {"tiny": 5, "iwslt": 5, "big": 3}
+ROUNDS = {"tiny": 5, "iwslt": 4, "big": 3}
 DEFAULT_TOKENS = {
     "cpu": {"tiny": 1024, "iwslt": 1024, "big": 512},
     "cuda": {"tiny": 16384, "iwslt": 16384, "big": 7680},
@@ -257,7 +258,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     measure, name = (break_even, "break_even") if args.break_even else (steps_of_size, "ffn_step")
-    measuring.save(args, name, {"sizes": {size: measure(args, size) for size in args.size}})
+    for size in args.size:
+        measuring.save(args, f"{name}_{size}", measure(args, size))
 
 
 if __name__ == "__main__":

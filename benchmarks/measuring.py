@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import platform
 import statistics
 import sys
@@ -76,8 +77,11 @@ def machine(device: str) -> dict[str, Any]:
     found = {"processor": processor, "threads": torch.get_num_threads()}
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
+    # What sets threads and how memory is had from the system.
+    set_by = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "MALLOC_"))}
     return {
         **found,
+        **({"environment": set_by} if set_by else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "neuron_spec": __version__,

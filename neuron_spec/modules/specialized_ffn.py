@@ -27,10 +27,11 @@ DROPPED_NEURONS = ("bias", "zero")
 FFN_PATHS = ("auto", "gather", "multiply")
 
 # Training gathers where the products saved outweigh copying the weights and spreading their gradient:
-# where tokens x the fraction left out is at least this. Measured by benchmarks/ffn_step.py --break-even.
+# where tokens x the fraction left out is at least this. On CPUs measured, by benchmarks/ffn_step.py
+# --break-even; for GPUs an estimate from their arithmetic and memory rates, not measured yet.
 BREAK_EVEN_TOKENS = {"cpu": 40, "cuda": 400}
-# Gathered widths are rounded up to this many neurons: matrix products of odd width are up to a fifth
-# slower on CPUs, and in half precision lose the fast path of GPUs.
+# Gathered widths are rounded up to this many neurons: matrix products of odd width were up to a fifth
+# slower on a CPU, and GPUs ask for multiples of 8 in half precision.
 WIDTH_MULTIPLE = 16
 
 
