@@ -6,7 +6,10 @@
 #     --smoke          the toy corpus from scratch, in under 3 minutes
 #     --run DIR        where everything goes (default runs/quickstart, or runs/smoke)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(realpath "$0")
+cd "$(dirname "$self")/.."
+# shellcheck source=scripts/pipeline.sh
+source scripts/pipeline.sh
 
 minutes=5 from_scratch=false smoke=false run=
 while [[ $# -gt 0 ]]; do
@@ -15,34 +18,16 @@ while [[ $# -gt 0 ]]; do
     --from-scratch) from_scratch=true; shift ;;
     --smoke) smoke=true; shift ;;
     --run) run=$2; shift 2 ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) usage; exit 0 ;;
     *) echo "unknown option: $1; see --help" >&2; exit 2 ;;
   esac
 done
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "--minutes: got $minutes, expected a whole number from 1" >&2; exit 2; }
 
-say() { printf '\n== %s\n' "$*" >&2; }
-
-# LOG COMMAND...: training's progress to the screen, all that fairseq says to LOG
-logged() {
-  local log=$1 shown='/train_inner|\| valid \||complete already|Error/{s/^(.{160}).*/\1/;p}'
-  shift
-  mkdir -p "$(dirname "$log")"
-  "$@" 2>&1 | tee -a "$log" | sed --unbuffered --quiet --regexp-extended "$shown" >&2 || {
-    echo "failed; the last lines of $log:" >&2
-    tail -n 25 "$log" | cut -c1-300 >&2
-    exit 1
-  }
-}
-
 say "install"
 scripts/00_install.sh
-export PATH=$PWD/.venv/bin:$PATH
-# Two cores: two threads; more do not help models this small. Passive waiting keeps a busy machine usable.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=PASSIVE
-# fairseq and current hydra and torch warn about each other at every start.
-export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
-device=$(python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")')
+device=(--cpu)
+if has_gpu; then device=(); fi
 
 if $smoke; then
   run=${run:-runs/smoke} corpus=toy configs=configs/smoke from_scratch=true
@@ -55,13 +40,13 @@ shipped=data/quickstart
 data_bin=$run/corpus/data-bin
 
 say "corpus: $corpus"
-$from_scratch || data+=(--sentencepiece $shipped/sentencepiece.model)
+$from_scratch || data+=(--sentencepiece "$shipped"/sentencepiece.model)
 scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
 
 dense=$run/dense/checkpoint_last.pt
 if $from_scratch; then
   say "pretrain: a dense model with plain fairseq"
-  logged "$run/dense/train.log" scripts/20_pretrain.sh "$data_bin" "$run/dense" $configs/pretrain.yaml $device --log-format simple --log-interval 50 \
+  logged "$run/dense/train.log" scripts/20_pretrain.sh "$data_bin" "$run/dense" $configs/pretrain.yaml "${device[@]}" --log-format simple --log-interval 50 \
     --save-interval-updates 200 --keep-interval-updates 1
 else
   dense=$shipped/dense.pt
@@ -70,11 +55,11 @@ else
 fi
 
 say "profile"
-scripts/30_profile.sh "$data_bin" "$dense" "$run/profile.safetensors" $device
+scripts/30_profile.sh "$data_bin" "$dense" "$run/profile.safetensors" "${device[@]}"
 say "select"
 scripts/40_select.sh "$run/profile.safetensors" "$run/masks.safetensors"
 
-training=(--max-update "$updates" --total-num-update "$updates" $device --log-format simple --log-interval 20
+training=(--max-update "$updates" --total-num-update "$updates" "${device[@]}" --log-format simple --log-interval 20
   --save-interval-updates 60 --keep-interval-updates 1 --validate-interval-updates 1000000)
 say "specialize: $updates updates, each direction through its own neurons"
 logged "$run/specialized/train.log" scripts/50_specialize.sh "$data_bin" "$dense" "$run/masks.safetensors" "$run/specialized" $configs/continue.yaml "${training[@]}"
@@ -85,7 +70,7 @@ say "evaluate"
 for system in dense dense-continuation specialized; do
   checkpoint=$run/$system/checkpoint_last.pt
   [[ $system == dense ]] && checkpoint=$dense
-  scripts/60_evaluate.sh "$data_bin" "$checkpoint" "$run/evaluation/$system" $device -- --max-len-a 2 --max-len-b 10
+  scripts/60_evaluate.sh "$data_bin" "$checkpoint" "$run/evaluation/$system" "${device[@]}" -- --max-len-a 2 --max-len-b 10
 done
 
 say "report"

@@ -32,6 +32,7 @@ GROUPS = (
     "corpora",
     "shipping",
     "generation",
+    "ablation",
     "reporting.tables",
     "evaluation",
     "comparison",
@@ -45,7 +46,15 @@ SUBMODULES = {
     "corpora": ("build", "toy"),
 }
 
-FAIRSEQ_SIDE = ("compat", "checkpoints", "fairseq_commands", "generation", "profiling", "corpora.binarize")
+FAIRSEQ_SIDE = (
+    "ablation",
+    "compat",
+    "checkpoints",
+    "fairseq_commands",
+    "generation",
+    "profiling",
+    "corpora.binarize",
+)
 FAIRSEQ_SIDE_PACKAGES = ("data", "models", "tasks")
 
 MODULES = {

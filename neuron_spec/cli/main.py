@@ -18,8 +18,10 @@ COMMANDS = {
     "profile": "count how often each neuron is active, per direction and layer",
     "select": "select each direction's specialized neurons from a profile",
     "analyze": "how far the sets overlap, by layer and language family; sparsity, dendrograms, stability",
+    "ablate": "switch off each direction's specialized neurons: what does every direction lose?",
     "evaluate": "translate and score all directions, or score existing fairseq-generate output",
     "compare": "compare evaluated systems: differences, significance, wins and losses",
+    "sweep": "table and figure of a sweep over k or depth",
     "report": "write a run's report: tables, figures, sample translations",
     "flags": "print the fairseq flags of a config file",
     "checkpoint": "make a checkpoint small, or compare it with a corpus",
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # fairseq logs its whole configuration, several screens of it; LOGLEVEL=INFO shows it.
     level = os.environ.setdefault("LOGLEVEL", "WARNING").upper()
-    for library in ("fairseq", "hydra"):
+    for library in ("fairseq", "hydra", "matplotlib"):
         logging.getLogger(library).setLevel(level)
     # What current hydra and torch say about fairseq's way of using them, over and over.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(hydra|fairseq|torch|neuron_spec)\b")

@@ -747,6 +747,71 @@ def _name_families(axes: Sequence[Axes], ordered: Sequence[Direction], families:
         )  # fmt: skip
 
 
+# Sweeps ---------------------------------------------------------------------------------------
+
+_Curve = Mapping[float, tuple[float, float | None, float | None]]  # value -> change, low, high
+
+
+def sweep_curves(
+    rows: Mapping[str, Mapping[str, Mapping[str, _Curve]]], ticks: Mapping[float, str], label: str
+) -> Figure:
+    """BLEU changes over the values of a setting: a row of panels per reference, a panel per group of directions.
+
+    Values stand at equal distances, in the order of ``ticks``, so that 95, 98 and 100 can be told apart.
+
+    Args:
+        rows: reference -> group of directions -> system -> change at each value, with its interval.
+        ticks: value -> what is written below it.
+        label: what the values are.
+
+    Raises:
+        NeuronSpecError: if there are more systems than colours.
+    """
+    systems = list(dict.fromkeys(name for row in rows.values() for panel in row.values() for name in panel))
+    if not 0 < len(systems) <= len(_COLORS):
+        raise NeuronSpecError(
+            "a sweep cannot be drawn", got=f"{len(systems)} systems", expected=f"1 to {len(_COLORS)}"
+        )
+    columns = max(map(len, rows.values()))
+    width = max(3.3, 0.62 * len(ticks) + 0.9)
+    figure = _figure(0.6 + width * columns, 1.0 + 2.7 * len(rows))
+    grid = figure.subplots(len(rows), columns, squeeze=False, sharey="row")
+    for axes, (reference, panels) in zip(grid, rows.items(), strict=True):
+        for ax, (group, panel) in zip(axes, panels.items(), strict=True):
+            ax.axhline(0, color=_MUTED, linewidth=0.9, zorder=1)
+            for system, curve in panel.items():
+                _draw_change(ax, curve, list(ticks), systems.index(system), len(systems))
+            ax.set_title(group, fontsize=10, color=_INK, loc="left")
+            ax.set_xticks(range(len(ticks)), list(ticks.values()), fontsize=8)
+            ax.set_xlim(-0.5, len(ticks) - 0.5)
+            ax.yaxis.set_major_locator(MaxNLocator(7, steps=_TICK_STEPS))
+            _plain_axis(ax)
+            ax.grid(axis="y", color=_PALE, linewidth=0.6)
+        axes[0].set_ylabel(f"BLEU, change against\n{reference}", fontsize=9, color=_INK)
+    figure.supxlabel(label, fontsize=9, color=_INK)
+    handles = [
+        Line2D([], [], color=color, linewidth=1.4, marker=marker, markersize=4.5, label=system)
+        for system, color, marker in zip(systems, _COLORS, _MARKERS, strict=False)
+    ]
+    _legend_above(figure, "Mean BLEU change, 95% intervals over directions", handles)
+    return figure
+
+
+def _draw_change(ax: Axes, curve: _Curve, values: Sequence[float], number: int, of: int) -> None:
+    """``number``: the system's, of ``of``; they stand side by side, so that none hides another's interval."""
+    shift = 0.14 * (number - (of - 1) / 2)
+    color = _COLORS[number]
+    positions = [place + shift for place, value in enumerate(values) if value in curve]
+    points = [curve[value] for value in values if value in curve]
+    for x, (_, low, high) in zip(positions, points, strict=True):
+        if low is not None and high is not None:
+            ax.vlines(x, low, high, color=color, linewidth=3, alpha=0.35)
+    ax.plot(
+        positions, [change for change, _, _ in points], color=color, linewidth=1.4, marker=_MARKERS[number],
+        markersize=4.5, zorder=3,
+    )  # fmt: skip
+
+
 # Shared by all --------------------------------------------------------------------------------
 
 
