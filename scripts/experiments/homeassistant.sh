@@ -154,7 +154,7 @@ if [[ -n $results ]]; then
     for system in "${systems[@]}"; do
       stage cp "$run/seed-$seed/evaluation/$system/scores.csv" "$results/seed-$seed/$system.csv"
     done
-    stage cp "$run/analysis/seed-$seed"/analysis.{md,json} "$results/seed-$seed"
+    stage cp "$run/analysis/seed-$seed"/{analysis.md,analysis.json,iou.csv} "$results/seed-$seed"
     stage cp "$run/analysis/seed-$seed"/figures/{sparsity,overlap,dendrogram,iou,iou-first-decoder-layer}.png \
       "$results/seed-$seed/figures"
   done
