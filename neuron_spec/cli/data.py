@@ -5,20 +5,27 @@ A corpus that is already there, made with the same settings, is left as it is.
 examples:
   neuron-spec data toy --output data-toy
   neuron-spec data homeassistant --langs de,nl,es,pt,cs,ru --output data-ha
+  neuron-spec data iwslt14 --archive 2014-01.tgz --output data-iwslt14
+  neuron-spec data ec30 --data-bin ec30/fairseq-data-bin-sharded --output data-ec30
+  neuron-spec data ec30 --plain EC40_dataset --valid NTREX/NTREX-128 --test flores200_dataset \\
+    --output data-ec30 --workers 8 --estimate
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from neuron_spec.errors import CorpusError
 
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, int | str]] = {
     "toy": {"vocab_size": 500, "valid_size": 200, "test_size": 200},
     "homeassistant": {"vocab_size": 6000, "valid_size": 200, "test_size": 200},
+    "iwslt14": {"vocab_size": 30000, "split": "talk"},
+    "ec30": {"vocab_size": 64000, "shards": 5},
 }
 
 
@@ -47,16 +54,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="homeassistant: where the wheel goes",
     )
+    parser.add_argument(
+        "--archive", type=Path, metavar="FILE", help="iwslt14: your copy of 2014-01.tgz, or its folder"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("talk", "lass"),
+        help="iwslt14: validate on whole talks (the default), or on every 23rd line as the literature does",
+    )
+    ec30 = parser.add_argument_group("ec30", "a downloaded data-bin, or built from text")
+    ec30.add_argument("--data-bin", type=Path, metavar="DIR", help="the downloaded folder that holds shard0")
+    ec30.add_argument("--plain", type=Path, metavar="DIR", help="EC40's text: en-de.de, en-de.en ...")
+    ec30.add_argument("--valid", type=Path, metavar="DIR", help="NTREX-128: newstest2019-ref.deu.txt ...")
+    ec30.add_argument("--test", type=Path, metavar="DIR", help="FLORES-200: dev/deu_Latn.dev, devtest/ ...")
+    ec30.add_argument("--shards", type=int, metavar="N", help="parts of the training text (default: 5)")
+    ec30.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    ec30.add_argument("--estimate", action="store_true", help="print disk and time needed, and stop")
 
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import CORPUS_CARD, hash_file, require_file
-    from neuron_spec.corpora import build, homeassistant, toy
+    from neuron_spec.corpora import build, homeassistant, iwslt14, toy
 
     for name, value in _DEFAULTS[args.corpus].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    available = toy.DEFAULT_LANGS if args.corpus == "toy" else homeassistant.DEFAULT_LANGS
+    if args.corpus == "ec30":
+        _run_ec30(args)
+        return
+    available = {"toy": toy, "homeassistant": homeassistant, "iwslt14": iwslt14}[args.corpus].DEFAULT_LANGS
     langs = args.langs.split(",") if args.langs else list(available)
     if build.PIVOT in langs or len(set(langs)) < len(langs):
         raise CorpusError("bad --langs", got=args.langs, expected="languages besides English, each once")
@@ -70,6 +96,12 @@ def run(args: argparse.Namespace) -> None:
     }
     if args.corpus == "toy":
         sizes["train"] = args.train_size
+    if args.corpus == "iwslt14":
+        if args.valid_size or args.test_size:
+            raise CorpusError("iwslt14 has given test sets, and --split says how to validate")
+        del parameters["sizes"]
+        archive = iwslt14.require_archive(args.archive)
+        parameters |= {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
     if args.sentencepiece:
         parameters["sentencepiece"] = hash_file(require_file(args.sentencepiece, "SentencePiece model"))
     if build.is_built(args.output, parameters):
@@ -77,6 +109,9 @@ def run(args: argparse.Namespace) -> None:
     else:
         if args.corpus == "toy":
             corpus = toy.read(langs=langs, sizes=sizes, seed=args.seed)
+        elif args.corpus == "iwslt14":
+            corpus = iwslt14.read(archive, langs=langs, split=args.split, seed=args.seed)
+            print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
         else:
             wheel = args.wheel or homeassistant.fetch(args.downloads)
             corpus = homeassistant.read(
@@ -89,5 +124,46 @@ def run(args: argparse.Namespace) -> None:
             vocab_size=args.vocab_size,
             parameters=parameters,
             sentencepiece_model=args.sentencepiece,
+        )
+    print(args.output / CORPUS_CARD)
+
+
+def _run_ec30(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import CORPUS_CARD, require_file
+    from neuron_spec.corpora import ec30, ec30_plain
+
+    langs = ec30.choose(args.langs.split(",") if args.langs else None)
+    workers = args.workers or len(os.sched_getaffinity(0))
+    if args.shards < 1 or workers < 1:
+        raise CorpusError("bad --shards or --workers", got=f"{args.shards}, {workers}", expected="1 or more")
+    if (args.data_bin is None) == (args.plain is None):
+        raise CorpusError(
+            "where is EC30?",
+            got="both --data-bin and --plain" if args.plain else "neither --data-bin nor --plain",
+            expected="--data-bin DIR of the downloaded data-bin, or --plain DIR of EC40's text",
+            mend="data/README.md says where both are",
+        )
+    if args.data_bin is not None:
+        ec30.adopt_data_bin(args.data_bin, args.output, langs=langs, shards=args.shards)
+    else:
+        if args.valid is None or args.test is None:
+            raise CorpusError(
+                "--plain needs --valid and --test", mend="data/README.md says where to get them"
+            )
+        text = ec30_plain.PlainText(args.plain, args.valid, args.test)
+        model = args.sentencepiece and require_file(args.sentencepiece, "SentencePiece model")
+        plan = ec30_plain.plan(text, langs=langs, workers=workers, learns_pieces=model is None)
+        print(plan, file=sys.stdout if args.estimate else sys.stderr)
+        if args.estimate:
+            return
+        ec30_plain.build(
+            text,
+            args.output,
+            langs=langs,
+            vocab_size=args.vocab_size,
+            workers=workers,
+            shards=args.shards,
+            seed=args.seed,
+            sentencepiece_model=model,
         )
     print(args.output / CORPUS_CARD)

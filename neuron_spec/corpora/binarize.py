@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
+from fairseq.data.indexed_dataset import (
+    MMapIndexedDataset,
+    MMapIndexedDatasetBuilder,
+    _code_to_dtype,
+    best_fitting_int_dtype,
+)
+from numpy.typing import NDArray
 from tqdm import tqdm
+
+from neuron_spec.errors import CorpusError
 
 
 def binarize(
@@ -29,3 +42,95 @@ def binarize(
             str(data_bin / name),
             vocab_size=len(dictionaries[lang]),
         )
+
+
+class PieceIds:
+    """The dictionary's id of every SentencePiece id, and the end-of-sentence id after each sentence."""
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, dictionary_file: Path) -> None:
+        dictionary = Dictionary.load(str(dictionary_file))
+        pieces = map(processor.id_to_piece, range(processor.vocab_size()))
+        self.vocab_size = len(dictionary)
+        self._table = np.array([*map(dictionary.index, pieces), dictionary.eos()])
+
+    def flat(self, sentences: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+        """Sentences of SentencePiece ids as one run of dictionary ids."""
+        end = (len(self._table) - 1,)
+        return self._table[np.fromiter(chain.from_iterable((*ids, *end) for ids in sentences), np.int64)]
+
+
+class PartWriter(MMapIndexedDatasetBuilder):
+    """fairseq's writer of ``.bin`` and ``.idx``, fed many sentences at a time.
+
+    What it keeps in memory is 4 bytes a sentence.
+    """
+
+    def __init__(self, data_file: Path, vocab_size: int) -> None:
+        super().__init__(str(data_file), dtype=best_fitting_int_dtype(vocab_size))
+        self._sizes = array("i")
+
+    def add_sentences(self, sentences: Sequence[Sequence[int]], ids: PieceIds) -> None:
+        """Append sentences of SentencePiece ids."""
+        self._data_file.write(ids.flat(sentences).astype(self._dtype).tobytes())
+        self._sizes.extend(len(sentence) + 1 for sentence in sentences)
+
+
+_INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of a token, sentences
+_SIZE, _POINTER = struct.Struct("<i"), struct.Struct("<q")
+
+
+def sentences_in(index_file: Path) -> int:
+    """How many sentences a ``.idx`` names; reads its ends only, so that large ones take no time.
+
+    Raises:
+        CorpusError: if it, or the ``.bin`` beside it, is missing, of another format or cut short.
+    """
+    data_file = index_file.with_suffix(".bin")
+    for file in (index_file, data_file):
+        if not file.is_file():
+            raise CorpusError("data file not found", where=file, mend="download or extract it again")
+    mend = "the download or the extraction is incomplete: get it again"
+    with index_file.open("rb") as index:
+        header = index.read(_INDEX_HEADER.size)
+        is_whole = len(header) == _INDEX_HEADER.size
+        magic, version, code, sentences = _INDEX_HEADER.unpack(header) if is_whole else (b"", 0, 0, 0)
+        if (magic, version) != (MMapIndexedDataset.Index._HDR_MAGIC, 1) or code not in _code_to_dtype:
+            raise CorpusError(
+                "index of a data file cannot be read",
+                where=index_file,
+                got=f"header {header.hex()}",
+                expected="fairseq's mmap format",
+                mend=mend,
+            )
+        expected = _INDEX_HEADER.size + sentences * (_SIZE.size + _POINTER.size)
+        if (got := index_file.stat().st_size) != expected:
+            raise CorpusError(
+                "index of a data file is cut short",
+                where=index_file,
+                got=f"{got} bytes",
+                expected=f"{expected} bytes for {sentences} sentences",
+                mend=mend,
+            )
+        if not sentences:
+            raise CorpusError("data file without a sentence", where=index_file, mend=mend)
+        index.seek(_INDEX_HEADER.size + (sentences - 1) * _SIZE.size)
+        (size,) = _SIZE.unpack(index.read(_SIZE.size))
+        index.seek(expected - _POINTER.size)
+        (pointer,) = _POINTER.unpack(index.read(_POINTER.size))
+    expected = pointer + size * np.dtype(_code_to_dtype[code]).itemsize
+    if (got := data_file.stat().st_size) != expected:
+        raise CorpusError(
+            "data file is cut short, or belongs to another index",
+            where=data_file,
+            got=f"{got} bytes",
+            expected=f"{expected} bytes",
+            mend=mend,
+        )
+    return int(sentences)
+
+
+def decoded(prefix: Path, dictionary_file: Path) -> Iterator[str]:
+    """The sentences of ``prefix.bin`` as text, without their subword marks."""
+    dictionary = Dictionary.load(str(dictionary_file))
+    for tokens in MMapIndexedDataset(str(prefix)):
+        yield dictionary.string(tokens, bpe_symbol="sentencepiece")

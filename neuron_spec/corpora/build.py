@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
+from neuron_spec.corpora.sharding import check_disk
 from neuron_spec.errors import ArtifactError, CorpusError
 
 PIVOT = "en"
@@ -50,9 +51,16 @@ class Corpus:
         return [pair for lang in self.pairs["train"] for pair in (f"{PIVOT}-{lang}", f"{lang}-{PIVOT}")]
 
 
+def corpus_folder(data_bin: str | Path) -> Path:
+    """The folder that holds a data-bin; of a sharded one (``shard0:shard1``), the folder above all shards."""
+    first = Path(str(data_bin).split(":")[0])
+    is_sharded = not (first.parent / CORPUS_CARD).is_file() and (first.parent.parent / CORPUS_CARD).is_file()
+    return first.parent.parent if is_sharded else first.parent
+
+
 def card_of(data_bin: str | Path) -> dict[str, Any] | None:
     """The corpus card beside a data-bin of ours; None for a data-bin made elsewhere."""
-    path = Path(data_bin).parent / CORPUS_CARD
+    path = corpus_folder(data_bin) / CORPUS_CARD
     return read_json(path, "corpus card") if path.is_file() else None
 
 
@@ -82,19 +90,22 @@ def build(
             checkpoint trained elsewhere fits.
 
     Raises:
-        CorpusError: if a language has no text in a split.
+        CorpusError: if a language has no text in a split, or the disk is too full.
     """
     for split in SPLITS:
         for lang, pairs in corpus.pairs[split].items():
             if not pairs:
                 raise CorpusError("a language without text", where=f"{corpus.name}, {split} split", got=lang)
+    check_disk(output, _bytes_needed(corpus))
     hashes = _write_raw(corpus, output / "raw")
     model = output / "spm" / "sentencepiece.model"
     with atomic_path(model) as temporary:
         temporary.write_bytes(
-            sentencepiece_model.read_bytes() if sentencepiece_model else _learn_pieces(corpus, vocab_size)
+            sentencepiece_model.read_bytes()
+            if sentencepiece_model
+            else learn_pieces(_training_text(corpus), vocab_size)
         )
-    processor = _load_pieces(model)
+    processor = load_pieces(model)
     _binarize(corpus, output / "raw", processor, output / "data-bin")
     write_text(output / "data-bin" / "langs.txt", "\n".join(corpus.langs) + "\n")
     write_text(output / "data-bin" / "lang_pairs.txt", ",".join(corpus.lang_pairs) + "\n")
@@ -103,6 +114,18 @@ def build(
         f"given: {sentencepiece_model.name}" if sentencepiece_model else "this training text"
     )
     write_json(output / CORPUS_CARD, _card(corpus, vocabulary, hashes, parameters))
+
+
+def _bytes_needed(corpus: Corpus) -> int:
+    """The text, as much again for the data-bin (measured: 0.8 to 0.9 of it), and the vocabulary."""
+    text = sum(
+        len(line.encode()) + 1
+        for langs in corpus.pairs.values()
+        for pairs in langs.values()
+        for pair in pairs
+        for line in pair
+    )
+    return 2 * text + 2**23
 
 
 def _write_raw(corpus: Corpus, folder: Path) -> dict[str, str]:
@@ -117,14 +140,23 @@ def _write_raw(corpus: Corpus, folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _learn_pieces(corpus: Corpus, vocab_size: int) -> bytes:
-    """Joint BPE over all languages. No normalisation: the text is clean, and decoding must give it back."""
+def _training_text(corpus: Corpus) -> list[str]:
+    """Every text of the training split; an English one only once."""
     english = dict.fromkeys(en for pairs in corpus.pairs["train"].values() for _, en in pairs)
     foreign = (text for pairs in corpus.pairs["train"].values() for text, _ in pairs)
+    return [*english, *foreign]
+
+
+def learn_pieces(sentences: Iterable[str], vocab_size: int) -> bytes:
+    """Joint BPE over all languages. No normalisation: the text is clean, and decoding must give it back.
+
+    Raises:
+        CorpusError: if the text does not give a vocabulary of that size.
+    """
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([*english, *foreign]),
+            sentence_iterator=iter(sentences),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -140,7 +172,8 @@ def _learn_pieces(corpus: Corpus, vocab_size: int) -> bytes:
     return model.getvalue()
 
 
-def _load_pieces(model: Path) -> sentencepiece.SentencePieceProcessor:
+def load_pieces(model: Path) -> sentencepiece.SentencePieceProcessor:
+    """Raises: CorpusError if the file is no SentencePiece model."""
     try:
         return sentencepiece.SentencePieceProcessor(model_file=str(model))
     except RuntimeError as error:
@@ -152,11 +185,7 @@ def _binarize(
 ) -> None:
     from neuron_spec.corpora.binarize import binarize
 
-    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
-    specials = {"<unk>", "<s>", "</s>"}  # fairseq adds its own
-    dictionary = "".join(f"{piece} 1\n" for piece in pieces if piece not in specials)
-    for lang in corpus.langs:
-        write_text(data_bin / f"dict.{lang}.txt", dictionary)
+    write_dictionaries(processor, corpus.langs, data_bin)
     names = [
         f"{split}.{lang}-{PIVOT}.{code}"
         for split in SPLITS
@@ -164,6 +193,17 @@ def _binarize(
         for code in (lang, PIVOT)
     ]
     binarize(raw, names, processor, data_bin)
+
+
+def write_dictionaries(
+    processor: sentencepiece.SentencePieceProcessor, langs: Iterable[str], data_bin: Path
+) -> None:
+    """The same ``dict.LANG.txt`` for every language: the pieces, in the model's order."""
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    specials = {"<unk>", "<s>", "</s>"}  # fairseq adds its own
+    dictionary = "".join(f"{piece} 1\n" for piece in pieces if piece not in specials)
+    for lang in langs:
+        write_text(data_bin / f"dict.{lang}.txt", dictionary)
 
 
 def _card(
@@ -193,7 +233,7 @@ def raw_file(data_bin: str | Path, split: str, source: str, target: str, side: s
     Raises:
         ArtifactError: if it is not there, as with a data-bin made elsewhere.
     """
-    folder = Path(data_bin).parent / "raw"
+    folder = corpus_folder(data_bin) / "raw"
     for pair in (f"{source}-{target}", f"{target}-{source}"):
         if (path := folder / f"{split}.{pair}.{side}").is_file():
             return path

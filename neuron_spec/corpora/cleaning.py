@@ -9,6 +9,13 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff\u200e\u200f"))
 _URL = re.compile(r"https?:|www\.|\b[\w-]+\.(?:com|org|io|net)\b", re.IGNORECASE)
 _HTML = re.compile(r"<[^>]*>|&[a-z]+;")
 
+# Combining marks are no letters to Python: those of Latin, Hebrew and Arabic script, and joiners.
+_LETTER = (
+    r"[\w\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
+    r"\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u200c\u200d]"
+)
+_TOKEN = re.compile(rf"'?{_LETTER}+(?:[-.,]{_LETTER}+)*|\.{{2,}}|\S")
+
 LENGTH_RATIO = 3.0
 LETTER_FRACTION = 0.6
 
@@ -44,4 +51,21 @@ def fault_of_pair(source: str, target: str) -> str | None:
         return "untranslated copy"
     if not 1 / LENGTH_RATIO <= len(target) / len(source) <= LENGTH_RATIO:
         return "length ratio"
+    return None
+
+
+def count_tokens(text: str) -> int:
+    """Words and punctuation marks (ours): close to the number of Moses' tokens, for scripts with spaces."""
+    return len(_TOKEN.findall(text))
+
+
+def fault_of_lengths(source: str, target: str, *, most_tokens: int, ratio: float) -> str | None:
+    """Why the lengths of a pair, in tokens of `count_tokens`, are unfit; None if they are fit."""
+    shorter, longer = sorted((count_tokens(source), count_tokens(target)))
+    if not shorter:
+        return "empty"
+    if longer > most_tokens:
+        return f"more than {most_tokens} tokens"
+    if longer > ratio * shorter:
+        return f"length ratio above {ratio}"
     return None

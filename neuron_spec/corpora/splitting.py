@@ -78,6 +78,39 @@ def hold_out_groups(
     return splits
 
 
+def groups_to_hold_out(sizes: Mapping[str, Mapping[str, int]], *, fraction: float, seed: int) -> set[str]:
+    """Choose whole groups (such as talks) for every language at once.
+
+    Groups are drawn in an order that depends on the seed alone, until each language has at least
+    ``fraction`` of its messages in them.
+
+    Args:
+        sizes: for each language, how many messages each group has.
+
+    Raises:
+        CorpusError: if that would leave a language without a group to train on.
+    """
+    names = {name for groups in sizes.values() for name in groups}
+    needed = {lang: fraction * sum(groups.values()) for lang, groups in sizes.items()}
+    chosen: set[str] = set()
+    for name in sorted(names, key=lambda name: shuffle_key(seed, name)):
+        if all(
+            needed[lang] <= sum(groups[n] for n in chosen if n in groups) for lang, groups in sizes.items()
+        ):
+            break
+        chosen.add(name)
+    for lang, groups in sizes.items():
+        if chosen.issuperset(groups):
+            raise CorpusError(
+                "too few groups to hold some out",
+                where=lang,
+                got=f"{len(groups)}, and all of them would be held out",
+                expected="several, of which some remain to train on",
+                mend="leave this language out, or split in another way",
+            )
+    return chosen
+
+
 def _grams(text: str) -> frozenset[str]:
     padded = f" {text.casefold()} "
     return frozenset(padded[i : i + 4] for i in range(max(1, len(padded) - 3)))

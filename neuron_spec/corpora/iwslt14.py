@@ -1,0 +1,550 @@
+"""IWSLT 2014: TED talks between English and eight languages, the paper's small benchmark.
+
+The text is WIT3's release 2014-01 (CC BY-NC-ND 4.0): read from the user's copy, never redistributed.
+Preparation as in the literature (LaSS, after fairseq's script for de-en), with these differences:
+
+- lengths count our tokens, words and punctuation marks, where the literature counts those of Moses;
+- the text itself stays untokenised, and typographic apostrophes of the test sets stay what they are;
+- the joint BPE is learnt on all languages; the script in use learns it on the last pair only;
+- by default whole talks are held out for validation, the same in every pair. The pairs translate the
+  same talks, so the literature's every 23rd line is in another pair's training text, as English target.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from xml.sax.saxutils import unescape
+
+from tqdm import tqdm
+
+from neuron_spec.artifacts import hash_file, hash_text
+from neuron_spec.corpora import splitting
+from neuron_spec.corpora.build import PIVOT, SPLITS, Corpus
+from neuron_spec.corpora.cleaning import fault_of_lengths, normalize
+from neuron_spec.directions import language
+from neuron_spec.errors import CorpusError
+
+RELEASE = "2014-01"
+LICENCE = "CC BY-NC-ND 4.0"
+DEFAULT_LANGS = ("fa", "pl", "ar", "he", "nl", "de", "it", "es")
+TEST_SETS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+WAYS_TO_SPLIT = ("talk", "lass")
+
+_DOWNLOAD = (
+    f"download {RELEASE}.tgz, Google Drive file 1GnBarJIbNgEIIDvUyKDtLmv35Qcxg6Ed (WIT3, {LICENCE}), "
+    f"and pass --archive {RELEASE}.tgz, or the folder it unpacks to"
+)
+_MOST_TOKENS = 175
+_LENGTH_RATIO = 1.5
+_VALID_EVERY = 23
+_LARGEST = 2**30  # bytes; the largest file of the release has some 30 million
+
+_HEAD = "url|keywords|speaker|talkid|title|description|reviewer|translator"
+_HEAD_LINE = re.compile(rf"<(?P<tag>{_HEAD})\b[^>]*>(?P<text>.*?)(?:</(?P=tag)>)?")
+# Read by pattern: the release's files are not all well-formed XML, they hold bare ampersands.
+_MARKUP = re.compile(
+    r"<doc\b|<talkid>(?P<talk>[^<]*)</talkid>"
+    r"|<seg\b[^>]*>(?P<text>(?:(?!</?seg\b).)*)</seg>|(?P<broken></?seg\b)",
+    re.DOTALL,
+)
+_QUOTES = {"&quot;": '"', "&apos;": "'"}
+
+
+class _Line(NamedTuple):
+    """One side of a segment."""
+
+    talk: str  # TED's id of the talk, the same in every language; "" where the file does not say
+    text: str
+
+
+class _Segment(NamedTuple):
+    talk: str
+    text: str
+    english: str
+
+
+_Splits = dict[str, dict[str, list[_Segment]]]  # split -> language
+
+
+@dataclass
+class _Pair:
+    """What the release holds of one language."""
+
+    train: list[_Segment]
+    tests: dict[str, list[_Segment]]  # test set -> segments
+    sha256: str
+
+
+def require_archive(archive: Path | None) -> Path:
+    """The user's copy of the release.
+
+    Raises:
+        CorpusError: if none is named or it is not there; says where to get it, and its licence.
+    """
+    if archive is None:
+        raise CorpusError(f"iwslt14 reads your own copy of WIT3's release {RELEASE}", mend=_DOWNLOAD)
+    if not archive.exists():
+        raise CorpusError(f"WIT3's release {RELEASE} not found", where=archive, mend=_DOWNLOAD)
+    return archive
+
+
+def fingerprint(archive: Path, langs: Sequence[str]) -> str:
+    """Hash of the archive, or of what a folder holds of these languages.
+
+    Raises:
+        CorpusError: if a folder cannot be read.
+    """
+    if archive.is_file():
+        return hash_file(archive)
+    return hash_text(*(_hash(files) for _, _, files in _packed_pairs(archive, langs)))
+
+
+def read(
+    archive: Path, *, langs: Sequence[str] = DEFAULT_LANGS, split: str = "talk", seed: int = 1
+) -> Corpus:
+    """Read, clean and split. Case is kept; the xx-en text serves both directions.
+
+    Args:
+        archive: ``2014-01.tgz``, or a folder that holds ``texts/de/en/de-en.tgz`` or ``de-en/``.
+        langs: out of `DEFAULT_LANGS`.
+        split: ``talk`` (ours) holds out whole talks for validation, at least one segment in 23 of each
+            language, and trains on no talk that is in any language's test sets. ``lass`` is the
+            literature's: every 23rd training segment is for validation.
+        seed: of the choice of talks; ``lass`` has no choice.
+
+    Raises:
+        CorpusError: a language or way to split that there is not, a copy that is cut short or
+            incomplete, a file that cannot be read, sides of unequal numbers of segments, too few talks.
+    """
+    if unknown := [lang for lang in langs if lang not in DEFAULT_LANGS]:
+        raise CorpusError(
+            "languages that iwslt14 does not have",
+            got=", ".join(unknown),
+            expected=f"some of {', '.join(DEFAULT_LANGS)}",
+        )
+    if split not in WAYS_TO_SPLIT:
+        raise CorpusError("no such way to split iwslt14", got=split, expected=" or ".join(WAYS_TO_SPLIT))
+    pairs = _read_pairs(require_archive(archive), langs)
+    cleaning = {}
+    for lang, pair in tqdm(pairs.items(), desc="clean", mininterval=1):
+        pairs[lang], cleaning[lang] = _clean(pair)
+
+    every_23rd = _split_lass(pairs)
+    splits = every_23rd
+    if split == "talk":
+        splits, dropped = _split_talks(pairs, seed)
+        for lang, count in dropped.items():
+            cleaning[lang]["train: in a talk of the test sets"] = count
+    leak = {
+        "similarity": "talks by their ids; English segments the same to the letter, in any pair's training text",
+        **{f"{name}_if_every_23rd_line": counts for name, counts in _leak_report(every_23rd).items()},
+        **{f"{name}_as_built": counts for name, counts in _leak_report(splits).items()},
+    }
+    return Corpus(
+        name="iwslt14",
+        pairs={
+            name: {lang: [(text, english) for _, text, english in splits[name][lang]] for lang in langs}
+            for name in SPLITS
+        },
+        families={lang: language(lang).family for lang in (*langs, PIVOT)},
+        tiers={},
+        sources=[_source(lang, pair) for lang, pair in pairs.items()],
+        cleaning={lang: dict(counter.most_common()) for lang, counter in cleaning.items()},
+        leak=leak,
+    )
+
+
+# --- Files -------------------------------------------------------------------------------------------
+
+
+def _read_pairs(archive: Path, langs: Sequence[str]) -> dict[str, _Pair]:
+    packed = _packed_pairs(archive, langs)
+    bar = tqdm(packed, desc="read pairs", total=len(langs), mininterval=1)
+    pairs = {lang: _read_pair(lang, where, files) for lang, where, files in bar}
+    return {lang: pairs[lang] for lang in langs}
+
+
+def _packed_pairs(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+    """For each language: the language, where its files are, and the files by name.
+
+    Nothing is unpacked to disk and names in an archive are only compared, so none can lead elsewhere.
+    """
+    if archive.is_file():
+        yield from _pairs_in_archive(archive, langs)
+    else:
+        for lang in langs:
+            place = _place_in_folder(archive, lang)
+            if place.is_dir():
+                yield (
+                    lang,
+                    str(place),
+                    {path.name: path.read_bytes() for path in sorted(_wanted(place, lang))},
+                )
+            else:
+                yield lang, str(place), _unpack(place.read_bytes(), str(place), lang)
+
+
+def _pairs_in_archive(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+    wanted = {f"texts/{lang}/{PIVOT}/{lang}-{PIVOT}.tgz": lang for lang in langs}
+    others = []
+    with gzip.open(archive) as whole:
+        for name, file in _members(whole, str(archive)):
+            if lang := wanted.pop("/".join(PurePosixPath(name).parts[-4:]), None):
+                where = f"{archive}: {name}"
+                yield lang, where, _unpack(_read_all(file, where), where, lang)
+            else:
+                others.append(name)
+            if not wanted:
+                return
+    raise CorpusError(
+        "the archive lacks some languages",
+        where=archive,
+        got=_some(others),
+        expected=", ".join(f"{RELEASE}/{path}" for path in wanted),
+        mend="name only the languages that it holds with --langs, or " + _DOWNLOAD,
+    )
+
+
+def _place_in_folder(folder: Path, lang: str) -> Path:
+    pair = f"{lang}-{PIVOT}"
+    roots = (folder, folder / "texts", folder / RELEASE / "texts")
+    places = [root / inner for root in roots for inner in (f"{lang}/{PIVOT}/{pair}", pair)]
+    for place in places:
+        if place.is_dir():
+            return place
+        if (packed := place.with_name(f"{pair}.tgz")).is_file():
+            return packed
+    raise CorpusError(
+        f"the folder holds no {pair} text",
+        where=folder,
+        got=_some(sorted(path.name for path in folder.iterdir())),
+        expected=f"texts/{lang}/{PIVOT}/{pair}.tgz, {pair}.tgz or {pair}/",
+        mend="name only the languages that it holds with --langs, or " + _DOWNLOAD,
+    )
+
+
+def _file_names(lang: str) -> list[str]:
+    pair = f"{lang}-{PIVOT}"
+    return [
+        name
+        for side in (lang, PIVOT)
+        for name in (
+            f"train.tags.{pair}.{side}",
+            *(f"IWSLT14.{name}.{pair}.{side}.xml" for name in TEST_SETS),
+        )
+    ]
+
+
+def _wanted(folder: Path, lang: str) -> list[Path]:
+    return [folder / name for name in _file_names(lang) if (folder / name).is_file()]
+
+
+def _unpack(data: bytes, where: str, lang: str) -> dict[str, bytes]:
+    """The files of one language out of its own archive, such as ``de-en/train.tags.de-en.de``."""
+    wanted = {(f"{lang}-{PIVOT}", name) for name in _file_names(lang)}
+    files, others = {}, []
+    # Through gzip, which knows where its data end: a tar file cut between two files would seem complete.
+    for member, file in _members(gzip.GzipFile(fileobj=io.BytesIO(data)), where):
+        path = PurePosixPath(member)
+        if path.parts[-2:] in wanted:
+            files[path.name] = _read_all(file, f"{where}: {member}")
+        else:
+            others.append(member)
+    if not files:
+        raise CorpusError(
+            "the archive holds none of the files it should",
+            where=where,
+            got=_some(others),
+            expected=f"{lang}-{PIVOT}/train.tags.{lang}-{PIVOT}.{lang} and others",
+            mend=_DOWNLOAD,
+        )
+    return files
+
+
+def _members(file: io.BufferedIOBase, where: str) -> Iterator[tuple[str, io.BufferedIOBase]]:
+    """Name and content of each plain file in a tar file, in one pass; links are left out."""
+    with _readable(where), tarfile.open(fileobj=file, mode="r|") as archive:
+        for member in archive:
+            if member.isreg() and (content := archive.extractfile(member)):
+                yield member.name, content  # type: ignore[misc]
+
+
+def _read_all(file: io.BufferedIOBase, where: str) -> bytes:
+    with _readable(where):
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise CorpusError(
+            "far larger than any file of the release",
+            where=where,
+            expected=f"at most {_LARGEST} bytes",
+            mend=_DOWNLOAD,
+        )
+    return data
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise CorpusError(
+            "the archive cannot be read: damaged, cut short, or no archive at all",
+            where=where,
+            got=str(error),
+            expected="a gzipped tar file",
+            mend=f"{_DOWNLOAD}; a file of a few kilobytes is a web page that Google Drive gave instead",
+        ) from error
+
+
+def _some(names: Sequence[str], at_most: int = 5) -> str:
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return (", ".join(names[:at_most]) or "nothing") + more
+
+
+def _hash(files: Mapping[str, bytes]) -> str:
+    """The same however the files were packed."""
+    return hash_text(*(f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)))
+
+
+# --- Text --------------------------------------------------------------------------------------------
+
+
+def _read_pair(lang: str, where: str, files: Mapping[str, bytes]) -> _Pair:
+    pair = f"{lang}-{PIVOT}"
+    train = _read_sides(f"train.tags.{pair}.{{}}", lang, where, files)
+    if train is None:
+        raise CorpusError(
+            f"no training text of {pair}",
+            where=where,
+            got=_some(sorted(files)),
+            expected=f"train.tags.{pair}.{lang} and train.tags.{pair}.{PIVOT}",
+            mend=_DOWNLOAD,
+        )
+    tests = {name: _read_sides(f"IWSLT14.{name}.{pair}.{{}}.xml", lang, where, files) for name in TEST_SETS}
+    found = {name: segments for name, segments in tests.items() if segments}
+    if not found:
+        raise CorpusError(
+            f"no test set of {pair}",
+            where=where,
+            got=_some(sorted(files)),
+            expected=f"some of {', '.join(f'IWSLT14.{name}.{pair}.{lang}.xml' for name in TEST_SETS)}",
+            mend=_DOWNLOAD,
+        )
+    return _Pair(train, found, _hash(files))
+
+
+def _read_sides(pattern: str, lang: str, where: str, files: Mapping[str, bytes]) -> list[_Segment] | None:
+    """Both sides of a file, aligned; None where the pair has no such file."""
+    names = [pattern.format(side) for side in (lang, PIVOT)]
+    present = [name for name in names if name in files]
+    if not present:
+        return None
+    if len(present) == 1:
+        raise CorpusError(
+            "only one side of a file is there",
+            where=where,
+            got=present[0],
+            expected=" and ".join(names),
+            mend=_DOWNLOAD,
+        )
+    parse = _parse_xml if pattern.endswith(".xml") else _parse_tagged
+    theirs, english = (parse(_decode(files[name], f"{where}: {name}"), f"{where}: {name}") for name in names)
+    both = f"{where}: {names[0]} and {names[1]}"
+    if len(theirs) != len(english):
+        raise CorpusError(
+            "the two sides have unequal numbers of segments",
+            where=both,
+            got=f"{len(theirs)} and {len(english)}{_first_unequal_talk(theirs, english)}",
+            expected="one segment for each segment",
+            mend=_DOWNLOAD,
+        )
+    segments = []
+    for number, (one, other) in enumerate(zip(theirs, english, strict=True), start=1):
+        if one.talk != other.talk and one.talk and other.talk:
+            raise CorpusError(
+                "the two sides are not of the same talk",
+                where=f"{both}, segment {number}",
+                got=f"talks {one.talk} and {other.talk}",
+                mend=_DOWNLOAD,
+            )
+        segments.append(_Segment(one.talk or other.talk, normalize(one.text), normalize(other.text)))
+    return segments
+
+
+def _first_unequal_talk(theirs: Sequence[_Line], english: Sequence[_Line]) -> str:
+    one, other = (Counter(line.talk for line in lines) for lines in (theirs, english))
+    talk = next((talk for talk in one | other if talk and one[talk] != other[talk]), None)
+    return f", first in talk {talk}: {one[talk]} and {other[talk]}" if talk else ""
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            "not UTF-8",
+            where=f"{where}, line {line}",
+            got=f"byte {data[error.start]:#04x}",
+            expected="UTF-8, as in the release",
+            mend=f"the file was converted on its way: {_DOWNLOAD}",
+        ) from error
+
+
+def _parse_tagged(text: str, where: str) -> list[_Line]:
+    """Lines of ``train.tags.*``: each talk has a head of tag lines; title and description are text."""
+    talks: list[tuple[list[str], list[str]]] = []  # ids, lines
+    in_head = False
+    # Not splitlines: talks hold other characters that it takes for the end of a line.
+    for line in text.removesuffix("\n").split("\n"):
+        line = line.strip()
+        head = _HEAD_LINE.fullmatch(line)
+        if not talks or (head and not in_head):
+            talks.append(([], []))
+        in_head = bool(head) or (in_head and not line)
+        ids, lines = talks[-1]
+        if head is None:
+            lines.append(line)
+        elif head["tag"] == "talkid":
+            ids.append(head["text"].strip())
+        elif head["tag"] in ("title", "description"):
+            lines.append(head["text"])
+    return [_Line(ids[0] if ids else "", line) for ids, lines in talks for line in lines]
+
+
+def _parse_xml(text: str, where: str) -> list[_Line]:
+    """Segments of ``IWSLT14.*.xml``."""
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise CorpusError(
+            "a document type or entity is declared", where=where, expected="neither, as in the release"
+        )
+    lines: list[_Line] = []
+    talk = ""
+    for match in _MARKUP.finditer(text):
+        if match["broken"]:
+            line = text.count("\n", 0, match.start()) + 1
+            raise CorpusError(
+                "a <seg> is opened and not closed, or closed and not opened",
+                where=f"{where}, line {line}",
+                got=f"{text[match.start() :].splitlines()[0][:60]!r}, after {len(lines)} segments",
+                expected='<seg id="1"> text </seg>',
+                mend=_DOWNLOAD,
+            )
+        if match["text"] is not None:
+            lines.append(_Line(talk, unescape(match["text"], _QUOTES)))
+        else:
+            talk = (match["talk"] or "").strip()  # a new document, or the id in it
+    if not lines:
+        raise CorpusError("no <seg> in a test set", where=where, expected='<seg id="1"> text </seg>')
+    return lines
+
+
+def _clean(pair: _Pair) -> tuple[_Pair, Counter[str]]:
+    """Without unfit training segments and empty test segments; also how many there were."""
+    dropped: Counter[str] = Counter()
+    train = []
+    for segment in pair.train:
+        fault = fault_of_lengths(segment.text, segment.english, most_tokens=_MOST_TOKENS, ratio=_LENGTH_RATIO)
+        if fault:
+            dropped[f"train: {fault}"] += 1
+        else:
+            train.append(segment)
+    tests = {name: [s for s in segments if s.text and s.english] for name, segments in pair.tests.items()}
+    if empty := sum(map(len, pair.tests.values())) - sum(map(len, tests.values())):
+        dropped["test: empty"] = empty
+    return replace(pair, train=train, tests=tests), dropped
+
+
+# --- Splits ------------------------------------------------------------------------------------------
+
+
+def _test(pairs: Mapping[str, _Pair]) -> dict[str, list[_Segment]]:
+    return {
+        lang: [segment for segments in pair.tests.values() for segment in segments]
+        for lang, pair in pairs.items()
+    }
+
+
+def _split_lass(pairs: Mapping[str, _Pair]) -> _Splits:
+    splits: _Splits = {"train": {}, "valid": {}, "test": _test(pairs)}
+    for lang, pair in pairs.items():
+        splits["valid"][lang] = pair.train[_VALID_EVERY - 1 :: _VALID_EVERY]
+        splits["train"][lang] = [
+            segment for number, segment in enumerate(pair.train, start=1) if number % _VALID_EVERY
+        ]
+    return splits
+
+
+def _split_talks(pairs: Mapping[str, _Pair], seed: int) -> tuple[_Splits, Counter[str]]:
+    """Also how many training segments of each language are dropped as of a test talk.
+
+    A pair's training text holds none of its own test talks, but where it lacks a test set it may hold
+    the talks of that set, whose English another pair is tested on.
+    """
+    test = _test(pairs)
+    test_talks = {segment.talk for segments in test.values() for segment in segments} - {""}
+    rest = {
+        lang: [segment for segment in pair.train if segment.talk not in test_talks]
+        for lang, pair in pairs.items()
+    }
+    if nameless := [lang for lang, segments in rest.items() if any(not s.talk for s in segments)]:
+        raise CorpusError(
+            "training text without talk ids",
+            where=f"train.tags.{nameless[0]}-{PIVOT}.{nameless[0]}",
+            expected="a line <talkid>...</talkid> at the head of each talk",
+            mend="--split lass needs none",
+        )
+    held_out = splitting.groups_to_hold_out(
+        {lang: Counter(segment.talk for segment in segments) for lang, segments in rest.items()},
+        fraction=1 / _VALID_EVERY,
+        seed=seed,
+    )
+    splits: _Splits = {
+        "train": {lang: [s for s in segments if s.talk not in held_out] for lang, segments in rest.items()},
+        "valid": {lang: [s for s in segments if s.talk in held_out] for lang, segments in rest.items()},
+        "test": test,
+    }
+    return splits, Counter({lang: len(pairs[lang].train) - len(rest[lang]) for lang in pairs})
+
+
+def _leak_report(splits: _Splits) -> dict[str, dict[str, int]]:
+    """For each held-out split: how many talks and distinct English segments, and how many are trained on."""
+    segments = {split: [s for found in splits[split].values() for s in found] for split in SPLITS}
+    talks = {split: {s.talk for s in found} - {""} for split, found in segments.items()}
+    english = {split: {s.english for s in found} for split, found in segments.items()}
+    report = {}
+    for split in ("valid", "test"):
+        trained = english[split] & english["train"]
+        report[split] = {
+            "talks": len(talks[split]),
+            "talks_in_train": len(talks[split] & talks["train"]),
+            "english_segments": len(english[split]),
+            "english_segments_in_train": len(trained),
+            "of_which_5_words_or_more": sum(len(text.split()) >= 5 for text in trained),
+        }
+    return report
+
+
+def _source(lang: str, pair: _Pair) -> dict[str, str]:
+    return {
+        "name": f"WIT3 {RELEASE}, {lang}-{PIVOT}",
+        "sha256": pair.sha256,
+        "licence": LICENCE,
+        "test_sets": ", ".join(f"{name} ({len(segments)})" for name, segments in pair.tests.items()),
+        "absent_test_sets": ", ".join(name for name in TEST_SETS if name not in pair.tests) or "none",
+        "test_sets_without_talk_ids": ", ".join(
+            name for name, segments in pair.tests.items() if not all(s.talk for s in segments)
+        )
+        or "none",
+    }

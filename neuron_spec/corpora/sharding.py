@@ -1,0 +1,204 @@
+"""Parallel text too large for memory: scanned once, then read part by part in several processes."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from neuron_spec.errors import CorpusError
+
+_BLOCK_BYTES = 1 << 22
+_NEWLINE = 10
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ScannedText:
+    """A text file cut into parts of equally many lines.
+
+    ``first_lines`` and ``offsets`` hold, per part, the number of its first line and that line's byte.
+    """
+
+    path: str
+    bytes: int
+    modified_ns: int
+    sha256: str
+    lines: int
+    first_lines: list[int]
+    offsets: list[int]
+
+    def is_current(self) -> bool:
+        """Whether the file still has the size and the time that it had when scanned."""
+        stat = os.stat(self.path)
+        return (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.modified_ns)
+
+    def lines_in(self, number: int) -> int:
+        """How many lines a part has."""
+        ends = [*self.first_lines[1:], self.lines]
+        return ends[number] - self.first_lines[number]
+
+    def part(self, number: int) -> Iterator[str]:
+        """The lines of one part, with their line ends. Only ``\\n`` ends a line."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offsets[number])
+            for line in islice(file, self.lines_in(number)):
+                yield line.decode("utf-8")
+
+
+def scan(path: Path, parts: int) -> ScannedText:
+    """Read a file once, block by block: its lines, its hash, and where each of its parts begins.
+
+    Raises:
+        CorpusError: if it is not UTF-8 text, or has fewer lines than parts.
+    """
+    stat = path.stat()
+    digest = hashlib.sha256()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines: list[int] = []  # per block
+    block = last = b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            _check_text(decoder, block, path, sum(newlines))
+            digest.update(block)
+            newlines.append(block.count(b"\n"))
+            last = block
+        lines = sum(newlines) + (last[-1:] not in (b"\n", b""))
+        if last:
+            _check_text(decoder, b"", path, sum(newlines), final=True)
+        if lines < parts:
+            raise CorpusError("too few lines to cut", where=path, got=lines, expected=f"at least {parts}")
+        first_lines = [part * lines // parts for part in range(parts)]
+        before = np.concatenate(([0], np.cumsum(newlines)))
+        offsets = [0]
+        for line in first_lines[1:]:
+            number = int(np.searchsorted(before, line)) - 1  # the block in which the line before it ends
+            file.seek(number * _BLOCK_BYTES)
+            ends = np.flatnonzero(np.frombuffer(file.read(_BLOCK_BYTES), np.uint8) == _NEWLINE)
+            offsets.append(number * _BLOCK_BYTES + int(ends[line - before[number] - 1]) + 1)
+    return ScannedText(
+        str(path), stat.st_size, stat.st_mtime_ns, digest.hexdigest(), lines, first_lines, offsets
+    )
+
+
+def _check_text(
+    decoder: codecs.IncrementalDecoder, block: bytes, path: Path, lines_before: int, *, final: bool = False
+) -> None:
+    try:
+        decoder.decode(block, final)
+        if (at := block.find(b"\0")) < 0:
+            return
+        line, found = block[:at].count(b"\n"), "a zero byte"
+    except UnicodeDecodeError as error:
+        line, found = error.object[: error.start].count(b"\n"), str(error)
+    raise CorpusError(
+        "not UTF-8 text",
+        where=f"{path}, line {lines_before + line + 1}",
+        got=found,
+        mend="convert the file, such as with iconv, or get it again",
+    )
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Raises: CorpusError if the disk of ``folder`` has not that much free."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed_bytes:
+        raise CorpusError(
+            "too little disk space",
+            where=folder,
+            got=f"{free / 1e9:.2f} GB free",
+            expected=f"{needed_bytes / 1e9:.2f} GB",
+            mend="free some, name an --output on another disk, or fewer --langs",
+        )
+
+
+# ------------------------------------------------------------------ several processes
+
+_task: Callable[[Any], Any]  # of a worker process, set once when it starts
+_count: Callable[[int], None] = lambda number: None  # noqa: E731
+
+
+def report_progress(number: int) -> None:
+    """Called by a task: so many more lines are done."""
+    _count(number)
+
+
+def _start_worker(task: Callable[[Any], Any], counter: Any) -> None:
+    global _task, _count
+    _task = task
+
+    def count(number: int) -> None:
+        with counter.get_lock():
+            counter.value += number
+
+    _count = count
+    # A parent that is killed cannot stop its workers: they stop by themselves.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _run_task(job: Any) -> Any:
+    return _task(job)
+
+
+def in_processes(
+    task: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int, lines: int, description: str
+) -> Iterator[tuple[Job, Result]]:
+    """Run ``task`` on every job and yield each result as it comes, in no fixed order.
+
+    ``task`` is inherited by the processes, not pickled, so it may hold large objects. With one worker it
+    runs in this process. An error in a task stops all.
+
+    Args:
+        lines: how many lines the tasks report in all, for the progress bar.
+    """
+    global _count
+    with tqdm(total=lines, desc=description, unit=" lines", unit_scale=True, mininterval=1) as bar:
+        if workers == 1:
+
+            def count(number: int) -> None:
+                bar.update(number)
+
+            _count = count
+            for job in jobs:
+                yield job, task(job)
+            return
+        context = multiprocessing.get_context("fork")
+        counter = context.Value("q", 0)
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(task, counter)
+        ) as pool:
+            waiting = {pool.submit(_run_task, job): job for job in jobs}
+            try:
+                while waiting:
+                    done, _ = wait(waiting, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+                    bar.update(counter.value - bar.n)
+                    for future in done:
+                        yield waiting.pop(future), future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
