@@ -21,6 +21,7 @@ BENCH = ROOT / "scripts" / "gpu" / "bench.sh"
 ON_CPU_ONLY = {"padding"}  # counts, and times nothing
 
 FLAGS = {
+    "ec30_plan": "--size tiny --repeats 1 --tokens 128 --length 8 --pairs 6000",
     "ffn_step": "--size tiny --repeats 1 --tokens 64 --length 8 --sparsity 30",
     "generation": "--size tiny --repeats 1 --sentences 2 --length 3 --sparsity 0 30",
     "masks_memory": "--size tiny --repeats 1 --directions 2 6",
@@ -64,6 +65,14 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
     return measuring
 
 
+@pytest.fixture
+def ec30_plan(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import ec30_plan
+
+    return ec30_plan
+
+
 def ratios(found: Any) -> list[float]:
     """Every number under a key that says ratio, at any depth."""
     if isinstance(found, list):
@@ -87,6 +96,66 @@ def test_runs_and_says_how_it_measured(run: Run, name: str, capsys: pytest.Captu
     assert ratios(found)
     assert all(ratio > 0 for ratio in ratios(found))
     assert "\n|--" in capsys.readouterr().out  # a table
+
+
+def test_ec30_plan_is_what_its_formulas_say(run: Run, ec30_plan: Any) -> None:
+    found = run("ec30_plan")
+    parameters = found["parameters"]
+    assert (parameters["embeddings"], parameters["embedding_tables"]) == (6000 * 128, 1)
+    assert (parameters["neurons"], parameters["ffn_weights"]) == (6 * 512, 6 * 2 * 512 * 128)
+    assert found["state_bytes"] == {
+        name: parameters["all"] * of for name, of in ec30_plan.STATE["fp32"].items()
+    }
+    for row in found["variants"].values():
+        assert row["vocabulary_bytes_per_token"] == 4 * 6000  # the log-probabilities
+        assert row["tokens_per_s"] == pytest.approx(1000 * 128 / row["ms"], rel=0.01)
+    (_, hundred, many) = found["plans"]
+    assert many["parameters"] - hundred["parameters"] == (256_000 - 128_000) * 128
+    assert (many["mask_bytes"], many["mask_bytes_among_all"]) == (600 * 6 * 512, 300 * 301 * 6 * 512)
+
+
+def test_ec30_plan_guesses_nothing_without_a_gpu(run: Run) -> None:
+    found = run("ec30_plan")
+    assert all(row["peak_bytes"] is None for row in found["variants"].values())
+    assert [row["gpus"] for row in found["hours_per_10k_updates"]] == [1, 4, 8]
+    assert all(row["dense"] is row["specialized"] is None for row in found["hours_per_10k_updates"])
+    # 645,120 tokens are 5,040 micro-batches of 128, and one step of the optimizer.
+    ms = 5040 * found["variants"]["dense"]["ms"] + found["optimizer_step"]["ms"]
+    assert found["extrapolated_update_hours"]["dense"] == pytest.approx(ms / 3.6e6)
+
+
+def test_half_precision_keeps_copies(measuring: Any, ec30_plan: Any) -> None:
+    from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+
+    model = measuring.build_model("tiny", NeuronSpecTransformer, device="cpu", dtype="bf16")
+    optimizer = ec30_plan.build_optimizer(model, "bf16")
+    before = [p.clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    ec30_plan.update(optimizer)
+    count = ec30_plan.count_parameters(model, 6000)["all"]
+    assert ec30_plan.state_bytes(model, optimizer) == {
+        name: count * of for name, of in ec30_plan.STATE["bf16"].items()
+    }
+    assert optimizer.fp32_params[0].grad.eq(1).all()  # the update saw the gradients
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_saved_bytes_leave_weights_out_and_count_each_storage_once(ec30_plan: Any) -> None:
+    linear = torch.nn.Linear(4, 7)
+    x = torch.ones(3, 4, requires_grad=True)
+    with ec30_plan.saved_for_backward(linear, vocabulary=7) as found:
+        linear(x).log_softmax(-1)
+    assert found == {"layers": 3 * 4 * 4, "vocabulary": 3 * 7 * 4}
+    with ec30_plan.saved_for_backward(linear, vocabulary=7) as twice:
+        (linear(x) + linear(x)).log_softmax(-1)
+    assert twice == found
+
+
+@pytest.mark.parametrize(("vocabulary", "token_bytes"), [(64_000, 2), (128_000, 4)])
+def test_a_larger_vocabulary_doubles_the_data_bin(ec30_plan: Any, vocabulary: int, token_bytes: int) -> None:
+    found = ec30_plan.data_bytes(vocabulary, length=5, sentences=10)
+    assert found == {"per_token": token_bytes, "per_sentence": 4 + 8}
 
 
 def test_generation_has_equal_work_for_all(run: Run) -> None:

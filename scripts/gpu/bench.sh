@@ -44,14 +44,16 @@ measure() {
   esac
 }
 
-# The limits add up to 560 s: with the installation, under 10 minutes.
-measure 130 ffn_step --dtype bf16
-measure 110 ffn_step --dtype fp16 --output "$output/fp16"
+# The limits add up to 575 s: with the installation, about 10 minutes.
+measure 115 ffn_step --dtype bf16
+measure 95 ffn_step --dtype fp16 --output "$output/fp16"
+measure 35 ec30_plan --dtype bf16 --pairs 60000
+measure 35 ec30_plan --dtype fp16 --pairs 60000 --output "$output/fp16"
 measure 40 ffn_step --dtype bf16 --break-even --break-even-tokens 128 512 1024 2048 4096 8192
-measure 60 profiling --repeats 5
-measure 110 generation --dtype fp16
+measure 50 profiling --repeats 5
+measure 100 generation --dtype fp16
 measure 40 masks_memory --dtype fp16
-measure 70 scaling --dtype bf16 --dim 1024 --tokens 8192 --ffn 1024 2048 4096
+measure 65 scaling --dtype bf16 --dim 1024 --tokens 8192 --ffn 1024 2048 4096
 
 printf '\n%s s in all; the figures are in %s\n' "$SECONDS" "$output"
 if [[ ${#failed[@]} -gt 0 ]]; then
