@@ -419,6 +419,7 @@ def test_parts_hold_every_line_once(tmp_path, monkeypatch, parts, end):
     read = [[line.removesuffix("\n") for line in scanned.part(part)] for part in range(parts)]
     assert [line for part in read for line in part] == texts
     assert {len(part) for part in read} <= {len(texts) // parts, len(texts) // parts + 1}
+    assert scanned.lines == len(texts)
     assert scanned.sha256 == hash_file(file)
 
 
