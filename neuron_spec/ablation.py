@@ -2,9 +2,8 @@
 correlated with their direction?
 
 The definition is ours. A neuron that is switched off emits zero for every direction, its constant
-ReLU(bias) included; all else stays. The loss is the mean negative log-likelihood of a target token in
-nats, without label smoothing. Tokens are what fairseq counts: end of sentence, and the language token
-that targets begin with, are among them.
+ReLU(bias) included; all else stays. The loss is the mean negative log-likelihood of a target token, as
+`teacher_forcing` has it.
 
 Sets of directions overlap by far the most, so a model without one whole set is a ruin for all. What tells
 directions apart are the *distinctive* neurons of a set: those that the fewest other sets hold.
@@ -21,21 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, tasks, utils
-from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from torch import Tensor
 from tqdm import tqdm
 
-from neuron_spec import tasks as tasks_of_ours
-from neuron_spec.artifacts import hash_text, is_already_here, read_json, write_json
-from neuron_spec.directions import ENGLISH, Direction, direction_id
+from neuron_spec.artifacts import hash_text
+from neuron_spec.directions import ENGLISH, Direction
 from neuron_spec.errors import ModelError, NeuronSpecError
-from neuron_spec.fairseq_commands import generation_config
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import NothingToCompare
-
-assert tasks_of_ours  # registered
+from neuron_spec.teacher_forcing import TeacherForced, measured_rows
 
 Neurons = dict[str, Tensor]
 """Layer key -> bool ``[F]``, True = switched off. Layers that are not named stay whole."""
@@ -211,119 +205,50 @@ def held_by_others(
 # The loss without them ------------------------------------------------------------------------
 
 
-class Ablator:
+class Ablator(TeacherForced):
     """A checkpoint and a validation set in memory, to be run with any neurons switched off.
 
     A specialized checkpoint keeps its own masks besides.
 
     Attributes:
-        directions: the D directions that are evaluated.
-        tokens: target tokens of each.
+        tokens: target tokens of each direction.
         batches: how many one pass has.
     """
 
     def __init__(
-        self,
-        path: Path,
-        data_bin: Path,
-        directions: Sequence[Direction],
-        subset: str,
-        *,
-        token_flags: Sequence[str],
-        dictionary_sha256: str | None = None,
-        max_tokens: int = 4000,
-        dtype: torch.dtype = torch.float32,
-        cpu: bool = False,
+        self, path: Path, data_bin: Path, directions: Sequence[Direction], subset: str, **options: Any
     ) -> None:
         """Load both once.
 
         Args:
-            token_flags: of the checkpoint, as `checkpoints.token_flags` returns them.
-            dictionary_sha256: of the dictionary that the masks were made with.
+            options: as `TeacherForced` takes them.
 
         Raises:
-            ModelError: if the data-bin has another dictionary, a specialized checkpoint lacks a direction,
-                or a direction has no text.
+            NeuronSpecError: as `TeacherForced` and its `read`.
         """
-        cfg = generation_config(
-            [
-                *(str(data_bin), "--path", str(path), "--task", "neuron_specialization"),
-                *("--lang-pairs", ",".join(map(str, directions)), *token_flags),
-            ]
-        )
-        task = tasks.setup_task(cfg.task)
-        if dictionary_sha256 not in (None, found := hash_text(*task.source_dictionary.symbols)):
-            raise ModelError(
-                "the masks are for another dictionary",
-                where=data_bin,
-                got=f"sha256 {found[:12]}",
-                expected=f"sha256 {str(dictionary_sha256)[:12]}",
-                mend="use the data-bin that was profiled",
-            )
-        (self.model,), _ = checkpoint_utils.load_model_ensemble([str(path)], task=task)
-        self._cuda = torch.cuda.is_available() and not cpu
-        self.model.eval().to(dtype=dtype, device="cuda" if self._cuda else "cpu")
-        if self.model.has_masks:
-            self.model.masks(task.langs).require_directions(directions, where=path)
+        super().__init__(path, data_bin, directions, **options)
         modules = dict(self.model.named_modules())
         self._fc2s = {layer: modules[f"{layer}.fc2"] for layer in self.model.ffn_layers()}
         for fc1 in self.model.ffn_layers().values():
             fc1.ffn_path = "multiply"  # a gathered hidden vector has other places for its neurons
-        self._criterion = CrossEntropyCriterion(task, sentence_avg=False)
-
-        self.directions = list(directions)
-        row_of = {direction_id(d, task.langs): row for row, d in enumerate(directions)}
-        self.tokens = [0] * len(directions)
-        self._batches: list[tuple[int, dict[str, Any]]] = []  # row of its direction, batch
-        task.load_dataset(subset)
-        for batch in task.get_batch_iterator(
-            task.dataset(subset),
-            max_tokens=max_tokens,
-            max_positions=utils.resolve_max_positions(task.max_positions(), self.model.max_positions()),
-            ignore_invalid_inputs=True,
-        ).next_epoch_itr(shuffle=False):
-            row = row_of[batch["net_input"]["distinct_ids"][0]]  # the task's batches hold one direction
-            self.tokens[row] += batch["ntokens"]
-            # On the device for all passes: a validation set is small beside the model.
-            self._batches.append((row, utils.move_to_cuda(batch) if self._cuda else batch))
-        if empty := [str(d) for d, tokens in zip(directions, self.tokens, strict=True) if not tokens]:
-            raise ModelError(
-                "no text to measure a loss on",
-                where=data_bin,
-                got=f"0 tokens for {', '.join(empty)} in {subset}, or only sentences too long for the model",
-                mend="name another --gen-subset, or fewer --lang-pairs",
-            )
+        self._text = self.read(subset)
+        self.tokens = self._text.tokens
 
     @property
     def batches(self) -> int:
-        return len(self._batches)
+        return len(self._text.batches)
 
-    @torch.no_grad()
     def losses(self, neurons: Neurons, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
-        """Mean nats per target token of each direction, without these neurons: one pass.
-
-        The result does not depend on how the text is batched, beyond rounding. Nothing here waits for the
-        device before the end.
-        """
-        sums = torch.zeros(len(self.directions), dtype=torch.float64, device=self._device)
+        """Mean nats per target token of each direction, without these neurons: one pass."""
         with self._switched_off(neurons):
-            for row, batch in self._batches:
-                loss, _, _ = self._criterion(self.model, batch)  # the batch's sum
-                sums[row] += loss
-                each_batch()
-        return [total / tokens for total, tokens in zip(sums.tolist(), self.tokens, strict=True)]
-
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
+            return self.mean_losses(self._text, each_batch)
 
     @contextmanager
     def _switched_off(self, neurons: Neurons) -> Iterator[None]:
         """Inside the block these neurons emit zero: their places in the input of ``fc2``."""
         hooks = []
         for layer, off in neurons.items():
-            index = off.nonzero().flatten().to(self._device)
+            index = off.nonzero().flatten().to(self.device)
             hooks.append(self._fc2s[layer].register_forward_pre_hook(_zero(index)))
         try:
             yield
@@ -360,23 +285,22 @@ def measure(
     Raises:
         ArtifactError: if a row was measured on something else.
     """
-    made = {name: sign(neurons) for name, neurons in ablations.items()}
-    missing = [name for name in ablations if not _is_measured(folder / f"{name}.json", made[name])]
-    if missing:
+
+    def missing_rows(missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         ablator = load()
         names = [str(direction) for direction in ablator.directions]
         with tqdm(total=len(missing) * ablator.batches, unit="batch", file=sys.stderr) as bar:
             for number, name in enumerate(missing, start=1):
                 bar.set_description(f"without {name} ({number}/{len(missing)})")
                 nats = ablator.losses(ablations[name], bar.update)
-                row = {
-                    "nats": dict(zip(names, nats, strict=True)),
-                    "tokens": dict(zip(names, ablator.tokens, strict=True)),
-                }
-                write_json(folder / f"{name}.json", {"signature": made[name], **row})
-    return {name: read_json(folder / f"{name}.json", "row of an ablation") for name in ablations}
+                yield (
+                    name,
+                    {
+                        "nats": dict(zip(names, nats, strict=True)),
+                        "tokens": dict(zip(names, ablator.tokens, strict=True)),
+                    },
+                )
 
-
-def _is_measured(path: Path, wanted: Mapping[str, Any]) -> bool:
-    found = read_json(path, "row of an ablation").get("signature", {}) if path.is_file() else None
-    return is_already_here(path, found, wanted, what="row of an ablation")
+    return measured_rows(
+        list(ablations), folder, lambda name: sign(ablations[name]), missing_rows, what="row of an ablation"
+    )

@@ -34,12 +34,11 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.directions import UNKNOWN, Direction, language
+from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.language_id import LanguageIdentifier
 from neuron_spec.reporting.tables import scores_table
 
-ENGLISH = "en"
 GROUPS = ("O2M", "M2O", "X2Y")
 ALL = "all"
 # Languages whose words 13a cannot find; every other language is scored with 13a.
@@ -357,15 +356,25 @@ _SEED_VARIABLE = "SACREBLEU_SEED"
 class PairedScore:
     """A system and a baseline on the same sentences, by one metric (0-100).
 
-    ``p_value`` is that of sacreBLEU's paired bootstrap, and 1 where the scores are equal.
+    ``sacrebleu_p_value`` is that of sacreBLEU's paired bootstrap, and 1 where the scores are equal.
     ``resampled_differences`` is float64 `[samples]`: system minus baseline, sentences drawn anew.
     """
 
     baseline_score: float
     score: float
-    p_value: float
+    sacrebleu_p_value: float
     resampled_differences: NDArray[np.float64]
     signature: str
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, ours: how often a resampled difference is as far from their mean as the true one from 0.
+
+        From sacreBLEU's own samples. With N of them never below 1 / (N + 1), and 1 where the scores are equal.
+        """
+        from_mean = np.abs(self.resampled_differences - self.resampled_differences.mean())
+        hits = int((from_mean >= abs(self.score - self.baseline_score)).sum())
+        return (1 + hits) / (1 + len(from_mean))
 
 
 def paired_bootstrap(
@@ -374,8 +383,11 @@ def paired_bootstrap(
     """Compare systems with a baseline on one direction: for each, ``bleu`` and ``chrf``.
 
     The p-value asks: with other test sentences of this kind, would these two trained models still
-    differ? sacreBLEU makes it as Moses does, and it is one-sided in effect: two equally good systems
-    have p < 0.05 about one time in ten.
+    differ? sacreBLEU makes it as Moses does, from how far the *sizes* of the resampled differences exceed
+    their mean: one tail of two. So `PairedScore.p_value` is ours: two-sided, of the same samples. Measured with
+    BLEU and 1,000 samples on 6,000 test sets of 200 sentences, each hypothesis given to one of two systems by a
+    coin's toss: sacreBLEU's p was below 0.05 in 10.9 % of them and below 0.1 in 25.1 %, ours in 5.4 % and 11.2 %;
+    with 1,000 sentences 9.7 % and 23.9 %, 4.9 % and 9.4 %.
 
     Args:
         systems: outputs for the baseline's direction and references.

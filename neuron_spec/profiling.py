@@ -17,6 +17,7 @@ from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
+from neuron_spec.neurons.stability import WHOLE, Part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,16 +34,22 @@ def profile_signature(
     directions: Sequence[Direction],
     count_padding: bool,
     dtype: torch.dtype,
+    part: Part,
 ) -> dict[str, Any]:
-    """The metadata of a profile: what its counts follow from. ``dtype`` is the model's."""
+    """The metadata of a profile: what its counts follow from. ``dtype`` is the model's.
+
+    A profile of the whole subset has no ``part``.
+    """
+    of_part = {} if part.is_whole else {"part": str(part)}
     parameters = {
         "subset": subset,
         "directions": [str(direction) for direction in directions],
         "counted": "every position, padding too" if count_padding else "real tokens",
         "dtype": str(dtype).removeprefix("torch."),
+        **of_part,
     }
     made = signature("profile", inputs={"checkpoint": checkpoint, "data": data}, parameters=parameters)
-    return {"checkpoint_sha256": checkpoint, "signature": made}
+    return {"checkpoint_sha256": checkpoint, "signature": made, **of_part}
 
 
 class NeuronCounter:
@@ -50,6 +57,9 @@ class NeuronCounter:
 
     The input of ``fc2`` is what is looked at, as in the official code; padding is left out unless asked
     for. Counts do not depend on batch size or order. Nothing here waits for the device before `result`.
+
+    Of a part, the other sentences run through the model too, and are not counted: in the same batches, so
+    that the counts of all parts add up to those of the whole in any precision, padding included.
     """
 
     def __init__(
@@ -59,11 +69,13 @@ class NeuronCounter:
         langs: Sequence[str],
         *,
         count_padding: bool = False,
+        part: Part = WHOLE,
     ) -> None:
         """Raises: ModelError if the model's activation is not ReLU."""
         model.require_relu()
         self.directions = list(directions)
         self.count_padding = count_padding
+        self.part = part
         self.padding = model.encoder.padding_idx
         self._row_of = {direction_id(d, langs): row for row, d in enumerate(directions)}
         fc1s = model.ffn_layers()
@@ -114,17 +126,28 @@ class NeuronCounter:
         return sums.long()
 
     @contextmanager
-    def counting(self, net_input: Mapping[str, Any]) -> Iterator[None]:
+    def counting(self, net_input: Mapping[str, Any], sentences: Tensor | None = None) -> Iterator[None]:
         """Count the forward pass inside the block, which must run on this one-direction batch.
 
+        Args:
+            sentences: each sentence's index in its direction's data set, int64 ``[B]``, fairseq's
+                ``batch["id"]``; needed where a part is counted.
+
         Raises:
-            ModelError: if the batch is of several directions, of one that is not profiled, or of none.
+            ModelError: if the batch is of several directions, of one that is not profiled, or of none; or
+                if a part is counted and ``sentences`` are missing.
         """
         row = self._row_of_batch(net_input)
+        if sentences is None and not self.part.is_whole:
+            raise ModelError(
+                "which sentences are of the part?", got="no indices", expected='the batch\'s "id"'
+            )
         for side, tokens in zip(
             SIDES, (net_input["src_tokens"], net_input["prev_output_tokens"]), strict=True
         ):
-            real = tokens.new_ones(tokens.shape) if self.count_padding else tokens.ne(self.padding)
+            real = torch.ones_like(tokens).bool() if self.count_padding else tokens.ne(self.padding)
+            if sentences is not None:
+                real = real & self.part.holds(sentences)[:, None]
             self._counted[side] = real.t().flatten().float()  # fairseq's hidden vectors are [T, B, F]
             self._tokens[side][row] += real.sum()
         self._row = row

@@ -179,6 +179,17 @@ def test_switching_nothing_off_changes_nothing(ablator, masks):
     assert ablator.losses(nothing) == ablator.losses({})
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_changes_losses_little(ablator, open_ablator, checkpoint, masks, dtype):
+    half = open_ablator(checkpoint, dtype=dtype)
+    for neurons in ({}, choose(masks, count=4)["en-qa"]):
+        found, expected = half.losses(neurons), ablator.losses(neurons)
+        assert found == pytest.approx(expected, rel=5e-3)
+        assert found != pytest.approx(expected, rel=1e-7)
+    large = open_ablator(checkpoint, dtype=dtype, max_tokens=20000)  # a batch's sum outgrows neither dtype
+    assert large.losses({}) == pytest.approx(half.losses({}), rel=1e-3)
+
+
 @pytest.mark.parametrize("ablate", ["distinctive", "whole"])
 def test_a_neuron_switched_off_emits_nothing(workshop, ablator, masks, ablate):
     neurons = choose(masks, ablate=ablate, count=6)["qa-en"]
@@ -478,6 +489,16 @@ def test_masks_of_another_checkpoint_are_refused(ablate, workshop, tmp_path, mas
     few.save(other)
     code, said = ablate("--masks", str(other))
     assert code == 2 and "another model" in said
+
+
+def test_the_precision_is_part_of_an_ablation(ablate, tmp_path):
+    flags = ["--lang-pairs", "en-qm,en-qa", "--count", "4"]
+    assert ablate(*flags, "--bf16")[0] == 0
+    made = json.loads((tmp_path / "ablation" / "ablation.json").read_text())["signature"]
+    assert made["parameters"]["dtype"] == "bf16"
+    assert "complete already" in ablate(*flags, "--bf16")[1]
+    code, said = ablate(*flags, "--fp16")
+    assert code == 2 and "parameters.dtype" in said
 
 
 def test_some_directions_one_side_and_another_set(ablate, tmp_path):

@@ -1,3 +1,5 @@
+import importlib.metadata
+import importlib.util
 import json
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from neuron_spec.artifacts import (
     require_file,
     save_tensors,
     signature,
+    versions,
     write_json,
     write_text,
 )
@@ -114,6 +117,15 @@ def test_hash_of_weights_survives_saving_again_and_sees_every_change(tmp_path):
         {"v" if name == "w" else name: value for name, value in state.items()},
     ):
         assert hash_state(changed) != hash_state(state)
+
+
+def test_versions_are_those_of_the_packages_that_compute():
+    found = versions()
+    for name in ("torch", "numpy", "scipy", "matplotlib", "sacrebleu", "sacremoses"):
+        if importlib.util.find_spec(name):
+            assert found[name] == importlib.metadata.version(name)
+        else:
+            assert name not in found
 
 
 def test_a_signature_names_inputs_and_parameters_but_tolerates_versions():

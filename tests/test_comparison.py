@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import random
 from dataclasses import replace
@@ -32,7 +33,7 @@ from neuron_spec.comparison import (
 )
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.evaluation import Outputs, evaluate, paired_bootstrap
+from neuron_spec.evaluation import Outputs, PairedScore, evaluate, paired_bootstrap
 from neuron_spec.reporting.figures import save, score_differences
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
@@ -162,8 +163,8 @@ def test_scores_and_p_values_are_sacrebleus_whatever_seed_the_environment_has(go
     for name, title in (("bleu", "BLEU"), ("chrf", "chrF2++")):
         assert found[name].baseline_score == expected[title][0].score
         assert found[name].score == expected[title][1].score
-        assert found[name].p_value == expected[title][1].p_value
-        assert "|bs:100|seed:12345|" in found[name].signature
+        assert found[name].sacrebleu_p_value == expected[title][1].p_value
+        assert f"|bs:{SAMPLES}|seed:12345|" in found[name].signature
 
 
 def test_the_resampled_differences_are_those_behind_the_p_value(good):
@@ -172,9 +173,37 @@ def test_the_resampled_differences_are_those_behind_the_p_value(good):
     for score in found.values():
         sizes = np.abs(score.resampled_differences)
         hits = (sizes - sizes.mean() > abs(score.score - score.baseline_score)).sum()
-        assert (
-            2 / (SAMPLES + 1) < score.p_value == pytest.approx((hits + 1) / (SAMPLES + 1), abs=1.5 / SAMPLES)
-        )
+        expected = pytest.approx((hits + 1) / (SAMPLES + 1), abs=1.5 / SAMPLES)
+        assert 2 / (SAMPLES + 1) < score.sacrebleu_p_value == expected
+
+
+def test_p_values_count_both_tails(good):
+    near = evaluated(0.33, seed=3)
+    found_values = []
+    for baseline, system in zip(good.outputs, near.outputs):
+        (found,) = paired_bootstrap(baseline, [system], samples=SAMPLES)
+        for score in found.values():
+            # The normal approximation of a difference that is 0 in truth and as variable as this one.
+            z = abs(score.score - score.baseline_score) / score.resampled_differences.std()
+            assert score.p_value == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.1)
+            found_values.append(score.p_value)
+    assert max(found_values) > 0.5 and min(found_values) < 0.2
+
+
+def test_an_own_p_is_small_where_sacrebleus_is(good, bad):
+    (found,) = paired_bootstrap(good.outputs[0], [bad.outputs[0]], samples=SAMPLES)
+    for score in found.values():
+        assert score.p_value == score.sacrebleu_p_value == 1 / (SAMPLES + 1)
+
+
+def test_equal_systems_are_called_different_at_the_nominal_rate():
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(2000, 50))  # differences of sentences; a score is their mean
+    drawn = generator.integers(50, size=(400, 50))
+    found = [PairedScore(0.0, of.mean(), 1.0, of[drawn].mean(axis=1), "").p_value for of in values]
+    for alpha in (0.05, 0.2, 0.5):
+        # A bootstrap takes 50 sentences for their population: its spread is a little too small.
+        assert np.mean(np.array(found) < alpha) == pytest.approx(alpha, abs=0.03)
 
 
 def test_several_systems_at_once_are_as_one_by_one(good, bad):
@@ -238,6 +267,26 @@ def test_order_of_sentences_does_not_matter(good, bad):
 def test_order_of_directions_does_not_matter(good, bad):
     turned = evaluated(0.6, seed=2, directions=DIRECTIONS[::-1])
     assert compared(good, turned).directions == compared(good, bad).directions
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_direction_or_two_languages_suffice(count, good, bad, tmp_path):
+    few = DIRECTIONS[:count]  # en-de, and de-en
+    result = compared(evaluated(0.3, seed=1, directions=few), evaluated(0.6, seed=2, directions=few))
+    whole = compared(good, bad)
+    for metric in METRICS:
+        alone = [row for row in result.directions if row.metric == metric]
+        among = [row for row in whole.directions if row.metric == metric][:count]
+        for a, b in zip(alone, among, strict=True):
+            assert replace(a.seeds[0], holm_p_value=0) == replace(b.seeds[0], holm_p_value=0)
+            assert a.seeds[0].holm_p_value == count * a.seeds[0].p_value
+    for row in result.groups:
+        assert row.interval is None  # too few for one
+        assert row.p_value == 2 / 2**row.directions
+    write_comparison(tmp_path, result)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "nan" not in text and "| en-de " in text
+    save(score_differences(result), tmp_path / "comparison.png")
 
 
 def test_groups_are_those_of_the_evaluation(good, bad):
@@ -394,10 +443,21 @@ def test_other_data_bins_and_scoring(good, order):
         parameters = {"official_scoring": official, "directions": list(pairs)}
         return replace(good, signature={"inputs": {"data": data}, "parameters": parameters})
 
-    with pytest.raises(NeuronSpecError, match=r"data-bin"):
-        compared(*[made("x"), made("y")][::order])
-    with pytest.raises(NeuronSpecError, match=r"official scoring"):
-        compared(*[made(), made(official=True)][::order])
+    def said(first, second):
+        with pytest.raises(NeuronSpecError) as error:
+            compared(*[first, second][::order])
+        return [line.partition(":")[2].strip() for line in str(error.value).splitlines()[2:4]], str(
+            error.value
+        )
+
+    (got, expected), message = said(made("x"), made("y"))
+    assert "data-bin (its text or vocabulary)" in message
+    assert (got, expected) == (("y of B", "x, as of A") if order == 1 else ("x of B", "y, as of A"))
+    (got, expected), message = said(made(), made(official=True))
+    assert "official scoring" in message
+    assert (got, expected) == (
+        ("True of B", "False, as of A") if order == 1 else ("False of B", "True, as of A")
+    )
     # The hash covers the files of all directions: with others it says nothing.
     compared(*[made("x"), made("y", pairs=["en-de"])][::order], samples=25)
 
@@ -450,6 +510,7 @@ def test_the_table_shows_each_result_and_warns_where_holm_cannot_tell(good, bad)
     assert "±" in text
     text = comparison_markdown(compared(good, bad, samples=50))
     assert "No Holm p can be below 0.05 with 50 samples for 5 directions: the smallest is 0.098." in text
+    assert "| sacreBLEU's p |" in text and "p is ours and two-sided" in text
     assert "±" not in text
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
+from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
-from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, NeuronSpecError
+from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
 from neuron_spec.evaluation import (
     DirectionScore,
     Outputs,
@@ -25,6 +26,7 @@ from neuron_spec.evaluation import (
     summarize,
     write_evaluation,
 )
+from neuron_spec.generation import Translator
 from neuron_spec.language_id import LanguageIdentifier
 
 EN_DE = Direction("en", "de")
@@ -373,3 +375,41 @@ def test_official_figures_are_reproduced_to_the_printed_precision(log):
     assert [result.hypothesis_tokens, result.reference_tokens] == [int(n) for n in lengths.groups()]
     for ours, theirs in ((result.bleu_signature, bleu), (result.chrf_signature, chrf)):
         assert ours.partition("|version")[0] == theirs["signature"].partition("|version")[0]
+
+
+# Translating, by the command
+
+
+@pytest.mark.parametrize("flag", ["--fp16", "--bf16"])
+def test_an_evaluation_in_half_precision_is_another(workshop, checkpoint, tmp_path, capsys, flag):
+    command = ["evaluate", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(tmp_path / "e")]
+    command += ["--cpu", "--lang-pairs", "en-qa", "--beam", "1"]
+    end = ["--", "--max-len-a", "0", "--max-len-b", "4"]
+    assert main([*command, flag, *end]) == 0
+    signature = read_evaluation(tmp_path / "e").signature
+    assert signature["parameters"]["dtype"] == flag.removeprefix("--")
+    capsys.readouterr()
+    assert main([*command, flag, *end]) == 0
+    assert "complete already" in capsys.readouterr().err
+    assert main([*command, *end]) == 2
+    assert "another evaluation" in capsys.readouterr().err
+
+
+def test_the_model_is_of_the_precision_asked_for(workshop, checkpoint, capsys):
+    def translator(*flags):
+        return Translator(
+            checkpoint,
+            workshop.data_bin,
+            [Direction("en", "qa")],
+            "test",
+            ["--cpu", "--max-tokens", "500", *flags],
+        )
+
+    for flags, dtype in (((), "float32"), (("--fp16",), "float16"), (("--bf16",), "bfloat16")):
+        (model,) = translator(*flags).models
+        assert {str(p.dtype) for p in model.parameters()} == {f"torch.{dtype}"}
+    with pytest.raises(ModelError, match="two precisions"):
+        translator("--fp16", "--bf16")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "anywhere", "--path", "a.pt", "--output", "e", "--fp16", "--bf16"])
+    assert "not allowed with" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 import subprocess
@@ -18,18 +19,18 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.activations import ActivationCounts, side_of
+from neuron_spec.neurons.stability import WHOLE, Part, are_split, part_of
 from neuron_spec.profiling import NeuronCounter
+from neuron_spec.tasks.neuron_profiling import NeuronProfilingTask
 
 PAD = 1
 
 
-def count(
-    workshop: Any, model: Any, batches: list[dict[str, Any]], *, count_padding: bool = False
-) -> ActivationCounts:
+def count(workshop: Any, model: Any, batches: list[dict[str, Any]], **how: Any) -> ActivationCounts:
     directions = parse_directions(workshop.lang_pairs)
-    counter = NeuronCounter(model, directions, workshop.langs, count_padding=count_padding)
+    counter = NeuronCounter(model, directions, workshop.langs, **how)
     for batch in batches:
-        with counter.counting(batch["net_input"]), torch.no_grad():
+        with counter.counting(batch["net_input"], batch.get("id")), torch.no_grad():
             model(**batch["net_input"])
     return counter.result()
 
@@ -114,6 +115,42 @@ def test_counting_padding_counts_more_and_depends_on_the_batches(workshop, expec
     for layer in expected.counts:
         assert bool((large.counts[layer] >= expected.counts[layer]).all())
         assert int(large.counts[layer].sum()) > int(expected.counts[layer].sum())
+
+
+@pytest.mark.parametrize(("dtype", "count_padding"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_parts_add_up_to_the_whole(workshop, built, dtype, count_padding):
+    task, model = built
+    batches = workshop.batches(task)
+    model.to(dtype)
+
+    def counted(part: Part) -> ActivationCounts:
+        return count(workshop, model, batches, count_padding=count_padding, part=part)
+
+    whole = counted(WHOLE)
+    for of in (2, 3):
+        parts = [counted(Part(number, of)) for number in range(1, of + 1)]
+        assert all(bool((tokens > 0).all()) for part in parts for tokens in part.tokens.values())
+        assert same(sum(parts[1:], parts[0]), whole)
+
+
+def test_a_part_holds_every_nth_sentence_of_each_direction(workshop, built):
+    task, model = built
+    batches = workshop.batches(task)
+    found = count(workshop, model, batches, part=Part(2, 3))
+    dataset = task.dataset("valid")
+    row_of = {direction_id(d, workshop.langs): row for row, d in enumerate(found.directions)}
+    tokens = [0] * len(found.directions)
+    for index in range(len(dataset)):  # one direction's sentences after the other's
+        if index % workshop.sizes["valid"] % 3 == 1:
+            tokens[row_of[dataset[index]["direction_id"]]] += len(dataset[index]["source"])
+    assert found.tokens["encoder"].tolist() == tokens
+
+
+def test_a_part_needs_the_sentences_indices(workshop, built):
+    task, model = built
+    counter = NeuronCounter(model, parse_directions(workshop.lang_pairs), workshop.langs, part=Part(1, 2))
+    with pytest.raises(ModelError, match="which sentences"):
+        counter.counting(workshop.batches(task)[0]["net_input"]).__enter__()
 
 
 def test_forward_passes_outside_the_block_are_not_counted(workshop, built, expected):
@@ -271,6 +308,50 @@ def test_the_command_counts_some_directions_alone(workshop, checkpoint, expected
     assert [str(d) for d in found.directions] == ["qm-en", "en-qa"]
     for layer, values in found.counts.items():
         assert torch.equal(values, expected.counts[layer][[5, 0]])
+
+
+def test_parts_by_the_command_add_up_and_are_profiles_of_their_own(
+    workshop, checkpoint, expected, tmp_path, capsys
+):
+    # Other batches for the one than for the other.
+    first = profile(workshop, checkpoint, tmp_path / "1.safetensors", "--part", "1/2", "--max-tokens", "80")
+    second = profile(workshop, checkpoint, tmp_path / "2.safetensors", "--part", "2/2")
+    assert same(first + second, expected)
+    assert not same(first, second)
+    assert first.metadata["part"] == first.metadata["signature"]["parameters"]["part"] == "1/2"
+    assert part_of(second) == Part(2, 2)
+    whole = profile(workshop, checkpoint, tmp_path / "w.safetensors", "--part", "1/1")
+    assert "part" not in whole.metadata and "part" not in whole.metadata["signature"]["parameters"]
+    assert are_split([first, second]) and not are_split([first, whole])
+    capsys.readouterr()
+    command = ["profile", str(workshop.data_bin), "--path", str(checkpoint)]
+    command += ["--output", str(tmp_path / "1.safetensors"), "--cpu"]
+    assert main([*command, "--part", "1/2"]) == 0
+    assert "complete already" in capsys.readouterr().err
+    for other in (["--part", "2/2"], []):
+        assert main([*command, *other]) == 2
+        assert "parameters.part" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "x", "1", "1/0", "-1/2", "1/2/2", "½"])
+def test_a_bad_part_is_refused_when_flags_are_read(part, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["profile", "anywhere", "--path", "a.pt", "--output", "p", f"--part={part}"])
+    assert left.value.code == 2
+    parser = argparse.ArgumentParser()
+    NeuronProfilingTask.add_args(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["anywhere", f"--profile-part={part}"])
+    said = capsys.readouterr().err
+    assert "--part: bad part" in said and "--profile-part: bad part" in said and repr(part) in said
+
+
+def test_a_part_without_sentences_of_a_direction_is_refused(workshop, checkpoint, tmp_path, capsys):
+    output = tmp_path / "p.safetensors"
+    command = ["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output), "--cpu"]
+    assert main([*command, "--part", "22/22"]) == 2  # of 21 sentences
+    assert "0 tokens for" in capsys.readouterr().err
+    assert not output.exists()
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ of them are significant, and wins, ties and losses per direction, group, tier an
 A system is NAME=DIR or DIR, a folder that `neuron-spec evaluate` wrote. Several seeds of one system are
 NAME=DIR,DIR,...: seed i is compared with the baseline's seed i, a single seed with each.
 
-Per direction, sacreBLEU's paired bootstrap asks whether these trained models would differ on other
-sentences too; per group, a sign-flip test asks whether one is better over directions.
+Per direction, sacreBLEU's paired bootstrap, made two-sided, asks whether these trained models would differ
+on other sentences too; per group, a sign-flip test asks whether one is better over directions.
 
 examples:
   neuron-spec compare evaluation/dense-continuation evaluation/specialized --output comparison
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=ALPHA,
         metavar="P",
-        help="a win or loss is p below it (default %(default)s)",
+        help="a win or loss is a two-sided p below it (default %(default)s)",
     )
     parser.add_argument(
         "--common-directions",

@@ -41,7 +41,9 @@ REFERENCE_SOURCES = ("raw", "data-bin")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_bin", type=Path, nargs="?", help="fairseq data-bin; with it, --path")
+    parser.add_argument(
+        "data_bin", type=Path, nargs="?", help="data-bin, or folder of its shards; with it, --path"
+    )
     parser.add_argument("--path", type=Path, metavar="FILE", help="the checkpoint")
     parser.add_argument(
         "--generate-output", type=Path, nargs="+", metavar="FILE", help="logs to score instead"
@@ -67,7 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Moses-detokenize hypotheses and references first, as the official EC30 figures do",
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
+    precision = parser.add_mutually_exclusive_group()
+    for name in ("fp16", "bf16"):
+        precision.add_argument(
+            f"--{name}",
+            dest="dtype",
+            action="store_const",
+            const=name,
+            default="fp32",
+            help=f"run the model in {name}, not fp32; translations differ slightly",
+        )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -123,6 +134,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
             "references": args.references,
             "official_scoring": args.official_scoring,
             "fairseq_flags": args.fairseq_flags,
+            **({} if args.dtype == "fp32" else {"dtype": args.dtype}),
         },
     )
     if _is_complete(args.output, made):
@@ -182,7 +194,8 @@ def _translate(
     from neuron_spec.generation import Translator
 
     flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
-    flags += [f"--{name}" for name in ("cpu", "fp16") if getattr(args, name)]
+    flags += ["--cpu"] if args.cpu else []
+    flags += [] if args.dtype == "fp32" else [f"--{args.dtype}"]
     translator = Translator(
         args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags]
     )

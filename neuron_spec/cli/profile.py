@@ -3,8 +3,9 @@
 One pass over the validation set, teacher-forced, all directions; language flags are read from the
 checkpoint. Flags of fairseq-validate, such as --distributed-world-size, may follow after --.
 
-example:
+examples:
   neuron-spec profile DATA_BIN --path dense.pt --output profile.safetensors
+  neuron-spec profile DATA_BIN --path dense.pt --output half-1.safetensors --part 1/2
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from neuron_spec.neurons.stability import WHOLE, part_flag
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with validation data"
+        "data_bin", type=Path, help="fairseq data-bin, or the folder of its shard0, shard1, ..."
     )
     parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the dense checkpoint")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="profile.safetensors")
@@ -25,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
     )
     parser.add_argument("--gen-subset", default="valid", metavar="NAME", help="the subset to count on")
+    parser.add_argument(
+        "--part",
+        type=part_flag,
+        default=str(WHOLE),
+        metavar="I/N",
+        help="count only every Nth sentence of each direction, from the Ith on, such as the halves 1/2 and 2/2 "
+        "for neuron-spec analyze --profile (default: all)",
+    )
     parser.add_argument("--max-tokens", type=int, default=4000, metavar="N", help="tokens per batch")
     parser.add_argument(
         "--count-padding",
@@ -60,10 +71,11 @@ def _number_of_workers(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     from neuron_spec import tasks as tasks  # registers
     from neuron_spec.checkpoints import read_checkpoint, task_args, token_flags, weights_sha256
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256
+    from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
     from neuron_spec.directions import direction_id, parse_directions
     from neuron_spec.fairseq_commands import validate
     from neuron_spec.neurons.activations import ActivationCounts
+    from neuron_spec.neurons.stability import Part
     from neuron_spec.profiling import DTYPES, profile_signature
 
     state = read_checkpoint(args.path)
@@ -79,12 +91,15 @@ def run(args: argparse.Namespace) -> None:
         directions=directions,
         count_padding=args.count_padding,
         dtype=DTYPES[args.dtype],
+        part=Part.parse(args.part),
     )
     if not _is_complete(args.output, wanted):
-        flags = [str(args.data_bin), "--path", str(args.path), "--task", "neuron_profiling"]
+        folder = folder_with(args.data_bin, args.gen_subset)
+        flags = [str(folder), "--path", str(args.path), "--task", "neuron_profiling"]
         flags += ["--lang-pairs", ",".join(map(str, directions)), *token_flags(trained)]
         flags += ["--valid-subset", args.gen_subset, "--max-tokens", str(args.max_tokens)]
-        flags += ["--profile-output", str(args.output), "--skip-invalid-size-inputs-valid-test"]
+        flags += ["--profile-output", str(args.output), "--profile-part", args.part]
+        flags += ["--skip-invalid-size-inputs-valid-test"]
         # Processes exchange a record of every batch; fairseq's 16 kB hold few.
         flags += ["--all-gather-list-size", str(2**22)]
         flags += ["--profile-dtype", args.dtype, "--num-workers", str(args.num_workers)]

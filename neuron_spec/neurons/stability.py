@@ -1,10 +1,15 @@
 """Whether the same neurons are selected again from other data: sets from several profiles of one checkpoint.
 
-Ours: the paper selects once. Axis letters: N directions, F ffn. True = kept.
+The other data may be another set of sentences, or the other half of one set. Ours: the paper selects once.
+Axis letters: N directions, B sentences, F ffn. True = kept.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -15,6 +20,80 @@ from neuron_spec.neurons.activations import SIDES, ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import Compared, NothingToCompare, pairwise_iou, random_iou
 from neuron_spec.neurons.selection import only_side, select, select_top_fraction
+
+
+@dataclass(frozen=True)
+class Part:
+    """Every ``of``-th sentence of each direction's data set, from the ``number``-th on.
+
+    Written ``1/2``: that and ``2/2`` are split halves; ``1/1`` is the whole. Neighbours in a data set are
+    often alike, and come into different parts.
+    """
+
+    number: int = 1
+    of: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``1/2``.
+
+        Raises:
+            SelectionError: if it is no such fraction, of 1/n to n/n.
+        """
+        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise SelectionError("bad part", got=repr(text), expected="i/n with 1 <= i <= n, such as 1/2")
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def is_whole(self) -> bool:
+        return self.of == 1
+
+    def holds(self, sentences: Tensor) -> Tensor:
+        """Which sentences belong to it, bool ``[B]``.
+
+        Args:
+            sentences: the index of each in its direction's data set, int64 ``[B]``, from 0.
+        """
+        return sentences % self.of == self.number - 1
+
+
+WHOLE = Part()
+
+
+def part_flag(text: str) -> str:
+    """`Part.parse` as the type of a flag.
+
+    Raises:
+        argparse.ArgumentTypeError: where that raises.
+    """
+    try:
+        return str(Part.parse(text))
+    except SelectionError as error:
+        raise argparse.ArgumentTypeError(" ".join(str(error).split())) from error
+
+
+def part_of(profile: ActivationCounts) -> Part:
+    """Which part of its data set a profile counts."""
+    return Part.parse(profile.metadata.get("part", str(WHOLE)))
+
+
+def are_split(profiles: Sequence[ActivationCounts]) -> bool:
+    """Whether they count different parts, all n-ths, of one and the same set in the same way.
+
+    Split halves, if the n-ths are halves. Profiles that do not say how they were made are none.
+    """
+    parts = [part_of(profile) for profile in profiles]
+    made = [profile.metadata.get("signature", {}) for profile in profiles]
+    sets = [
+        (own.get("inputs"), {key: value for key, value in own.get("parameters", {}).items() if key != "part"})
+        for own in made
+    ]
+    is_one_set = all(made) and all(own == sets[0] for own in sets)
+    return is_one_set and len({part.of for part in parts}) == 1 and len(set(parts)) == len(parts) > 1
 
 
 def select_again(masks: NeuronMasks, profile: ActivationCounts, where: object = None) -> NeuronMasks:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from neuron_spec.artifacts import read_json, require_file, write_json, write_text
 from neuron_spec.directions import UNKNOWN, language, tree_distance
 from neuron_spec.errors import ArtifactError
-from neuron_spec.neurons.activations import SIDES, ActivationCounts
+from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import (
     PERMUTATIONS,
@@ -42,8 +43,11 @@ from neuron_spec.neurons.overlap import (
     permutation_test,
 )
 from neuron_spec.neurons.stability import (
+    Part,
+    are_split,
     iou_per_direction,
     iou_with_other_languages,
+    part_of,
     random_iou_per_direction,
     select_again,
 )
@@ -393,12 +397,30 @@ def _stability(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str
             }
     return {
         "profiles": {
-            name: {side: int(profile.tokens[side].sum()) for side in SIDES}
+            name: {
+                "part": str(part_of(profile)),
+                **{side: int(profile.tokens[side].sum()) for side in SIDES},
+            }
             for name, profile in question.profiles.items()
         },
+        "are_split": are_split(list(question.profiles.values())),
         "first": names[0],
         "layers": layers,
+        "mean_over_layers": {
+            side: {name: _mean_over_layers(layers, side, name) for name in names[1:]}
+            for side in question.sides
+        },
     }
+
+
+def _mean_over_layers(layers: Mapping[str, Any], side: str, name: str) -> float | None:
+    """IoU (percent) of a side's sets from the first profile with those from another."""
+    means = [
+        own["with_first_percent"][name]["mean_of_compared"]
+        for layer, own in layers.items()
+        if side_of(layer) == side
+    ]
+    return None if None in means else round(fmean(means), 4)
 
 
 def _other_languages(first: Tensor, second: Tensor, chosen: Compared) -> dict[str, Any]:
@@ -642,7 +664,7 @@ def _stability_table(stability: Mapping[str, Any] | None) -> str:
         for name in names[1:]:
             row += [own["with_first_percent"][name]["mean_of_compared"], others[name]]
         rows.append([*row, others[names[0]], own["random_percent"]])
-    profiles = [[short[name], name, *tokens.values()] for name, tokens in stability["profiles"].items()]
+    profiles = [[short[name], name, *own.values()] for name, own in stability["profiles"].items()]
     text = (
         "Would other data have selected the same neurons? IoU in percent of the sets that two profiles give, "
         "selected as the masks were; mean over the directions compared. *Other languages*: the sets of different languages, from "
@@ -651,11 +673,28 @@ def _stability_table(stability: Mapping[str, Any] | None) -> str:
         "they do across languages.\n\n"
         + markdown_table(header, rows)
         + "\n\n"
-        + markdown_table(("", "profile", "encoder tokens", "decoder tokens"), profiles)
+        + markdown_table(("", "profile", "part", "encoder tokens", "decoder tokens"), profiles)
     )
+    if stability["are_split"]:
+        text += "\n\n" + _split_text(stability, short)
     if len(names) == 1:
         text += "\n\nOne profile only: nothing to compare it with but the masks."
     return text
+
+
+def _split_text(stability: Mapping[str, Any], short: Mapping[str, str]) -> str:
+    parts = [Part.parse(own["part"]) for own in stability["profiles"].values()]
+    kind = "split halves" if parts[0].of == 2 else f"parts of {parts[0].of}"
+    means = [
+        f"{side} {short[stability['first']]} with {short[name]} {'–' if mean is None else f'{mean:.1f}'}"
+        for side, by_name in stability["mean_over_layers"].items()
+        for name, mean in by_name.items()
+    ]
+    return (
+        f"The profiles are {kind} of one set of sentences. IoU in percent, mean over layers: {', '.join(means)}. "
+        "A part has fewer tokens than the whole, whose sets are steadier than this. The masks' own data may hold "
+        "the parts' sentences; the parts share none."
+    )
 
 
 def _how(made: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from neuron_spec.compat import gather_without_gpu
 from neuron_spec.data.data_bin import data_sha256
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+from neuron_spec.neurons.stability import WHOLE, Part, part_flag
 from neuron_spec.profiling import DTYPES, NeuronCounter, profile_signature
 from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
@@ -37,6 +38,13 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             "--count-padding",
             action="store_true",
             help="count padding positions too, as the official code does; the result then depends on batch sizes",
+        )
+        parser.add_argument(
+            "--profile-part",
+            type=part_flag,
+            default=str(WHOLE),
+            metavar="I/N",
+            help="count only every Nth sentence of each direction, from the Ith on (default: %(default)s, all)",
         )
         parser.add_argument(
             "--profile-dtype",
@@ -71,13 +79,19 @@ class NeuronProfilingTask(NeuronSpecializationTask):
         if self._counter is None:
             assert isinstance(model, NeuronSpecTransformer)
             self._counter = self._start(model)
-        with self._counter.counting(sample["net_input"]):
+        with self._counter.counting(sample["net_input"], sample["id"]):
             return super().valid_step(sample, model, criterion)
 
     def _start(self, model: NeuronSpecTransformer) -> NeuronCounter:
         if torch.distributed.is_initialized():
             gather_without_gpu(self.args.all_gather_list_size, torch.distributed.get_world_size())
-        counter = NeuronCounter(model, self.directions, self.langs, count_padding=self.args.count_padding)
+        counter = NeuronCounter(
+            model,
+            self.directions,
+            self.langs,
+            count_padding=self.args.count_padding,
+            part=Part.parse(self.args.profile_part),
+        )
         if counter.dtype != DTYPES.get(self.args.profile_dtype, counter.dtype):
             raise ModelError(
                 "--profile-dtype and fairseq's --fp16 name different precisions",
@@ -107,6 +121,7 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             directions=self.directions,
             count_padding=self.args.count_padding,
             dtype=self._counter.dtype,
+            part=self._counter.part,
         ) | {
             "dictionary_sha256": hash_text(*self.source_dictionary.symbols),
             "langs": list(self.langs),

@@ -19,7 +19,7 @@ def save_profile(path, seed=0, directions=DIRECTIONS):
     profile = ActivationCounts.zeros(directions, {"encoder.layers.0": 30, "decoder.layers.0": 20})
     generator = torch.Generator().manual_seed(seed)
     for counts in profile.counts.values():
-        counts += torch.randint(0, 100, counts.shape, generator=generator)
+        counts += torch.randint(1, 100, counts.shape, generator=generator)
     for tokens in profile.tokens.values():
         tokens += 100
     profile.metadata = {"checkpoint_sha256": "c0ffee"}
@@ -102,6 +102,39 @@ def test_profiles_that_do_not_fit_write_nothing(analyze, profile, tmp_path, caps
     assert analyze("--profile", profile, profile) == 2
     assert "names a file twice" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("k", ["95", "100"])
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ("en-de", ["overlap needs a pair"]),
+        ("en-de,de-en", []),
+        ("en-de,de-en,en-ru,ru-en", ["no family structure"]),
+        ("en-qa,qa-en,en-de,de-en,en-nl,nl-en", ["of unknown family, so in no comparison of families: qa"]),
+    ],
+    ids=["one direction", "two languages", "three languages", "unknown family"],
+)
+def test_few_directions_and_no_sparsity_give_sensible_pages(tmp_path, capsys, pairs, said, k):
+    directions = parse_directions(pairs)
+    profiles = [save_profile(tmp_path / f"{seed}.safetensors", seed, directions) for seed in (0, 1)]
+    masks, out = tmp_path / "masks.safetensors", tmp_path / "out"
+    assert main(["select", str(profiles[0]), "--output", str(masks), "--k", k]) == 0
+    assert main(["analyze", str(masks), "--output", str(out), "--profile", *map(str, profiles)]) == 0
+    page = (out / "analysis.md").read_text()
+    assert "nan" not in page and "None" not in page
+    found = json.loads((out / "analysis.json").read_text(), parse_constant=pytest.fail)
+    for text in said:
+        assert text in page
+    for side in found["sides"].values():
+        for layer in side["layers"].values():
+            for dropped in layer["dropped_percent"].values():
+                assert (dropped["max"] == 0) == (k == "100")
+            if k == "100" and layer["iou_percent"]["mean"] is not None:
+                assert layer["iou_percent"]["mean"] == 100
+    assert found["languages"].get("qa", {"family": "unknown"})["family"] == "unknown"
+    linked = {line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
+    assert linked and all((out / figure).stat().st_size > 1000 for figure in linked)
 
 
 def test_missing_scipy_is_said_before_work_starts(analyze, tmp_path, capsys, monkeypatch):

@@ -14,8 +14,12 @@ from neuron_spec.neurons.selection import (
     select_top_fraction,
 )
 from neuron_spec.neurons.stability import (
+    WHOLE,
+    Part,
+    are_split,
     iou_per_direction,
     iou_with_other_languages,
+    part_of,
     random_iou_per_direction,
     select_again,
 )
@@ -38,6 +42,48 @@ def profile(directions=DIRECTIONS, seed=0, widths=WIDTHS, checkpoint="c0ffee"):
 def selected(made, k="90", **kinds):
     ks = ks_per_direction(made.directions, k=parse_k(k), k_for=["en-*:decoder=70.3"])
     return select(made, ks, **kinds)
+
+
+def part(text, **changes):
+    made = profile()
+    parameters = {"subset": "valid", "dtype": "float32", **changes}
+    if text != "1/1":
+        made.metadata["part"] = parameters["part"] = text
+    made.metadata["signature"] = {"inputs": {"data": "d"}, "parameters": parameters}
+    return made
+
+
+@pytest.mark.parametrize("of", [1, 2, 5])
+def test_each_sentence_is_in_one_part(of):
+    sentences = torch.arange(12)
+    held = torch.stack([Part.parse(f"{number}/{of}").holds(sentences) for number in range(1, of + 1)])
+    assert held.sum(dim=0).tolist() == [1] * 12
+    assert sentences[held[0]].tolist() == list(range(0, 12, of))
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "x", "1", "1/0", "1/2 ", "1.0/2", "/", "", "1/2/2", "²/3"])
+def test_a_bad_part_is_refused(text):
+    with pytest.raises(SelectionError, match="bad part") as caught:
+        Part.parse(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_split_profiles_are_different_parts_of_one_set():
+    assert are_split([part("2/2"), part("1/2")])
+    assert are_split([part("1/3"), part("3/3")])
+    for others in (
+        [],
+        [part("1/2")],
+        [part("1/2"), part("1/2")],
+        [part("1/2"), part("1/1")],
+        [part("1/2"), part("2/3")],
+        [part("1/1"), part("1/1")],
+        [part("1/2"), part("2/2", subset="test")],
+        [part("1/2"), part("2/2", dtype="bfloat16")],
+        [profile(), profile(seed=1)],
+    ):
+        assert not are_split(others)
+    assert part_of(part("2/2")) == Part(2, 2) and part_of(profile()) == WHOLE
 
 
 @pytest.mark.parametrize("neuron_sets", ["direction", "language"])

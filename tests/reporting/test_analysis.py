@@ -243,6 +243,31 @@ def test_identical_profiles_are_stable():
         assert own["other_languages_percent"]["half 1"]["mean"] < 100 > own["random_percent"]
 
 
+def test_split_halves_are_called_so():
+    halves = []
+    for number in (1, 2):
+        halves.append(profile(number))
+        made = {"inputs": {"data": "d"}, "parameters": {"subset": "valid", "part": f"{number}/2"}}
+        halves[-1].metadata = {"part": f"{number}/2", "signature": made}
+    question = asked_of_profiles(*halves)
+    found = analyze(question, select_from_profiles(question))
+    stability = found["stability"]
+    assert stability["are_split"]
+    assert [own["part"] for own in stability["profiles"].values()] == ["1/2", "2/2"]
+    layers = [
+        stability["layers"][layer]["with_first_percent"]["half 2"]["mean_of_compared"] for layer in LAYERS
+    ]
+    means = stability["mean_over_layers"]
+    assert means["encoder"]["half 2"] == pytest.approx(sum(layers[:2]) / 2, abs=1e-3)
+    assert means["decoder"]["half 2"] == pytest.approx(sum(layers[2:]) / 2, abs=1e-3)
+    made = signature("analyze", inputs={}, parameters={})
+    page = as_markdown(found, made)
+    assert "split halves" in page and f"decoder P1 with P2 {means['decoder']['half 2']:.1f}" in page
+
+    other = asked_of_profiles(profile(1), profile(2))
+    assert "split halves" not in as_markdown(analyze(other, select_from_profiles(other)), made)
+
+
 def test_profiles_of_unrelated_counts_agree_no_better_than_chance():
     question = asked_of_profiles(profile(0), profile(1))
     found = analyze(question, select_from_profiles(question))["stability"]["layers"]
