@@ -75,4 +75,4 @@ done
 
 say "report"
 scripts/70_report.sh "$run"
-say "done: read $run/report.md; scores and translations are in $run/evaluation, figures in $run/figures"
+say "done: read $run/report.html or $run/report.md; scores and translations are in $run/evaluation, figures in $run/figures"

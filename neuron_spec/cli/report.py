@@ -1,7 +1,13 @@
-"""Write a run's report (report.md) and figures, from what the stages left in its folder.
+"""Write a run's report from what the stages left in its folder: report.html, one page that holds everything
+itself, and the same as report.md with figures/*.png.
 
-example:
+Two layouts are known: that of the quickstart (corpus/, masks.safetensors, evaluation/SYSTEM) and that of the
+built-in experiment (corpus/, seed-N/masks/specialized.safetensors, seed-N/evaluation/SYSTEM). Systems are compared
+as by 'neuron-spec compare' if they were not yet, and the comparison is kept in the run.
+
+examples:
   neuron-spec report runs/quickstart
+  neuron-spec report runs/homeassistant
 """
 
 from __future__ import annotations
@@ -11,10 +17,11 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="the run's folder: corpus/, masks.safetensors, evaluation/")
+    parser.add_argument("run", type=Path, help="the run's folder")
 
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.reporting.report import write_report
 
-    print(write_report(args.run))
+    for path in write_report(args.run):
+        print(path)

@@ -56,9 +56,9 @@ def loss_increase_heatmap(
     rows = _rows_in_order(owners, families)
     panels = {group: [i for i in columns if group_of(directions[i]) == group] for group in _PANELS}
     panels = {group: members for group, members in panels.items() if members}
-    row_kinds = [_kind(owners[row], families) for row in rows]
+    row_kinds = [kind_of(owners[row], families) for row in rows]
 
-    labels = [_arrow(Direction.parse(owners[row])) if "-" in owners[row] else owners[row] for row in rows]
+    labels = [arrow(Direction.parse(owners[row])) if "-" in owners[row] else owners[row] for row in rows]
     shown = change[rows].double()
     if not random.isnan().any():  # an empty row sets the control apart
         labels += ["", "random"]
@@ -83,17 +83,17 @@ def loss_increase_heatmap(
             if (owned := own[i]) is not None:
                 place = (column - 0.5, rows.index(owned) - 0.5)
                 ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=_OWN, linewidth=1.8, zorder=3))
-        names = [_foreign(direction) if group else _arrow(direction) for direction in chosen]
+        names = [_foreign(direction) if group else arrow(direction) for direction in chosen]
         ax.set_xticks(range(len(members)), names, fontsize=font, rotation=0 if group else 90)
         ax.set_xlabel(f"evaluated, {_PANELS[group]}", fontsize=9, color=_INK)
-        _name_families(ax, _runs([_kind(str(direction), families) for direction in chosen]), cell)
-        for _, first, _ in _runs(row_kinds)[1:]:
+        name_families(ax, runs_of([kind_of(str(direction), families) for direction in chosen]), cell)
+        for _, first, _ in runs_of(row_kinds)[1:]:
             ax.axhline(first - 0.5, color="white", linewidth=1.5)
         ax.set_xlim(-0.5, len(members) - 0.5)
         ax.set_ylim(len(labels) - 0.5, -0.5)
     axes[0].set_yticks(range(len(labels)), labels, fontsize=font)
     axes[0].set_ylabel("neurons switched off, of", fontsize=9, color=_INK)
-    _name_families(axes[-1], _runs(row_kinds), cell, of_rows=True)
+    name_families(axes[-1], runs_of(row_kinds), cell, of_rows=True)
 
     figure.suptitle(
         "Loss increase without the neurons of one set (framed: the direction's own)",
@@ -128,7 +128,7 @@ def _draw_map(ax: Axes, shown: Tensor, scale: Normalize, *, has_numbers: bool) -
             )  # fmt: skip
 
 
-def _name_families(ax: Axes, runs: Sequence[_Run], cell: float, *, of_rows: bool = False) -> None:
+def name_families(ax: Axes, runs: Sequence[_Run], cell: float, *, of_rows: bool = False) -> None:
     """Name each run of one family by a bar above the columns, or at the right of the rows."""
     edge = 0.06 / cell  # bars stand this far from the map, in cells
     top, right = -0.5 - edge, ax.get_xlim()[1] + edge
@@ -153,7 +153,8 @@ def _name_families(ax: Axes, runs: Sequence[_Run], cell: float, *, of_rows: bool
             ax.axvline(first - 0.5, color="white", linewidth=1.5)
 
 
-def _runs(kinds: Sequence[_Kind]) -> list[_Run]:
+def runs_of(kinds: Sequence[_Kind]) -> list[_Run]:
+    """Neighbours of equal kind, joined."""
     numbered = (
         (kind, [i for i, _ in members]) for kind, members in groupby(enumerate(kinds), lambda p: p[1])
     )
@@ -168,7 +169,8 @@ def _rows_in_order(owners: Sequence[str], families: Mapping[str, str]) -> list[i
     )
 
 
-def _kind(owner: str, families: Mapping[str, str]) -> _Kind:
+def kind_of(owner: str, families: Mapping[str, str]) -> _Kind:
+    """What tells a direction's or language's neighbours on an axis: group and family."""
     if "-" not in owner:
         return None, families[owner]
     direction = Direction.parse(owner)
@@ -179,5 +181,5 @@ def _foreign(direction: Direction) -> str:
     return direction.target if direction.source == ENGLISH else direction.source
 
 
-def _arrow(direction: Direction) -> str:
+def arrow(direction: Direction) -> str:
     return f"{direction.source}→{direction.target}"

@@ -10,6 +10,7 @@ without a known family stand last, as "unknown".
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from neuron_spec.artifacts import atomic_path
 from neuron_spec.comparison import METRICS, TIE, Comparison, DirectionComparison
-from neuron_spec.directions import UNKNOWN, Direction, language
+from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.overlap import (
     Compared,
@@ -41,15 +42,14 @@ from neuron_spec.neurons.overlap import (
     sparsity,
 )
 
-PIVOT = "en"
 DPI = 150
 
 # Okabe and Ito's palette, told apart by colour-blind readers too, and markers for grey print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X")
-_FROM_PIVOT, _INTO_PIVOT, _OTHER = f"{PIVOT}→x", f"x→{PIVOT}", "x→y"
-_GROUP_COLORS = {_FROM_PIVOT: "#0072B2", _INTO_PIVOT: "#D55E00", _OTHER: "#009E73"}
-_GROUP_WORDS = {"en-x": _FROM_PIVOT, "x-en": _INTO_PIVOT, "all": "all directions"}
+_FROM_ENGLISH, _INTO_ENGLISH, _OTHER = f"{ENGLISH}→x", f"x→{ENGLISH}", "x→y"
+_GROUP_COLORS = {_FROM_ENGLISH: "#0072B2", _INTO_ENGLISH: "#D55E00", _OTHER: "#009E73"}
+_GROUP_WORDS = {"en-x": _FROM_ENGLISH, "x-en": _INTO_ENGLISH, "all": "all directions"}
 _INK, _MUTED, _PALE = "#222222", "#777777", "#DDDDDD"
 _COLOR_MAP = "viridis"
 _CELL_WITH_NUMBER = 0.24  # inches, at least
@@ -61,12 +61,19 @@ _LEGEND_COLUMNS = 4
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a PNG or, if ``path`` ends so, an SVG, whole or not at all; the same figure gives the same bytes."""
-    is_svg = Path(path).suffix == ".svg"
-    with atomic_path(path) as temporary, rc_context({"svg.hashsalt": "neuron_spec"}):
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(rendered(figure, "svg" if Path(path).suffix == ".svg" else "png"))
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The bytes of a ``png`` or ``svg``; the same figure gives the same."""
+    drawn = io.BytesIO()
+    with rc_context({"svg.hashsalt": "neuron_spec"}):
         figure.savefig(
-            temporary, format="svg" if is_svg else "png", dpi=DPI, facecolor="white", bbox_inches="tight",
-            pad_inches=0.1, metadata={"Date" if is_svg else "Software": None},
+            drawn, format=kind, dpi=DPI, facecolor="white", bbox_inches="tight",
+            pad_inches=0.1, metadata={"Date" if kind == "svg" else "Software": None},
         )  # fmt: skip
+    return drawn.getvalue()
 
 
 def in_family_order(
@@ -326,10 +333,10 @@ def _draw_families(
 def _axis_labels(ordered: Sequence[Direction]) -> tuple[list[str], str]:
     """Language codes where all directions share English on one side, else whole directions."""
     groups = {_group(direction) for direction in ordered}
-    if groups == {_FROM_PIVOT}:
-        return [direction.target for direction in ordered], f"target language of {_FROM_PIVOT}"
-    if groups == {_INTO_PIVOT}:
-        return [direction.source for direction in ordered], f"source language of {_INTO_PIVOT}"
+    if groups == {_FROM_ENGLISH}:
+        return [direction.target for direction in ordered], f"target language of {_FROM_ENGLISH}"
+    if groups == {_INTO_ENGLISH}:
+        return [direction.source for direction in ordered], f"source language of {_INTO_ENGLISH}"
     return [_arrow(direction) for direction in ordered], ""
 
 
@@ -707,7 +714,7 @@ def score_differences(comparison: Comparison) -> Figure:
         for system, color, marker in zip(systems, _COLORS, _MARKERS, strict=False)
     ]
     style: dict[str, Any] = {"color": _MUTED, "marker": "o", "markersize": 5, "linestyle": "none"}
-    handles.append(Line2D([], [], **style, label=f"p < {comparison.alpha:g}, one-sided"))
+    handles.append(Line2D([], [], **style, label=f"p < {comparison.alpha:g}, two-sided"))
     handles.append(Line2D([], [], **style, markerfacecolor="white", label=f"p ≥ {comparison.alpha:g}"))
     if any(len(row.seeds) > 1 for row in comparison.directions):
         handles.append(Line2D([], [], **{**style, "marker": "|", "markersize": 9}, label="mean over seeds"))
@@ -839,9 +846,9 @@ def _plain_axis(ax: Axes) -> None:
 
 def _foreign(direction: Direction, by: str = "source") -> str:
     """The language that is not English, by which a direction is placed; where neither is, the one ``by``."""
-    if direction.source == PIVOT:
+    if direction.source == ENGLISH:
         return direction.target
-    return direction.source if direction.target == PIVOT else str(getattr(direction, by))
+    return direction.source if direction.target == ENGLISH else str(getattr(direction, by))
 
 
 def _family(code: str, families: Mapping[str, str] | None) -> str:

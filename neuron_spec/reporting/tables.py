@@ -14,7 +14,8 @@ from neuron_spec.errors import NeuronSpecError
 
 Cell = str | int | float | None
 _NO_VALUE = "-"
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?%?")
+# Also what has a spread, a bound or thousands: 16.5 ± 0.3, <0.001, 69,906.
+_NUMBER = re.compile(r"[<+-]?\d[\d,]*(\.\d+)?%?( ± \d+(\.\d+)?)?")
 
 
 class Means(Protocol):
@@ -69,9 +70,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
     Raises:
         ValueError: if a row is not as long as the header.
     """
-    lines = [[_text(cell) for cell in line] for line in (header, *rows)]
+    lines = [[_escaped(shown(cell)) for cell in line] for line in (header, *rows)]
     columns = list(zip(*lines, strict=True))
-    right = [_holds_numbers(column[1:]) for column in columns]
+    right = columns_of_numbers(header, rows)
     widths = [max(3, *map(len, column)) for column in columns]
     rule = ["-" * (width - 1) + (":" if r else "-") for width, r in zip(widths, right, strict=True)]
     return "\n".join(
@@ -85,12 +86,21 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
     )
 
 
-def _text(cell: Cell) -> str:
+def shown(cell: Cell) -> str:
+    """What a cell says: floats with one decimal, None as ``-``."""
     if cell is None:
         return _NO_VALUE
-    if isinstance(cell, float):
-        return f"{cell:.1f}"
-    return str(cell).replace("|", "\\|").replace("\n", " ")
+    return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
+
+
+def columns_of_numbers(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
+    """Of each column, whether all its cells are numbers, at least one of them known."""
+    columns = zip(*([shown(cell) for cell in line] for line in (header, *rows)), strict=True)
+    return [_holds_numbers(cells) for _, *cells in columns]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _holds_numbers(cells: Sequence[str]) -> bool:

@@ -1,0 +1,270 @@
+"""What a finished run left in its folder. Two layouts are known:
+
+- one run, as the quickstart's: ``corpus/``, ``masks.safetensors``, ``evaluation/SYSTEM/``;
+- several seeds, as the built-in experiment's: ``corpus/`` and for each seed ``seed-N/masks/SYSTEM.safetensors``
+  and ``seed-N/evaluation/SYSTEM/``.
+
+Both may hold ``ablation*/`` folders. Comparisons are made here if they are not there yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, is_already_here, read_json
+from neuron_spec.comparison import (
+    ALPHA,
+    COMPARISON,
+    SAMPLES,
+    Comparison,
+    DirectionComparison,
+    GroupComparison,
+    OverSeeds,
+    SeedResult,
+    System,
+    comparable,
+    compare,
+    comparison_signature,
+    write_comparison,
+)
+from neuron_spec.directions import UNKNOWN, Direction
+from neuron_spec.errors import ArtifactError
+from neuron_spec.evaluation import Evaluation, read_evaluation
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.reporting import figures
+from neuron_spec.reporting.ablation import ABLATION_JSON
+
+DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
+# The order of columns; others follow by name.
+SYSTEMS = (DENSE, CONTINUATION, SPECIALIZED, RANDOM)
+LAYOUTS = (
+    "one run: corpus/corpus.json, masks.safetensors, evaluation/SYSTEM/scores.json; or "
+    "several seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors, "
+    "seed-N/evaluation/SYSTEM/scores.json"
+)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One dense model and what was trained on from it.
+
+    Attributes:
+        number: of the seed; None in the layout of one run.
+        masks_file: of the specialized system.
+        evaluations: system -> its scores and texts.
+    """
+
+    number: int | None
+    folder: Path
+    masks_file: Path
+    masks: NeuronMasks
+    evaluations: dict[str, Evaluation]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run; ``left_out`` names the seeds that are not finished, and says what they lack."""
+
+    folder: Path
+    card: dict[str, Any]
+    seeds: list[Seed]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def systems(self) -> list[str]:
+        return list(self.seeds[0].evaluations)
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether the layout is that of several seeds."""
+        return self.seeds[0].number is not None
+
+    @property
+    def families(self) -> dict[str, str]:
+        """Language -> family."""
+        return dict(self.card["families"])
+
+    def family(self, code: str) -> str:
+        return str(self.card["families"].get(code, UNKNOWN))
+
+    def ablations(self) -> list[Path]:
+        """Folders of finished ablations."""
+        roots = dict.fromkeys([self.folder, *(seed.folder for seed in self.seeds)])
+        return [path.parent for root in roots for path in sorted(root.glob(f"ablation*/{ABLATION_JSON}"))]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run of either layout.
+
+    Raises:
+        ArtifactError: if the folder has neither layout or both, or something in it is missing or damaged.
+    """
+    evaluated = {
+        of: [
+            path.parent.name
+            for path in sorted(of.glob(f"evaluation/*/{SCORES_JSON}"), key=lambda p: _place(p.parent.name))
+        ]
+        for of in (folder, *_seed_folders(folder))
+    }
+    alone, seeds = evaluated.pop(folder), evaluated
+    if bool(alone) == any(seeds.values()):
+        raise ArtifactError(
+            "two runs in one folder" if alone else "no evaluated run in this folder",
+            where=folder,
+            got=", ".join(sorted(path.name for path in folder.iterdir())) or "an empty folder"
+            if folder.is_dir()
+            else "no such folder",
+            expected=LAYOUTS,
+            mend="report on a folder with one of these; a sweep has neuron-spec sweep"
+            if alone
+            else "run the stages to neuron-spec evaluate first; a sweep has neuron-spec sweep",
+        )
+    card = _read_card(folder / "corpus" / CORPUS_CARD)
+    if alone:
+        return Run(folder, card, [_read_seed(folder, None, folder / "masks.safetensors", alone)])
+    every = sorted({system for found in seeds.values() for system in found}, key=_place)
+    whole = [of for of, found in seeds.items() if found == every]
+    if not whole:
+        raise ArtifactError(
+            "no seed has all systems",
+            where=folder,
+            got="; ".join(f"{of.name}: {', '.join(found) or 'none'}" for of, found in seeds.items()),
+            expected=f"one seed or more with {', '.join(every)}",
+            mend="evaluate what is missing",
+        )
+    return Run(
+        folder,
+        card,
+        [
+            _read_seed(of, _seed_number(of), of / "masks" / f"{SPECIALIZED}.safetensors", every)
+            for of in whole
+        ],
+        [
+            f"{of.name}, where {', '.join(s for s in every if s not in found)} is not evaluated yet"
+            for of, found in seeds.items()
+            if of not in whole
+        ],
+    )
+
+
+def _seed_folders(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("seed-*") if path.name.removeprefix("seed-").isdecimal()]
+    return sorted(found, key=_seed_number)
+
+
+def _seed_number(folder: Path) -> int:
+    return int(folder.name.removeprefix("seed-"))
+
+
+def _place(system: str) -> tuple[int, str]:
+    return SYSTEMS.index(system) if system in SYSTEMS else len(SYSTEMS), system
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    card = read_json(path, "corpus card of the run")
+    expected = ("name", "lang_pairs", "pairs", "families", "tiers", "sources", "leak_report", "signature")
+    missing = [key for key in expected if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise ArtifactError(
+            "not a corpus card",
+            where=path,
+            got=f"no {', '.join(missing)}",
+            expected="a corpus.json by neuron-spec data",
+        )
+    return dict(card)
+
+
+def _read_seed(folder: Path, number: int | None, masks: Path, systems: Sequence[str]) -> Seed:
+    evaluations = {name: read_evaluation(folder / "evaluation" / name) for name in systems}
+    return Seed(number, folder, masks, NeuronMasks.load(masks), evaluations)
+
+
+# Comparisons ----------------------------------------------------------------------------------
+
+
+def planned_comparisons(run: Run) -> dict[Path, list[System]]:
+    """Folder -> what is compared there, the baseline first; as the experiment's script names them.
+
+    Every system is compared with the dense continuation, or where there is none with the dense model; the
+    specialized one also with as many neurons at random.
+
+    Raises:
+        NeuronSpecError: as `comparison.comparable`.
+    """
+    if len(run.systems) < 2:
+        return {}
+    first = CONTINUATION if CONTINUATION in run.systems else run.systems[0]
+    order = [name for name in (SPECIALIZED, RANDOM, DENSE) if name in run.systems]
+    order += [name for name in run.systems if name not in order]
+    plans = [[first, *(name for name in order if name != first)]]
+    if run.has_seeds and {SPECIALIZED, RANDOM} <= set(run.systems):
+        plans.append([RANDOM, SPECIALIZED])
+    numbers = "-".join(str(seed.number) for seed in run.seeds)
+    root = run.folder / (f"{COMPARISON}-seeds-{numbers}" if run.has_seeds else COMPARISON)
+    return {
+        root / f"against-{names[0]}": comparable(
+            [System(name, [seed.evaluations[name] for seed in run.seeds]) for name in names]
+        )
+        for names in plans
+    }
+
+
+def compared(folder: Path, systems: Sequence[System]) -> Comparison:
+    """The comparison in ``folder``, made now if it is not there.
+
+    Raises:
+        ArtifactError: if another comparison is there.
+    """
+    path = folder / f"{COMPARISON}.json"
+    made = comparison_signature(systems, samples=SAMPLES, alpha=ALPHA)
+    found = read_json(path, "comparison").get("signature", {}) if path.is_file() else None
+    if is_already_here(folder, found, made, what="comparison"):
+        return read_comparison(path)
+    comparison = compare(systems, signature=made, samples=SAMPLES, alpha=ALPHA)
+    figure = figures.score_differences(comparison)
+    for kind in ("png", "svg"):
+        figures.save(figure, folder / f"{COMPARISON}.{kind}")
+    write_comparison(folder, comparison)
+    return comparison
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Read a ``comparison.json``.
+
+    Raises:
+        ArtifactError: if it is missing or not of the form that neuron-spec writes.
+    """
+    content = read_json(path, "comparison")
+    try:
+        directions = [
+            DirectionComparison(
+                **{
+                    **row,
+                    **_over_seeds(row),
+                    "direction": Direction.parse(row["direction"]),
+                    "seeds": [SeedResult(**seed) for seed in row["seeds"]],
+                }
+            )
+            for row in content.pop("directions")
+        ]
+        groups = [
+            GroupComparison(
+                **{**row, **_over_seeds(row), "interval": row["interval"] and tuple(row["interval"])}
+            )
+            for row in content.pop("groups")
+        ]
+        return Comparison(**content, directions=directions, groups=groups)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            "a comparison is not of the form that neuron-spec writes",
+            where=path,
+            got=f"{type(error).__name__}: {error}",
+            mend="delete its folder; it is made again",
+        ) from error
+
+
+def _over_seeds(row: dict[str, Any]) -> dict[str, OverSeeds]:
+    return {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}

@@ -1,0 +1,123 @@
+"""How to repeat a run: commands, signatures, parameters, versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neuron_spec.artifacts import hash_state
+from neuron_spec.comparison import System
+from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.reporting.commands import commands_of, script_of
+from neuron_spec.reporting.page import Block, Bullets, Code, Paragraph, Section, Table, plain
+from neuron_spec.reporting.run_folder import Run
+from neuron_spec.reporting.tables import Cell
+
+_NO_MASKS = hash_state({})  # of a checkpoint without any
+
+
+def repeating(run: Run, plan: Mapping[Path, Sequence[System]]) -> Section:
+    signatures = list(_signed_artefacts(run))
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in sorted(made.get("versions", {}).items()))
+        for _, made in signatures
+    )
+    return Section(
+        "How to repeat it",
+        [
+            *_script(run),
+            Paragraph(
+                "The stages, from what each artefact was made from. Add `--cpu` where there is no GPU; what stands in "
+                "capitals is in no artefact, its hash is below."
+            ),
+            Code(commands_of(run, plan)),
+        ],
+        [
+            Section(
+                "Signatures",
+                [
+                    Paragraph(
+                        "First 16 digits of each sha256. *Sets*: of which direction keeps which neurons."
+                    ),
+                    Table(("artefact", "made by", "what", "sha256"), list(_hash_rows(run, signatures))),
+                ],
+                is_folded=True,
+            ),
+            Section(
+                "Parameters",
+                [
+                    Table(
+                        ("artefact", "parameters"),
+                        [[name, _parameters(made.get("parameters", {}))] for name, made in signatures],
+                        is_text=True,
+                    )
+                ],
+                is_folded=True,
+            ),
+            Section(
+                "Versions",
+                [Bullets([plain(line) for line in versions if line]), _metrics(run)],
+                is_folded=True,
+            ),
+        ],
+    )
+
+
+def _script(run: Run) -> list[Block]:
+    if (script := script_of(run)) is None:
+        return []
+    text = "Runs of this layout are made by one script, which has more options:"
+    return [Paragraph(text), Code(script)]
+
+
+def _metrics(run: Run) -> Bullets:
+    scores = next(iter(run.seeds[0].evaluations.values())).scores
+    lines = [f"BLEU: `{score.bleu_signature}`" for score in scores]
+    lines += [f"chrF++: `{score.chrf_signature}`" for score in scores]
+    return Bullets(list(dict.fromkeys(lines)))
+
+
+def _signed_artefacts(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Path below the run -> signature, in the order of the stages."""
+    yield "corpus", run.card["signature"]
+    for seed in run.seeds:
+        profile = seed.folder / "profile.safetensors"
+        if profile.is_file():
+            made = ActivationCounts.load(profile).metadata.get("signature", {})
+            yield str(profile.relative_to(run.folder)), made
+        yield str(seed.masks_file.relative_to(run.folder)), seed.masks.metadata.get("signature", {})
+        for name, evaluation in seed.evaluations.items():
+            folder = seed.folder / "evaluation" / name
+            yield str(folder.relative_to(run.folder)), evaluation.signature
+
+
+def _hash_rows(run: Run, signatures: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Cell]]:
+    for source in run.card["sources"]:
+        if "sha256" in source:
+            yield ["corpus", "data", source["name"], source["sha256"][:16]]
+    sets = {str(seed.masks_file.relative_to(run.folder)): seed.masks.fingerprint for seed in run.seeds}
+    for name, made in signatures:
+        if name in sets:
+            yield [name, made.get("stage"), "sets", sets[name][:16]]
+        for what, value in made.get("inputs", {}).items():
+            yield [name, made.get("stage"), f"from {what}", None if value == _NO_MASKS else str(value)[:16]]
+        if given := made.get("parameters", {}).get("sentencepiece"):
+            yield [name, made.get("stage"), "from SentencePiece model", str(given)[:16]]
+
+
+def _parameters(value: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {_parameter(own)}" for name, own in value.items()) or "none known"
+
+
+def _parameter(value: Any) -> str:
+    """What holds for every direction alike is said once."""
+    if isinstance(value, Mapping):
+        inner = {name: _parameter(own) for name, own in value.items()}
+        if len(inner) > 1 and len(set(inner.values())) == 1:
+            return f"{next(iter(inner.values())).removesuffix(' (all)')} (all)"
+        return ", ".join(f"{name} {own}" for name, own in inner.items())
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return value if isinstance(value, str) else json.dumps(value)

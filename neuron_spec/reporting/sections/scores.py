@@ -1,0 +1,283 @@
+"""Scores of each system, and which differences are more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from neuron_spec.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
+from neuron_spec.directions import ENGLISH
+from neuron_spec.reporting import figures
+from neuron_spec.reporting.page import Bullets, Paragraph, Picture, Section, Table, plain
+from neuron_spec.reporting.run_folder import SPECIALIZED, Run
+from neuron_spec.reporting.sections.words import bounds, counted, difference, drawn, mean_score, p_value
+from neuron_spec.reporting.tables import Cell
+
+_GROUPS = {"O2M": f"{ENGLISH}→x", "M2O": f"x→{ENGLISH}", "X2Y": "x→y", "all": "all"}
+
+
+def findings(comparisons: Mapping[Path, Comparison]) -> Iterator[str]:
+    """A sentence about each difference of the specialized system, over all directions."""
+    for comparison in comparisons.values():
+        for row in comparison.groups:
+            if (row.system, row.metric, row.kind) == (SPECIALIZED, "bleu", "overall"):
+                yield _finding(comparison, row)
+
+
+def _finding(comparison: Comparison, row: GroupComparison) -> str:
+    own = [
+        found for found in comparison.directions if (found.system, found.metric) == (row.system, row.metric)
+    ]
+    seeds = [fmean(found.seeds[at].difference for found in own) for at in range(len(own[0].seeds))]
+    text = (
+        f"**{plain(row.system)} against {plain(comparison.baseline)}:** {row.difference.mean:+z.2f} BLEU over "
+        f"{counted(row.directions, 'direction')}"
+    )
+    details = []
+    if row.difference.std is not None:
+        details.append(
+            f"{', '.join(f'{value:+z.2f}' for value in seeds)} in the {len(seeds)} seeds, standard deviation "
+            f"{row.difference.std:.2f}"
+        )
+    if row.interval:
+        details.append(f"95 % interval over directions {bounds(*row.interval)}")
+    details.append(f"p {p_value(row.p_value, sign=True)}")
+    won, lost = row.holm_results["win"], row.holm_results["loss"]
+    text += f" ({'; '.join(details)}). "
+    if len(seeds) == 1:
+        text += "In " + (
+            "no single direction is the difference significant"
+            if won == lost == 0
+            else f"{counted(won, 'direction')} it is significantly better, in {lost} worse,"
+        )
+    else:
+        text += (
+            f"Of the {sum(row.holm_results.values())} pairs of direction and seed it is significantly better in "
+            f"{won}, worse in {lost},"
+        )
+    return text + " after Holm's adjustment. " + _verdict(row, seeds, comparison.alpha)
+
+
+def _verdict(row: GroupComparison, seeds: Sequence[float], alpha: float) -> str:
+    """What the numbers allow to say, and no more."""
+    word = "better" if row.difference.mean > 0 else "worse"
+    if row.p_value >= alpha:
+        return "Over directions this is not more than chance."
+    over = f"Over directions like these it is {word} by more than chance"
+    if len(seeds) == 1:
+        return f"{over}, in this one training."
+    if all(value > 0 for value in seeds) or all(value < 0 for value in seeds):
+        return f"{over}, and all {len(seeds)} seeds agree on that."
+    return f"{over} in the mean of these seeds, but they do not agree on which is better."
+
+
+def scores(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
+    texts = [
+        "Means are unweighted over directions"
+        + ("; ± is the standard deviation over seeds." if len(run.seeds) > 1 else ".")
+    ]
+    if not comparisons:
+        texts.append(f"Only *{plain(run.systems[0])}* was evaluated: there is nothing to compare it with.")
+    sections = [
+        Section("chrF++, means", [_means(run, "chrf")], is_folded=True),
+        *(
+            Section(f"{title}, every direction", [_per_direction(run, metric)], is_folded=True)
+            for metric, title in METRICS.items()
+        ),
+        *_faults(run),
+    ]
+    return Section(
+        "Scores",
+        [*map(Paragraph, texts), _means(run, "bleu"), _score_figure(run)],
+        sections,
+    )
+
+
+def _means(run: Run, metric: str) -> Table:
+    """Of each group of directions, tier and family; a system with several seeds has their mean."""
+    means = {
+        name: [
+            {(row.kind, row.name, row.group): row for row in seed.evaluations[name].summary}
+            for seed in run.seeds
+        ]
+        for name in run.systems
+    }
+    return Table(
+        (f"{METRICS[metric]}: mean over", "group", *run.systems, "directions"),
+        [
+            [
+                _named(row.kind, row.name),
+                _GROUPS[row.group],
+                *(mean_score([getattr(seed[key], metric) for seed in seeds]) for seeds in means.values()),
+                row.directions,
+            ]
+            for key, row in means[run.systems[0]][0].items()
+            if all(key in seed for seeds in means.values() for seed in seeds)
+        ],
+    )
+
+
+def _named(kind: str, name: str) -> str:
+    """Groups of directions have their own column."""
+    return "all languages" if kind in ("overall", "group") else name
+
+
+def _per_direction(run: Run, metric: str) -> Table:
+    found = _direction_scores(run, metric)
+    return Table(
+        ("direction", "family", *(f"{METRICS[metric]}, {name}" for name in found)),
+        [
+            [name, _family_of(run, name), *(mean_score(own.get(name, ())) for own in found.values())]
+            for name in next(iter(found.values()))
+        ],
+    )
+
+
+def _direction_scores(run: Run, metric: str) -> dict[str, dict[str, list[float]]]:
+    """System -> direction -> a score for each seed."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in run.systems}
+    for seed in run.seeds:
+        for name, evaluation in seed.evaluations.items():
+            for score in evaluation.scores:
+                found[name].setdefault(str(score.direction), []).append(getattr(score, metric))
+    return found
+
+
+def _family_of(run: Run, direction: str) -> str:
+    """Of the language that is not English; of both where neither is."""
+    codes = [code for code in direction.split("-") if code != ENGLISH]
+    return ", ".join(dict.fromkeys(run.family(code) for code in codes))
+
+
+def _score_figure(run: Run) -> Picture:
+    means = {
+        name: {direction: fmean(values) for direction, values in own.items()}
+        for name, own in _direction_scores(run, "bleu").items()
+    }
+    caption = "BLEU of each system, per direction" + (", mean over seeds" if len(run.seeds) > 1 else "")
+    return drawn("scores", caption, figures.scores_bars(means, "BLEU", families=run.families))
+
+
+def _faults(run: Run) -> list[Section]:
+    """Hypotheses in another language than the target, and empty ones; percent, mean over directions."""
+    rows: list[list[Cell]] = []
+    for name in run.systems:
+        overall = [
+            row for seed in run.seeds for row in seed.evaluations[name].summary if row.kind == "overall"
+        ]
+        off = [row.off_target_fraction for row in overall if row.off_target_fraction is not None]
+        empty = 100 * fmean(row.empty_fraction for row in overall)
+        rows.append([name, 100 * fmean(off) if len(off) == len(overall) else None, empty])
+    table = Table(("system", "off-target, %", "empty, %"), rows)
+    return [
+        Section(
+            "Off-target and empty translations",
+            [Paragraph("Off-target: identified as another language than the target's."), table],
+            is_folded=True,
+        )
+    ]
+
+
+def differences(comparisons: Mapping[Path, Comparison]) -> list[Section]:
+    if not comparisons:
+        return []
+    return [
+        Section(
+            "Differences",
+            [Bullets(_how_to_read(next(iter(comparisons.values()))))],
+            [_against(comparison) for comparison in comparisons.values()],
+        )
+    ]
+
+
+def _how_to_read(comparison: Comparison) -> list[str]:
+    alpha, samples = comparison.alpha, comparison.signature["parameters"]["bootstrap"]
+    return [
+        "A difference is the system's score minus the baseline's.",
+        "**Over directions:** is the system better over directions like these? p is of a two-sided sign-flip "
+        "test on the directions' differences, the interval (95 %) of a bootstrap over directions. Groups of fewer "
+        "than six directions cannot reach 0.05, and show no interval. Not adjusted for the number of groups.",
+        f"**Per direction:** would these trained models differ on other sentences of this kind too? p is of sacreBLEU's paired "
+        f"bootstrap with {samples} samples; *Holm* is adjusted over all directions. "
+        f"A win or loss is p below {alpha:g}"
+        + (", counted for each seed." if len(comparison.directions[0].seeds) > 1 else "."),
+        "The whole comparison, with how to read it, is in `comparison.md` in the folder named in the commands below.",
+    ]
+
+
+def _against(comparison: Comparison) -> Section:
+    sections = []
+    for system in dict.fromkeys(row.system for row in comparison.directions):
+        groups = [row for row in comparison.groups if row.system == system]
+        inner = [
+            Section(
+                "chrF++, over directions",
+                [_groups_table([r for r in groups if r.metric == "chrf"])],
+                is_folded=True,
+            ),
+            *(
+                Section(
+                    f"{title}, every direction",
+                    [
+                        _directions_table(
+                            [
+                                row
+                                for row in comparison.directions
+                                if (row.system, row.metric) == (system, metric)
+                            ]
+                        )
+                    ],
+                    is_folded=True,
+                )
+                for metric, title in METRICS.items()
+            ),
+        ]
+        tables = [_groups_table([row for row in groups if row.metric == "bleu"])]
+        sections.append(Section(f"{system} against {comparison.baseline}", tables, inner))
+    figure = drawn(
+        f"against-{comparison.baseline}",
+        f"Difference to {plain(comparison.baseline)} per direction: 95 % intervals over sentences, a dot for each seed, "
+        "filled where p is small",
+        figures.score_differences(comparison),
+    )
+    return Section(f"Against {comparison.baseline}", [figure], sections)
+
+
+def _groups_table(rows: Sequence[GroupComparison]) -> Table:
+    title = METRICS[rows[0].metric]
+    header = (f"{title}: mean over", "group", "difference", "95 % interval", "p")
+    return Table(
+        (*header, "win/tie/loss", "after Holm", "directions"),
+        [
+            [
+                _named(row.kind, row.name),
+                _GROUPS[row.group],
+                difference(row.difference),
+                row.interval and bounds(*row.interval),
+                p_value(row.p_value),
+                "/".join(map(str, row.results.values())),
+                "/".join(map(str, row.holm_results.values())),
+                row.directions,
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _directions_table(rows: Sequence[DirectionComparison]) -> Table:
+    return Table(
+        ("direction", "family", "difference", "95 % interval", "p", "Holm p", "result"),
+        [
+            [
+                str(row.direction),
+                row.family,
+                difference(row.difference),
+                bounds(row.low, row.high),
+                ", ".join(p_value(seed.p_value) for seed in row.seeds),
+                ", ".join(p_value(seed.holm_p_value) for seed in row.seeds),
+                ", ".join(seed.result for seed in row.seeds),
+            ]
+            for row in rows
+        ],
+    )

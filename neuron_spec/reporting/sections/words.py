@@ -1,0 +1,45 @@
+"""Numbers and figures as every section shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from neuron_spec.comparison import OverSeeds
+from neuron_spec.reporting import figures
+from neuron_spec.reporting.page import Picture
+from neuron_spec.reporting.run_folder import Run
+from neuron_spec.reporting.tables import Cell
+
+
+def drawn(name: str, caption: str, figure: Figure) -> Picture:
+    return Picture(name, caption, figures.rendered(figure, "png"), figures.rendered(figure, "svg"))
+
+
+def mean_score(values: Sequence[float]) -> Cell:
+    if not values:
+        return None
+    of = OverSeeds.of(values)
+    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
+
+
+def difference(of: OverSeeds) -> str:
+    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
+
+
+def bounds(low: float, high: float) -> str:
+    return f"{low:+z.2f} to {high:+z.2f}"
+
+
+def p_value(value: float, *, sign: bool = False) -> str:
+    text = "<0.001" if value < 0.0005 else f"{value:.3f}"
+    return text if not sign else f"\\< {text[1:]}" if text[0] == "<" else f"= {text}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def of_first_seed(run: Run) -> str:
+    return f"; seed {run.seeds[0].number}" if len(run.seeds) > 1 else ""

@@ -1,0 +1,450 @@
+"""The report of whole runs in both layouts, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuron_spec.artifacts import signature, write_json
+from neuron_spec.cli.main import main
+from neuron_spec.comparison import GroupComparison, OverSeeds, as_plain
+from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError, DirectionError
+from neuron_spec.evaluation import Outputs, evaluate, write_evaluation
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.reporting import figures, run_folder
+from neuron_spec.reporting.ablation import Ablation, write_ablation
+from neuron_spec.reporting.commands import _select, _training
+from neuron_spec.reporting.report import write_report
+from neuron_spec.reporting.run_folder import (
+    compared,
+    planned_comparisons,
+    read_comparison,
+    read_run,
+)
+from neuron_spec.reporting.sections.scores import _verdict
+
+CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
+WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]
+LAYERS = [f"{side}.layers.{number}" for side in ("encoder", "decoder") for number in range(2)]
+EVIL = "<script>alert(1)</script>"
+
+
+DRAW = figures.rendered
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Few samples, and no drawing, which the runs of the whole module have."""
+    monkeypatch.setattr(run_folder, "SAMPLES", 60)
+    monkeypatch.setattr(figures, "rendered", lambda figure, kind: b"a drawing")
+
+
+def around_english(codes):
+    return [d for code in codes for d in (Direction("en", code), Direction(code, "en"))]
+
+
+def write_card(folder: Path, families) -> None:
+    write_json(
+        folder / "corpus" / "corpus.json",
+        {
+            "name": "toy",
+            "langs": ["en", *families],
+            "lang_pairs": [str(d) for d in around_english(families)],
+            "families": {**families, "en": "Germanic"},
+            "tiers": dict.fromkeys(families, "high"),
+            "sources": [{"name": f"text {EVIL}", "licence": "MIT", "sha256": "ab" * 32}],
+            "pairs": {split: dict.fromkeys(families, 1200) for split in ("train", "valid", "test")},
+            "leak_report": {},
+            "signature": signature(
+                "data", inputs={}, parameters={"corpus": "toy", "langs": list(families), "seed": 3}
+            ),
+        },
+    )
+
+
+def write_masks(path: Path, directions, *, keep_all=False) -> None:
+    generator = torch.Generator().manual_seed(1)
+    kept = {layer: torch.rand(len(directions), 40, generator=generator) < 0.8 for layer in LAYERS}
+    if keep_all:
+        kept = {layer: torch.ones_like(rows) for layer, rows in kept.items()}
+    made = signature(
+        "select",
+        inputs={"profile": "cd" * 32},
+        parameters={
+            "k_percent": {side: {str(d): 90.0 for d in directions} for side in ("encoder", "decoder")}
+        },
+    )
+    metadata = {"method": "cumulative", "signature": made, "k_percent": made["parameters"]["k_percent"]}
+    NeuronMasks(directions, kept, metadata).save(path)
+
+
+def write_system(folder: Path, directions, share: float, seed=0) -> None:
+    """Each word is replaced with probability ``share``; the first hypothesis attacks the page."""
+    outputs = []
+    for direction in directions:
+        words = random.Random(str(direction))
+        references = [" ".join(words.choices(WORDS, k=7)) for _ in range(12)]
+        chance = random.Random(f"{direction} {share} {seed}")
+        written = [
+            " ".join(chance.choice(WORDS) if chance.random() < share else w for w in line.split())
+            for line in references
+        ]
+        written[0] = f"{EVIL} {written[0]}"
+        outputs.append(Outputs(direction, written, references, [line.upper() for line in references]))
+    made = signature(
+        "evaluate",
+        inputs={"checkpoint": "ef" * 32, "masks": "e3b0"},
+        parameters={
+            "subset": "test",
+            "beam": 5,
+            "references": "raw",
+            "directions": [str(d) for d in directions],
+        },
+    )
+    families = {**CODES, "en": "Germanic"}
+    write_evaluation(folder, evaluate(outputs, signature=made, families=families, tiers={"de": "high"}))
+
+
+SYSTEMS = {"dense": 0.3, "dense-continuation": 0.28, "specialized": 0.25}
+
+
+def write_run(folder: Path, *, families=CODES, directions=None, systems=SYSTEMS, **masks) -> Path:
+    directions = directions or around_english(families)
+    write_card(folder, families)
+    write_masks(folder / "masks.safetensors", directions, **masks)
+    for name, share in systems.items():
+        write_system(folder / "evaluation" / name, directions, share)
+    return folder
+
+
+def write_experiment(folder: Path, seeds) -> Path:
+    """``seeds``: number -> system -> share of words replaced."""
+    write_card(folder, CODES)
+    directions = around_english(CODES)
+    for number, systems in seeds.items():
+        of = folder / f"seed-{number}"
+        for name in ("specialized", "matched-random"):
+            write_masks(of / "masks" / f"{name}.safetensors", directions)
+        for name, share in systems.items():
+            write_system(of / "evaluation" / name, directions, share, seed=number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A run and what `write_report` made of it; tests that change it copy it first."""
+    folder = write_run(tmp_path_factory.mktemp("runs") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "SAMPLES", 60)
+        write_report(folder)
+    return folder
+
+
+@pytest.fixture
+def run(written, tmp_path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "run"))
+
+
+# ---------------------------------------------------------------- one run
+
+
+def test_both_pages_and_their_figures(written):
+    text, markup = ((written / f"report.{kind}").read_text() for kind in ("md", "html"))
+    figures = re.findall(r"\]\(figures/(.*?)\.png\)", text)
+    assert {"scores", "against-dense-continuation", "sparsity", "overlap", "iou"} <= set(figures)
+    assert all((written / "figures" / f"{name}.png").stat().st_size > 5000 for name in figures)
+    assert markup.count("data:image/") == len(figures)
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert titles == re.findall(r"<h2>(.*?)</h2>", markup)
+    assert titles == [
+        "Scores", "Differences", "Specialized neurons", "Overlap of the sets", "Sample translations",
+        "The corpus", "How to repeat it",
+    ]  # fmt: skip
+
+
+def test_scores_are_those_of_the_evaluations(written):
+    means = {
+        name: next(r for r in read_run(written).seeds[0].evaluations[name].summary if r.kind == "overall")
+        for name in SYSTEMS
+    }
+    expected = [f"{means[name].bleu:.1f}" for name in SYSTEMS]
+    row = next(line for line in (written / "report.md").read_text().splitlines() if "| all languages" in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["all languages", "all", *expected, "8"]
+
+
+def test_translations_cannot_become_markup(written):
+    markup = (written / "report.html").read_text()
+    assert markup.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in markup
+    assert EVIL not in (written / "report.md").read_text()
+
+
+def test_the_report_is_the_same_again_and_keeps_its_comparison(written, run, monkeypatch):
+    monkeypatch.setattr(figures, "rendered", DRAW)
+    monkeypatch.setattr(run_folder, "compare", None)  # not called
+    write_report(run)
+    for path in (path for path in run.rglob("*") if path.is_file()):
+        before = (written / path.relative_to(run)).read_bytes()
+        assert path.read_bytes() == before.replace(bytes(written), bytes(run)), path
+
+
+def test_a_comparison_of_other_scores_is_refused_before_anything_is_written(run):
+    write_system(run / "evaluation" / "specialized", around_english(CODES), 0.6)
+    before = (run / "report.html").read_bytes()
+    with pytest.raises(ArtifactError, match="another comparison is already here"):
+        write_report(run)
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_the_comparison_is_the_one_that_compare_makes(run):
+    (folder, systems), *_ = planned_comparisons(read_run(run)).items()
+    assert [system.name for system in systems] == ["dense-continuation", "specialized", "dense"]
+    content = json.loads((folder / "comparison.json").read_text())
+    again = json.loads(json.dumps(as_plain(read_comparison(folder / "comparison.json"))))
+    assert again == content
+    assert as_plain(compared(folder, systems)) == as_plain(read_comparison(folder / "comparison.json"))
+
+
+def test_the_command_prints_both_paths(run, capsys):
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.split() == [str(run / "report.md"), str(run / "report.html")]
+
+
+def test_only_one_system_has_nothing_to_compare(tmp_path):
+    text = write_report(write_run(tmp_path / "run", systems={"dense": 0.3}))[0].read_text()
+    assert "Only *dense* was evaluated" in text
+    assert "## Differences" not in text
+    assert not list((tmp_path / "run").glob("comparison*"))
+
+
+def test_one_direction_has_no_overlap(tmp_path):
+    text = write_report(write_run(tmp_path / "run", directions=[Direction("de", "en")]))[0].read_text()
+    assert "overlap needs a pair of directions" in text
+    assert "figures/iou.png" not in text
+    assert "1 direction between" in text
+
+
+def test_languages_without_family_and_two_of_them(tmp_path):
+    families = {"xa": "unknown", "xb": "unknown"}
+    text = write_report(write_run(tmp_path / "run", families=families))[0].read_text()
+    assert "no family structure to test" in text
+    assert "| encoder.layers.0 |" in text
+    assert "| xa   | xa       | unknown |" in text
+
+
+def test_sets_without_sparsity_are_said_to_change_nothing(tmp_path):
+    text = write_report(write_run(tmp_path / "run", keep_all=True))[0].read_text()
+    assert "No direction drops any neuron" in text
+
+
+def test_directions_without_english(tmp_path):
+    directions = [Direction("de", "nl"), Direction("nl", "de")]
+    text = write_report(write_run(tmp_path / "run", directions=directions))[0].read_text()
+    assert "2 directions of English, de, nl, es, pt" in text
+    assert "x→y" in text
+
+
+def test_without_scipy_only_the_dendrograms_are_missing(run, monkeypatch):
+    import builtins
+    import importlib.util
+
+    found, imported = importlib.util.find_spec, builtins.__import__
+
+    def refuse(name, *rest, **named):
+        assert name.split(".")[0] != "scipy", "scipy is not there"
+        return imported(name, *rest, **named)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "scipy" else found(n, *a))
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    text = write_report(run)[0].read_text()
+    assert "they need scipy" in text
+    assert "figures/dendrogram.png" not in text
+    assert "figures/iou.png" in text
+    assert "within families" in text
+
+
+def test_an_ablation_is_shown(run):
+    directions = around_english(["de", "es"])
+    change = torch.rand(4, 4, dtype=torch.float64)
+    ablation = Ablation(
+        directions, [100] * 4, [str(d) for d in directions], list(range(4)), torch.ones(4).double(),
+        1 + change, 1 + change[:2] / 2, CODES,
+    )  # fmt: skip
+    made = signature("ablate", inputs={}, parameters={"ablate": "distinctive", "checkpoint": "dense"})
+    switched = {layer: {"neurons": 40, "switched_off": 2, "held_by_others": {}} for layer in LAYERS}
+    write_ablation(run / "ablation-5", ablation, switched, made, seed=1)
+    text = write_report(run)[0].read_text()
+    assert "## Ablation\n" in text
+    assert "figures/ablation-ablation-5.png" in text
+    own = change.diagonal()[[0, 2]].mean()
+    assert f"| en->x     |          2 | {own:+.3f} |" in text
+
+
+# ---------------------------------------------------------------- several seeds
+
+FOUR = {**SYSTEMS, "matched-random": 0.35}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "experiment"
+    write_experiment(folder, {2: FOUR, 1: FOUR, 10: {"dense": 0.3}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "SAMPLES", 60)
+        write_report(folder)
+    return folder
+
+
+def test_seeds_are_put_together_and_unfinished_ones_named(experiment):
+    text = (experiment / "report.md").read_text()
+    assert "seeds 1, 2." in text
+    left_out = (
+        "Left out: seed-10, where dense-continuation, specialized, matched-random is not evaluated yet."
+    )
+    assert left_out in text
+    run = read_run(experiment)
+    assert [seed.number for seed in run.seeds] == [1, 2]
+    bleu = [seed.evaluations["dense"].summary[0].bleu for seed in run.seeds]
+    assert f"{OverSeeds.of(bleu).mean:.1f} ± {OverSeeds.of(bleu).std:.1f}" in text
+
+
+def test_comparisons_stand_where_the_experiment_puts_them(experiment):
+    root = experiment / "comparison-seeds-1-2"
+    assert {path.name for path in root.iterdir()} == {"against-dense-continuation", "against-matched-random"}
+    parameters = read_comparison(root / "against-dense-continuation" / "comparison.json").signature[
+        "parameters"
+    ]
+    assert parameters["systems"] == ["specialized", "matched-random", "dense"]
+    text = (experiment / "report.md").read_text()
+    assert "**specialized against dense-continuation:**" in text
+    assert "**specialized against matched-random:**" in text
+
+
+def test_every_seed_has_its_overlap_figure(experiment):
+    names = {path.stem for path in (experiment / "figures").iterdir()}
+    assert {"overlap", "overlap-seed-2", "against-matched-random"} <= names
+
+
+def test_no_page_for_an_experiment_without_a_whole_seed(tmp_path):
+    folder = write_experiment(tmp_path / "e", {1: {"dense": 0.3}, 2: {"specialized": 0.3}})
+    with pytest.raises(ArtifactError, match="no seed has all systems"):
+        write_report(folder)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_other_folders_are_refused_with_what_was_looked_for(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "k-95").mkdir()
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "seed-N/evaluation/SYSTEM/scores.json" in error
+    assert "k-95" in error
+    assert "neuron-spec sweep" in error
+
+
+def test_two_layouts_in_one_folder_are_refused(run):
+    shutil.copytree(run / "evaluation", run / "seed-1" / "evaluation")
+    with pytest.raises(ArtifactError, match="two runs in one folder"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("missing", ["corpus/corpus.json", "masks.safetensors"])
+def test_a_run_without_its_parts_is_refused(run, missing):
+    (run / missing).unlink()
+    with pytest.raises(ArtifactError, match="not found"):
+        write_report(run)
+
+
+def test_a_damaged_card_is_refused(run):
+    write_json(run / "corpus" / "corpus.json", {"name": "toy"})
+    with pytest.raises(ArtifactError, match="not a corpus card"):
+        write_report(run)
+
+
+def test_systems_on_different_directions_are_refused(run):
+    shutil.rmtree(run / "comparison")
+    write_system(run / "evaluation" / "dense", around_english(["de"]), 0.3)
+    with pytest.raises(DirectionError):
+        write_report(run)
+
+
+# ---------------------------------------------------------------- what it claims
+
+
+def overall(difference: float, p: float) -> GroupComparison:
+    of = OverSeeds(difference, None)
+    return GroupComparison("s", "bleu", "overall", "all", "all", 8, of, of, of, None, p, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "seeds", "said"),
+    [
+        (0.5, 0.2, [0.5], "not more than chance"),
+        (0.5, 0.01, [0.5], "better by more than chance, in this one training"),
+        (-0.5, 0.01, [-0.4, -0.6], "worse by more than chance, and all 2 seeds agree"),
+        (0.5, 0.01, [1.2, -0.2], "but they do not agree"),
+        (0.5, 0.05, [0.5, 0.5], "not more than chance"),
+    ],
+)
+def test_the_verdict_claims_no_more_than_the_numbers(difference, p, seeds, said):
+    assert said in _verdict(overall(difference, p), seeds, 0.05)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def test_commands_are_those_that_the_artefacts_know(run):
+    mark = run / "specialized" / "complete.txt"
+    mark.parent.mkdir()
+    mark.write_text(
+        "fairseq-train data --user-dir /somewhere/neuron_spec --finetune-from-model my/dense.pt "
+        "--adam-betas \\(0.9\\,0.98\\) \nabc  my/dense.pt\n"
+    )
+    text = write_report(run)[0].read_text()
+    assert f"neuron-spec data toy --output {run}/corpus --langs de,nl,es,pt --seed 3\n" in text
+    assert f"--output {run}/masks.safetensors --k 90\n" in text
+    assert (
+        """fairseq-train data --user-dir "$(neuron-spec user-dir)" --finetune-from-model my/dense.pt """
+        """--adam-betas '(0.9,0.98)'\n"""
+    ) in text
+    assert f"--path my/dense.pt --output {run}/evaluation/dense --gen-subset test --beam 5" in text
+    assert "/somewhere" not in text
+    assert f"neuron-spec report {run}\n" in text
+
+
+def test_a_system_that_no_script_trained_has_no_command(tmp_path):
+    assert _training(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "flags"),
+    [
+        (
+            {"method": "cumulative", "k_percent": {"encoder": {"a-en": 95.0}, "decoder": {"a-en": 95.0}}},
+            "--k 95",
+        ),
+        (
+            {"k_percent": {"encoder": {"a-en": 90.0}, "decoder": {"a-en": 99.5}}},
+            "--encoder-k 90 --decoder-k 99.5",
+        ),
+        (
+            {"k_percent": {"encoder": {"a-en": 90.0, "en-a": 80.0}, "decoder": {"a-en": 70.0, "en-a": 70.0}}},
+            "--k-for a-en:encoder=90 --k-for en-a:encoder=80 --decoder-k 70",
+        ),
+        ({"method": "matched-random", "seed": 2}, "--method matched-random --seed 2"),
+        ({"method": "top-fraction", "fraction_percent": 75.0}, "--method top-fraction --fraction 75"),
+        ({"only_side": "encoder", "neuron_sets": "language"}, "--only-side encoder --neuron-sets language"),
+    ],
+)
+def test_flags_of_select_from_its_signature(parameters, flags):
+    assert _select(parameters) == flags.split()
