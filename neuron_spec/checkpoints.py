@@ -13,9 +13,9 @@ import torch
 
 from neuron_spec import compat as compat
 from neuron_spec.artifacts import hash_state, require_file
-from neuron_spec.errors import ArtifactError
+from neuron_spec.errors import ArtifactError, ModelError
 
-_MASK_KEYS = ("fc1.neuron_mask", "mask_rows")
+_MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
 # Flags that must be the same wherever a model is used, or it reads and writes other language tokens.
 _TOKEN_FLAGS = ("langs", "encoder_langtok", "decoder_langtok", "lang_tok_style")
 
@@ -115,3 +115,33 @@ def weights_sha256(state: dict[str, Any]) -> str:
 def checkpoint_sha256(path: str | Path) -> str:
     """`weights_sha256` of a file."""
     return weights_sha256(read_checkpoint(path))
+
+
+def require_started_from(
+    args: argparse.Namespace, checkpoint_sha256: str | None, *, where: object, what: str, mend: str
+) -> None:
+    """That a command starts from the checkpoint which masks were made for; None = unknown, any will do.
+
+    Args:
+        args: a fairseq command's; the file is in ``finetune_from_model``, ``restore_file`` or ``path``.
+        where, what, mend: of the message.
+
+    Raises:
+        ModelError: if it starts from another.
+    """
+    if checkpoint_sha256 is None:
+        return
+    for flag in ("finetune_from_model", "restore_file", "path"):
+        start = getattr(args, flag, None)
+        if not start or not os.path.isfile(start):
+            continue
+        state = read_checkpoint(start)
+        # A specialized checkpoint has moved on; that its masks are the same is checked on loading.
+        if not is_specialized(state) and (found := weights_sha256(state)) != checkpoint_sha256:
+            raise ModelError(
+                what,
+                where=where,
+                got=f"weights {found[:12]} in --{flag.replace('_', '-')} {start}",
+                expected=f"weights {checkpoint_sha256[:12]}",
+                mend=mend,
+            )

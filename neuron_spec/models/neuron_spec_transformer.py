@@ -22,7 +22,7 @@ from fairseq.models.transformer import (
 )
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
@@ -93,11 +93,15 @@ class SpecializedDecoderLayer(_SpecializedLayer, TransformerDecoderLayerBase):
 class _SpecializedSide:
     """Mixin for the encoder and the decoder: finds each sentence's mask row and routes the layers.
 
+    A model of other parts than masks, such as adapters, names them, and has a buffer of its own for their rows.
+
     Attributes:
         mask_rows: buffer, int64 ``[langs * langs]``: direction id -> mask row, -1 where it has none.
     """
 
     side: str
+    parts = "masks"
+    rows_buffer = _ROWS
     mask_rows: Tensor | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -110,6 +114,12 @@ class _SpecializedSide:
         self._lookup: tuple[tuple[Any, ...], list[int], Tensor, Tensor] | None = None
         for layer in self._layers().values():
             layer.running = self.running
+
+    @property
+    def rows(self) -> Tensor | None:
+        """The buffer of rows; None in a dense model."""
+        rows: Tensor | None = getattr(self, self.rows_buffer)
+        return rows
 
     def _layers(self) -> dict[str, Any]:
         # Not by iterating self.layers, which skips layers at random under layer drop.
@@ -128,7 +138,7 @@ class _SpecializedSide:
             distinct_ids: the same ids, each once, on the host.
 
         Raises:
-            ModelError: if no ids came, or a direction has no masks and ``missing_direction`` says error.
+            ModelError: if no ids came, or a direction has no parts and ``missing_direction`` says error.
         """
         previous, self.running.route = self.running.route, self._route(direction_ids, distinct_ids)
         try:
@@ -137,11 +147,11 @@ class _SpecializedSide:
             self.running.route = previous
 
     def _route(self, direction_ids: Tensor | None, distinct_ids: Sequence[int]) -> Route | None:
-        if self.mask_rows is None:
+        if self.rows is None:
             return None
         if direction_ids is None:
             raise ModelError(
-                "a specialized model was run without direction ids, which would ignore its masks",
+                f"a specialized model was run without direction ids, which would ignore its {self.parts}",
                 where=self.side,
                 mend="use --task neuron_specialization, which gives every sentence its direction",
             )
@@ -153,16 +163,16 @@ class _SpecializedSide:
                 got=f"distinct_ids {list(distinct_ids)}, direction_ids {direction_ids.unique().tolist()}",
                 mend="set both, or leave out distinct_ids",
             )
-        on_host, on_device = self._rows_of_directions(self.mask_rows)
+        on_host, on_device = self._rows_of_directions(self.rows)
         distinct = tuple(sorted({on_host[i] for i in distinct_ids}))
         if _MISSING in distinct:
             missing = [self._name(i) for i in distinct_ids if on_host[i] == _MISSING]
             raise ModelError(
-                "directions without masks",
+                f"directions without {self.parts}",
                 where=self.side,
                 got=", ".join(missing),
-                expected=", ".join(self._name(i) for i in (self.mask_rows >= 0).nonzero().flatten().tolist()),
-                mend="pass --missing-direction compose (the encoder's masks of another direction from the "
+                expected=", ".join(self._name(i) for i in (self.rows >= 0).nonzero().flatten().tolist()),
+                mend=f"pass --missing-direction compose (the encoder's {self.parts} of another direction from the "
                 "same source, the decoder's of another into the same target) or dense",
             )
         return Route(distinct, None if len(distinct) == 1 else on_device[direction_ids])
@@ -178,9 +188,7 @@ class _SpecializedSide:
         if self._lookup is None or self._lookup[0] != key:
             rows = mask_rows.cpu().clone()
             if self.missing_direction == "dense":
-                dense = next(iter(self.ffn_layers().values())).neuron_mask
-                assert dense is not None
-                rows[rows == _MISSING] = dense.size(0)  # one past the last: keeps all
+                rows[rows == _MISSING] = int(rows.max()) + 1  # one past the last: the dense layer
             elif self.missing_direction == "compose":
                 self._compose(rows)
             self._lookup = key, rows.tolist(), rows.to(mask_rows.device), mask_rows
@@ -202,8 +210,10 @@ class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
 
     side = "encoder"
 
+    layer_class = SpecializedEncoderLayer
+
     def build_encoder_layer(self, cfg: Any) -> SpecializedEncoderLayer:
-        return _checkpointed(SpecializedEncoderLayer(cfg, return_fc=self.return_fc), cfg)
+        return _checkpointed(self.layer_class(cfg, return_fc=self.return_fc), cfg)
 
     def forward(
         self,
@@ -217,7 +227,7 @@ class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
 
         ``distinct_ids`` are the same ids on the host, each once; without them the pass waits for the device.
         """
-        if distinct_ids is None and direction_ids is not None and self.mask_rows is not None:
+        if distinct_ids is None and direction_ids is not None and self.rows is not None:
             distinct_ids = direction_ids.unique().tolist()
         with self.routed(direction_ids, distinct_ids or ()):
             out: dict[str, list[Any]] = super().forward(src_tokens, *args, **kwargs)
@@ -239,8 +249,10 @@ class SpecializedDecoder(_SpecializedSide, TransformerDecoderBase):
 
     side = "decoder"
 
+    layer_class = SpecializedDecoderLayer
+
     def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> SpecializedDecoderLayer:
-        return _checkpointed(SpecializedDecoderLayer(cfg, no_encoder_attn), cfg)
+        return _checkpointed(self.layer_class(cfg, no_encoder_attn), cfg)
 
     def extract_features(
         self,
@@ -265,6 +277,8 @@ def _checkpointed(layer: Any, cfg: Any) -> Any:
 @register_model("neuron_spec_transformer")
 class NeuronSpecTransformer(TransformerModel):
     """fairseq's transformer with specialized FFNs."""
+
+    masks_flag = "--neuron-masks"
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -355,6 +369,11 @@ class NeuronSpecTransformer(TransformerModel):
             side.langs = list(langs)
             side.missing_direction = missing_direction
 
+    def start_training(
+        self, args: argparse.Namespace, directions: Sequence[Direction], langs: Sequence[str]
+    ) -> None:
+        """For models that add parts of their own: called before training only, as a checkpoint brings its parts."""
+
     def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
         """Specialize the model.
 
@@ -365,13 +384,33 @@ class NeuronSpecTransformer(TransformerModel):
         self.require_relu()
         layers = self.ffn_layers()
         masks.require_fit({key: fc1.out_features for key, fc1 in layers.items()})
-        rows = torch.full((len(langs) ** 2,), _MISSING)
-        for row, direction in enumerate(masks.directions):
-            rows[direction_id(direction, langs)] = row
+        self.set_mask_rows(masks.directions, langs)
         for key, fc1 in layers.items():
             fc1.set_mask(masks.kept[key])
+
+    def set_mask_rows(self, directions: Sequence[Direction], langs: Sequence[str]) -> None:
+        """Send each direction through the row of the masks that is its place among ``directions``.
+
+        Raises:
+            DirectionError: if one names a language that is not in ``langs``.
+        """
+        rows = torch.full((len(langs) ** 2,), _MISSING)
+        for row, direction in enumerate(directions):
+            rows[direction_id(direction, langs)] = row
         for side in self.sides:
-            side.mask_rows = rows.to(next(iter(layers.values())).weight.device)
+            side.mask_rows = rows.to(next(self.parameters()).device)
+
+    def masked_directions(self, langs: Sequence[str]) -> tuple[list[Direction], Tensor]:
+        """The directions that have masks, and the row of each, int64 on the CPU.
+
+        Raises:
+            ModelError: if the model has no masks.
+        """
+        rows = self.encoder.mask_rows
+        if rows is None:
+            raise ModelError("a dense model has no masks")
+        ids = (rows >= 0).nonzero().flatten().tolist()
+        return [Direction(langs[i // len(langs)], langs[i % len(langs)]) for i in ids], rows[ids].cpu()
 
     def masks(self, langs: Sequence[str]) -> NeuronMasks:
         """The masks that the model carries.
@@ -379,17 +418,16 @@ class NeuronSpecTransformer(TransformerModel):
         Raises:
             ModelError: if it has none.
         """
-        rows = self.encoder.mask_rows
-        if rows is None:
-            raise ModelError("a dense model has no masks")
-        ids = (rows >= 0).nonzero().flatten().tolist()
-        directions = [Direction(langs[i // len(langs)], langs[i % len(langs)]) for i in ids]
-        order = rows[ids].cpu()
+        directions, order = self.masked_directions(langs)
         kept = {}
         for key, fc1 in self.ffn_layers().items():
             assert fc1.neuron_mask is not None
             kept[key] = fc1.neuron_mask.cpu()[order]
         return NeuronMasks(directions, kept)
+
+    def mask_buffers(self) -> dict[str, tuple[nn.Module, str]]:
+        """Key in a checkpoint -> the module and the name of its buffer."""
+        return {f"{key}.{_MASK}": (fc1, "neuron_mask") for key, fc1 in self.ffn_layers().items()}
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.
@@ -410,7 +448,7 @@ class NeuronSpecTransformer(TransformerModel):
                     expected=f"{len(trained)}, as in the checkpoint",
                     mend="use the data-bin made with the checkpoint's vocabulary, and its --langs",
                 )
-        buffers = {f"{key}.{_MASK}": (fc1, "neuron_mask") for key, fc1 in self.ffn_layers().items()}
+        buffers = self.mask_buffers()
         buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]
         for key, (module, buffer) in buffers.items():
             ours, theirs = getattr(module, buffer), state_dict.get(prefix + key)
@@ -420,10 +458,10 @@ class NeuronSpecTransformer(TransformerModel):
                 state_dict[prefix + key] = ours
             elif ours is not None and theirs is not None and not torch.equal(ours.cpu(), theirs.cpu()):
                 raise ModelError(
-                    "the checkpoint was specialized with other masks than --neuron-masks",
+                    f"the checkpoint was specialized with other masks than {self.masks_flag}",
                     where=key,
                     got="a checkpoint whose masks differ from the file's",
-                    mend="drop --neuron-masks to go on with the checkpoint's own, or start from a dense checkpoint",
+                    mend=f"drop {self.masks_flag} to go on with the checkpoint's own, or start from a dense checkpoint",
                 )
 
 

@@ -17,7 +17,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from neuron_spec.artifacts import hash_text
-from neuron_spec.checkpoints import differing_token_flags, is_specialized, read_checkpoint, weights_sha256
+from neuron_spec.checkpoints import differing_token_flags, require_started_from
 from neuron_spec.data.data_bin import check_data_bin
 from neuron_spec.data.manager import DirectionDatasetManager
 from neuron_spec.directions import Direction, direction_id
@@ -117,6 +117,8 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
                 expected="an architecture of neuron_spec_transformer or of fairseq's transformer",
             )
         model.set_languages(self.langs, self.args.missing_direction)
+        if not from_checkpoint:
+            model.start_training(args, self.directions, self.langs)
         # The file that a checkpoint was trained with is inside the checkpoint.
         is_inside = from_checkpoint and self.args.neuron_masks == getattr(args, "neuron_masks", None)
         if self.args.neuron_masks and not is_inside:
@@ -146,29 +148,17 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
             )
         if self.args.missing_direction == "error":
             masks.require_directions(self.directions, where=path)
-        self._require_profiled_checkpoint(masks)
-        masks.require_fit({key: fc1.out_features for key, fc1 in model.ffn_layers().items()}, where=path)
+        if not self.args.allow_other_checkpoint:
+            # Masks of another model say nothing about this one's neurons.
+            require_started_from(
+                self.args,
+                masks.metadata.get("checkpoint_sha256"),
+                where=path,
+                what="the masks are from the profile of another checkpoint",
+                mend="profile the checkpoint that training starts from, or pass --allow-other-checkpoint",
+            )
+        masks.require_fit(model.sites(), where=path)
         model.set_masks(masks, self.langs)
-
-    def _require_profiled_checkpoint(self, masks: NeuronMasks) -> None:
-        """Masks of another model say nothing about this one's neurons."""
-        profiled = masks.metadata.get("checkpoint_sha256")
-        if profiled is None or self.args.allow_other_checkpoint:
-            return
-        for flag in ("finetune_from_model", "restore_file", "path"):
-            start = getattr(self.args, flag, None)
-            if not start or not os.path.isfile(start):
-                continue
-            state = read_checkpoint(start)
-            # A specialized checkpoint has moved on; that its masks are the same is checked on loading.
-            if not is_specialized(state) and (found := weights_sha256(state)) != profiled:
-                raise ModelError(
-                    "the masks are from the profile of another checkpoint",
-                    where=self.args.neuron_masks,
-                    got=f"weights {found[:12]} in --{flag.replace('_', '-')} {start}",
-                    expected=f"weights {profiled[:12]}",
-                    mend="profile the checkpoint that training starts from, or pass --allow-other-checkpoint",
-                )
 
     def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> Any:
         self._require_one_direction()
