@@ -1,0 +1,287 @@
+"""Few-shot adaptation: how far do a few training sentences take a model in a direction it never trained on?
+
+For each direction and number of shots, a copy of the model takes a few updates on that many sentences and translates
+the test set, as in the meta-test of Langedijk et al. (ACL 2022), there for parsing. Ours: the sentences are the first
+of a random order drawn once per direction, so that fewer shots are part of more; every number of shots gets as many
+updates, each on one batch, going through the batches again and again; 0 shots is the model as it is.
+
+    OUTPUT/qa-en/20/          an evaluation, complete when its scores are there
+    OUTPUT/adaptation.json    all scores
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils, tasks, utils
+
+from neuron_spec.artifacts import (
+    SCORES_JSON,
+    hash_state,
+    hash_text,
+    is_already_here,
+    read_json,
+    signature,
+    write_json,
+)
+from neuron_spec.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
+from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
+from neuron_spec.data.one_direction import cut
+from neuron_spec.directions import Direction
+from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
+from neuron_spec.evaluation import Evaluation, Outputs, evaluate, read_evaluation, write_evaluation
+from neuron_spec.generation import Translator
+from neuron_spec.meta import restored
+
+ADAPTATION = "adaptation"  # .json; .md, .png, .svg
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+_TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How a copy adapts.
+
+    Attributes:
+        steps: updates, each on one batch.
+        rate: the learning rate, constant, for the mean loss per token.
+        optimizer: plain ``sgd``, as the inner steps of meta-learning are, or ``adam``.
+        max_tokens: of a batch.
+        seed: of the order of the sentences, and of dropout.
+
+    Raises:
+        NeuronSpecError: if a value makes no sense.
+    """
+
+    steps: int
+    rate: float
+    optimizer: str = "sgd"
+    max_tokens: int = 1000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("rate", 0), ("max_tokens", 1)):
+            if not least <= getattr(self, name) < float("inf"):
+                raise NeuronSpecError(
+                    f"{name} of an adaptation", got=getattr(self, name), expected=f"a number from {least}"
+                )
+        if self.optimizer not in OPTIMIZERS:
+            raise NeuronSpecError("unknown optimizer", got=self.optimizer, expected=", ".join(OPTIMIZERS))
+
+
+@dataclass(frozen=True)
+class Test:
+    """What every copy translates: sources and references of each direction, and how.
+
+    Attributes:
+        texts: raw sources and references, for directions that have them; the data-bin's references for others.
+        flags: of ``fairseq-generate``.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    subset: str
+    texts: Mapping[Direction, tuple[list[str], list[str]]]
+    flags: Sequence[str]
+
+
+class Adaptation:
+    """A checkpoint, the directions it is to learn, and with how many sentences each."""
+
+    def __init__(
+        self,
+        path: Path,
+        data_bin: Path,
+        directions: Sequence[Direction],
+        shots: Sequence[int],
+        updates: Updates,
+        test: Test,
+    ) -> None:
+        """Check everything, then load the model.
+
+        Raises:
+            ArtifactError: if the checkpoint or a data file is missing or damaged.
+            CorpusError: if a direction has fewer training sentences than shots.
+            DirectionError: if the checkpoint lacks a language.
+            NeuronSpecError: if the numbers of shots make no sense.
+        """
+        if not shots or min(shots) < 0 or len(set(shots)) < len(shots):
+            raise NeuronSpecError(
+                "numbers of shots", got=", ".join(map(str, shots)) or "none", expected="each once, from 0"
+            )
+        state = read_checkpoint(path)
+        trained = task_args(state, path)
+        require_languages(directions, trained.langs, path)
+        check_data_bin(data_bin, trained.langs, _TRAIN, directions)
+        self.directions, self.shots, self.updates, self.test = list(directions), sorted(shots), updates, test
+        self.trained = [Direction.parse(pair) for pair in trained.lang_pairs]
+        self._inputs = {"checkpoint": weights_sha256(state), "masks": hash_state(masks_of(state))}
+        self._data_bin = data_bin
+        self._translator = Translator(path, data_bin, directions, test.subset, test.flags)
+        self._device = next(self._translator.models[0].parameters()).device
+        # The translator's model is made for inference: this one learns.
+        models, trained_cfg = checkpoint_utils.load_model_ensemble(
+            [str(path)], task=self._task(directions[0])
+        )
+        self._model = models[0].to(self._device).train()
+        self._criterion = self._task(directions[0]).build_criterion(trained_cfg.criterion)
+        self._training_sets = {direction: self._training_set(direction) for direction in directions}
+        for direction in directions:
+            self._require_enough(direction)
+
+    def run(self, output: Path) -> dict[Direction, dict[int, Evaluation]]:
+        """Every direction's evaluation at every number of shots; what is complete is read.
+
+        Raises:
+            ArtifactError: if ``output`` holds an evaluation of something else.
+        """
+        todo = {(d, n): self._signature(d, n) for d in self.directions for n in self.shots}
+        done = {(d, n): _is_complete(output / str(d) / str(n), made) for (d, n), made in todo.items()}
+        results: dict[Direction, dict[int, Evaluation]] = {d: {} for d in self.directions}
+        for (direction, shots), made in todo.items():
+            folder = output / str(direction) / str(shots)
+            if done[direction, shots]:
+                print(f"{folder}: complete already", file=sys.stderr)
+            else:
+                write_evaluation(folder, self._evaluate(direction, shots, made))
+            results[direction][shots] = read_evaluation(folder)
+        write_json(output / f"{ADAPTATION}.json", self._as_plain(results))
+        return results
+
+    def sentences(self, direction: Direction, shots: int) -> list[int]:
+        """Which training sentences a direction adapts to, as positions in its training set."""
+        pool = self._pool(direction)
+        order = np.random.default_rng(self.updates.seed).permutation(len(pool))
+        return [int(i) for i in pool[order[:shots]]]
+
+    def learn(self, direction: Direction, shots: int) -> list[float]:
+        """Update the model on so many sentences; the mean loss per token before each update."""
+        if shots == 0:
+            return []
+        dataset = self._training_sets[direction]
+        chosen = np.asarray(self.sentences(direction, shots), dtype=np.int64)
+        lengths = np.take(dataset.sizes, chosen, axis=0)
+        batches = [
+            dataset.collater([dataset[int(i)] for i in batch])
+            for batch in cut(chosen, lengths, max_tokens=self.updates.max_tokens)
+        ]
+        optimizer = OPTIMIZERS[self.updates.optimizer](self._parameters, lr=self.updates.rate)
+        torch.manual_seed(self.updates.seed)
+        losses = []
+        for sample in islice(cycle(batches), self.updates.steps):
+            batch = utils.move_to_cuda(sample) if self._device.type == "cuda" else sample
+            optimizer.zero_grad()
+            total, size, _ = self._criterion(self._model, batch)
+            (total / size).backward()
+            optimizer.step()
+            losses.append(float(total.detach()) / size)
+        optimizer.zero_grad()
+        return losses
+
+    def _evaluate(self, direction: Direction, shots: int, made: Mapping[str, Any]) -> Evaluation:
+        translator = self._translator
+        print(f"{direction}, {shots} shots", file=sys.stderr)
+        with restored(self._parameters):
+            self.learn(direction, shots)
+            translator.models[0].load_state_dict(self._model.state_dict())
+        sources, references = self.test.texts.get(direction) or (None, translator.references(direction))
+        outputs = Outputs(direction, translator.translate(direction), references, sources)
+        return evaluate([outputs], signature=made)
+
+    @property
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    def _task(self, direction: Direction) -> Any:
+        args = copy.deepcopy(self._translator.cfg.task)
+        args.source_lang, args.target_lang = direction.source, direction.target
+        args.data = str(folder_with(self._data_bin, _TRAIN))
+        return tasks.setup_task(args)
+
+    def _training_set(self, direction: Direction) -> Any:
+        task = self._task(direction)
+        task.load_dataset(_TRAIN)
+        return task.dataset(_TRAIN)
+
+    def _pool(self, direction: Direction) -> np.ndarray:
+        """Positions of the training sentences that fit into the model and a batch, int `[N]`."""
+        limits = utils.resolve_max_positions(
+            self._task(direction).max_positions(), self._model.max_positions()
+        )
+        most = np.minimum(limits, self.updates.max_tokens)
+        return np.flatnonzero((np.asarray(self._training_sets[direction].sizes) <= most).all(axis=1))
+
+    def _require_enough(self, direction: Direction) -> None:
+        found = len(self._pool(direction))
+        if found < max(self.shots):
+            raise CorpusError(
+                "fewer training sentences than shots",
+                where=f"{direction} in {folder_with(self._data_bin, _TRAIN)}",
+                got=f"{found} sentences that fit into the model and into {self.updates.max_tokens} tokens",
+                expected=f"{max(self.shots)} or more",
+                mend="ask for fewer --shots",
+            )
+
+    def _signature(self, direction: Direction, shots: int) -> dict[str, Any]:
+        texts = self.test.texts.get(direction)
+        return signature(
+            "adapt",
+            inputs={
+                **self._inputs,
+                "training data": data_sha256(self._data_bin, _TRAIN, [direction]),
+                "data": data_sha256(self._data_bin, self.test.subset, [direction]),
+                "references": hash_text(*texts[1]) if texts else "data-bin",
+            },
+            parameters={
+                "direction": str(direction),
+                "shots": shots,
+                **asdict(self.updates),
+                "subset": self.test.subset,
+                "fairseq_flags": [flag for flag in self.test.flags if flag != "--cpu"],
+            },
+        )
+
+    def _as_plain(self, results: Mapping[Direction, Mapping[int, Evaluation]]) -> dict[str, Any]:
+        return {
+            "checkpoint_sha256": self._inputs["checkpoint"],
+            "updates": asdict(self.updates),
+            "subset": self.test.subset,
+            "directions": {
+                str(direction): {
+                    "in_training": direction in self.trained,
+                    "shots": {
+                        str(shots): {"bleu": of.scores[0].bleu, "chrf": of.scores[0].chrf}
+                        for shots, of in curve.items()
+                    },
+                }
+                for direction, curve in results.items()
+            },
+        }
+
+
+def require_languages(directions: Sequence[Direction], langs: Sequence[str], where: object) -> None:
+    """Raises: DirectionError if the checkpoint was trained without the language tokens of a direction."""
+    for direction in directions:
+        for lang in (direction.source, direction.target):
+            if lang not in langs:
+                raise DirectionError(
+                    "the checkpoint has no language token of a language, and cannot learn it",
+                    where=where,
+                    got=f"{lang} in {direction}",
+                    expected=f"one of its --langs {','.join(langs)}",
+                    mend="train the model with --langs that hold the language, and with --lang-pairs that leave it out",
+                )
+
+
+def _is_complete(folder: Path, made: Mapping[str, Any]) -> bool:
+    path = folder / SCORES_JSON
+    found = read_json(path, "scores")["signature"] if path.is_file() else None
+    return is_already_here(folder, found, made, what="adaptation")

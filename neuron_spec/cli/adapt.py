@@ -1,0 +1,99 @@
+"""Adapt a checkpoint to directions with few training sentences, and score it: BLEU and chrF++ against shots.
+
+The model must have been trained with --langs that hold the new language, so that it has its token, and with
+--lang-pairs that leave it out. What is complete is skipped. Flags of fairseq-generate may follow after --;
+--missing-direction compose|dense is what a specialized model needs for a direction without masks.
+
+example:
+  neuron-spec adapt DATA_BIN --path checkpoint.pt --lang-pairs cs-en,en-cs --shots 0,20,100,1000 \\
+    --steps 20 --lr 0.1 --output adaptation
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+REFERENCE_SOURCES = ("raw", "data-bin")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data_bin", type=Path, help="with the training and test sets of the directions")
+    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
+    parser.add_argument("--lang-pairs", required=True, metavar="cs-en,...", help="directions to adapt to")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--shots",
+        type=_shots,
+        default="0,20,100,1000",
+        metavar="N,...",
+        help="numbers of training sentences, the smaller part of the larger (default %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="updates, for any shots (default %(default)s)"
+    )
+    parser.add_argument(
+        "--lr", type=float, required=True, metavar="X", help="learning rate, for the mean loss per token"
+    )
+    parser.add_argument(
+        "--optimizer", choices=("sgd", "adam"), default="sgd", help="of the updates (default %(default)s)"
+    )
+    parser.add_argument(
+        "--train-max-tokens",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="tokens of an update's batch (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="which sentences; dropout")
+    parser.add_argument(
+        "--gen-subset", default="test", metavar="NAME", help="which set to score (default %(default)s)"
+    )
+    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch, translating"
+    )
+    parser.add_argument(
+        "--references",
+        choices=REFERENCE_SOURCES,
+        default=REFERENCE_SOURCES[0],
+        help="the raw text beside the data-bin, or the data-bin's targets put together again",
+    )
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+
+
+def _shots(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,20,100")
+    return [int(part) for part in parts]
+
+
+def run(args: argparse.Namespace) -> None:
+    from neuron_spec.adaptation import Adaptation, Test, Updates
+    from neuron_spec.corpora.build import raw_file
+    from neuron_spec.directions import parse_directions
+    from neuron_spec.reporting.adaptation import write_adaptation
+
+    directions = parse_directions(args.lang_pairs)
+    updates = Updates(args.steps, args.lr, args.optimizer, args.train_max_tokens, args.seed)
+    texts = {}
+    for d in directions if args.references == "raw" else ():
+        source, reference = (
+            _lines(raw_file(args.data_bin, args.gen_subset, d.source, d.target, side))
+            for side in (d.source, d.target)
+        )
+        texts[d] = source, reference
+    flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
+    flags += [*(["--cpu"] if args.cpu else []), *args.fairseq_flags]
+    test = Test(args.gen_subset, texts, flags)
+    adaptation = Adaptation(args.path, args.data_bin, directions, args.shots, updates, test)
+    page = write_adaptation(args.output, adaptation.run(args.output), updates, adaptation.trained)
+    print(page.read_text(encoding="utf-8"), file=sys.stderr)
+    print(page)
+
+
+def _lines(path: Path) -> list[str]:
+    # Bytes, because reading as text would turn a carriage return into a line break.
+    return path.read_bytes().decode("utf-8").split("\n")[:-1]

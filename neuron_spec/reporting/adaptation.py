@@ -1,0 +1,102 @@
+"""The table and the figure of an adaptation: BLEU and chrF++ (0-100) against the number of shots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from neuron_spec.adaptation import ADAPTATION, Updates
+from neuron_spec.artifacts import write_text
+from neuron_spec.directions import Direction
+from neuron_spec.evaluation import DirectionScore, Evaluation
+from neuron_spec.reporting import figures
+from neuron_spec.reporting.tables import Cell, markdown_table
+
+Results = Mapping[Direction, Mapping[int, Evaluation]]
+
+METRICS: dict[str, Callable[[DirectionScore], float]] = {"BLEU": lambda s: s.bleu, "chrF++": lambda s: s.chrf}
+_MARKERS = "osD^vPX*<>"
+_INK, _PALE = "#222222", "#DDDDDD"
+
+
+def write_adaptation(output: Path, results: Results, updates: Updates, trained: Sequence[Direction]) -> Path:
+    """Write ``adaptation.png``, ``.svg`` and, last, ``.md``, whose path is returned.
+
+    Args:
+        trained: the directions that the checkpoint was trained on.
+    """
+    for suffix in (".png", ".svg"):
+        figures.save(curves(results), output / f"{ADAPTATION}{suffix}")
+    path = output / f"{ADAPTATION}.md"
+    write_text(path, as_markdown(results, updates, trained))
+    return path
+
+
+def as_markdown(results: Results, updates: Updates, trained: Sequence[Direction]) -> str:
+    """The page ``adaptation.md``."""
+    known = [str(direction) for direction in results if direction in trained]
+    signatures = {
+        name: sorted({getattr(of.scores[0], name) for curve in results.values() for of in curve.values()})
+        for name in ("bleu_signature", "chrf_signature")
+    }
+    notes = [
+        f"{updates.steps} updates of {updates.optimizer} at rate {updates.rate:g}, each on a batch of up to "
+        f"{updates.max_tokens} tokens, seed {updates.seed}; 0 shots is the model as it is.",
+        "One draw of sentences for each direction: another seed gives other scores, the more so the fewer the shots.",
+        f"In the model's own training: {', '.join(known) or 'none of these directions'}.",
+        *(f"`{text}`" for texts in signatures.values() for text in texts),
+    ]
+    parts = ["# Adaptation to few training sentences", f"![Scores against shots]({ADAPTATION}.png)"]
+    for name in METRICS:
+        parts += [f"## {name}", table(results, name)]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def table(results: Results, metric: str) -> str:
+    """A row per direction, a column per number of shots, and the mean over directions."""
+    read = METRICS[metric]
+    shots = list(next(iter(results.values())))
+    rows: list[list[Cell]] = [
+        [str(direction), *(read(curve[n].scores[0]) for n in shots)] for direction, curve in results.items()
+    ]
+    if len(rows) > 1:
+        rows.append(["mean", *(fmean(read(c[n].scores[0]) for c in results.values()) for n in shots)])
+    return markdown_table(["direction", *(f"{n} shots" for n in shots)], rows)
+
+
+def curves(results: Results) -> Figure:
+    """A panel per metric, a line per direction; numbers of shots stand at equal distances."""
+    figure = Figure(figsize=(8.4, 3.4), dpi=figures.DPI, layout="constrained")
+    for ax, (name, read) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
+        _draw(ax, {str(d): {n: read(of.scores[0]) for n, of in c.items()} for d, c in results.items()})
+        ax.set_title(name, fontsize=10, color=_INK, loc="left")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8.5)
+    figure.supxlabel("training sentences (shots)", fontsize=9, color=_INK)
+    return figure
+
+
+def _draw(ax: Axes, lines: Mapping[str, Mapping[int, float]]) -> None:
+    shots = list(next(iter(lines.values())))
+    colors = colormaps["viridis"]
+    for number, (name, line) in enumerate(lines.items()):
+        ax.plot(
+            range(len(shots)),
+            list(line.values()),
+            color=colors(0.85 * number / max(1, len(lines) - 1)),
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=4.5,
+            linewidth=1.4,
+            label=name,
+        )
+    ax.set_xticks(range(len(shots)), [f"{n:,}" for n in shots])
+    # Room above for the markers; random weights score 0.
+    ax.set_ylim(0, 1.08 * max(1.0, *(score for line in lines.values() for score in line.values())))
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(length=0, colors=_INK, labelsize=8)
+    ax.grid(axis="y", color=_PALE, linewidth=0.6)

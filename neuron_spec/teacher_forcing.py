@@ -1,0 +1,229 @@
+"""A checkpoint and the text of several directions in memory, run teacher-forced: losses, and their gradients.
+
+The loss is the mean negative log-likelihood of a target token in nats, without label smoothing. Tokens are
+what fairseq counts: end of sentence, and the language token that targets begin with, are among them. The
+model is in evaluation mode throughout, so that nothing is dropped out. Losses and gradients do not depend on
+how the text is batched, beyond rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils, tasks, utils
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from torch import Tensor, nn
+
+from neuron_spec import tasks as tasks_of_ours
+from neuron_spec.artifacts import hash_text, is_already_here, read_json, write_json
+from neuron_spec.data.data_bin import check_data_bin
+from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import ModelError
+from neuron_spec.fairseq_commands import generation_config
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.stability import WHOLE, Part
+
+assert tasks_of_ours  # registered
+
+
+@dataclass(frozen=True)
+class Text:
+    """Sentences of a subset, in batches of one direction.
+
+    Attributes:
+        tokens: target tokens of each direction.
+        batches: the row of its direction, and the batch; on the model's device.
+    """
+
+    tokens: list[int]
+    batches: list[tuple[int, dict[str, Any]]]
+
+    def of(self, row: int) -> list[dict[str, Any]]:
+        """The batches of one direction."""
+        return [batch for own, batch in self.batches if own == row]
+
+
+class TeacherForced:
+    """A checkpoint in memory, to be run on any text of its directions.
+
+    A specialized checkpoint runs through its own masks, a dense one through those that it is given.
+
+    Attributes:
+        directions: the D directions, naming the rows.
+        trained: name -> parameter, those that training moved: adapters alone where the rest was frozen.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        data_bin: Path,
+        directions: Sequence[Direction],
+        *,
+        token_flags: Sequence[str],
+        dictionary_sha256: str | None = None,
+        masks: NeuronMasks | None = None,
+        max_tokens: int = 4000,
+        dtype: torch.dtype = torch.float32,
+        cpu: bool = False,
+    ) -> None:
+        """Load the checkpoint once.
+
+        Args:
+            token_flags: of the checkpoint, as `checkpoints.token_flags` returns them.
+            dictionary_sha256: of the dictionary that masks were made with.
+            masks: for a dense checkpoint to run through.
+
+        Raises:
+            ModelError: if the data-bin has another dictionary, or masks lack a direction or do not fit.
+        """
+        cfg = generation_config(
+            [
+                *(str(data_bin), "--path", str(path), "--task", "neuron_specialization"),
+                *("--lang-pairs", ",".join(map(str, directions)), *token_flags),
+            ]
+        )
+        self._task = task = tasks.setup_task(cfg.task)
+        if dictionary_sha256 not in (None, found := hash_text(*task.source_dictionary.symbols)):
+            raise ModelError(
+                "the masks are for another dictionary",
+                where=data_bin,
+                got=f"sha256 {found[:12]}",
+                expected=f"sha256 {str(dictionary_sha256)[:12]}",
+                mend="use the data-bin that was profiled",
+            )
+        (self.model,), saved = checkpoint_utils.load_model_ensemble([str(path)], task=task)
+        if masks is not None:
+            self.model.set_masks(masks, task.langs)
+        self._cuda = torch.cuda.is_available() and not cpu
+        self.model.eval().to(dtype=dtype, device="cuda" if self._cuda else "cpu")
+        if self.model.has_masks:
+            self.model.masks(task.langs).require_directions(directions, where=path)
+        self._criterion = CrossEntropyCriterion(task, sentence_avg=False)
+        self._data_bin, self._max_tokens = data_bin, max_tokens
+        self.directions = list(directions)
+        is_frozen = getattr(saved.model, "base", None) == "frozen"
+        self.trained: dict[str, nn.Parameter] = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if ".adapter." in name or not is_frozen
+        }
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def read(self, subset: str, *, sentences: int | None = None, part: Part = WHOLE) -> Text:
+        """The text of a subset; kept on the device, as it is small beside the model.
+
+        Args:
+            sentences: at most so many of each direction, spread evenly over its set; None: all.
+            part: of those, in turns.
+
+        Raises:
+            ArtifactError: if the data-bin lacks a direction's set.
+            ModelError: if a direction has no text.
+        """
+        task = self._task
+        check_data_bin(self._data_bin, task.langs, subset, self.directions)
+        # As a set for validation, each sentence once: training sets are else sampled by temperature.
+        dataset = task.data_manager.load_dataset(subset, training=False, epoch=1)
+        starts = np.cumsum([0, *map(len, dataset.datasets)])
+        chosen = np.concatenate(
+            [
+                start + _spread(len(own), sentences, part)
+                for start, own in zip(starts, dataset.datasets, strict=False)
+            ]
+        )
+        longest = utils.resolve_max_positions(task.max_positions(), self.model.max_positions())
+        chosen = task.filter_indices_by_size(chosen, dataset, longest, ignore_invalid_inputs=True)
+        row_of = {direction_id(d, task.langs): row for row, d in enumerate(self.directions)}
+        text = Text([0] * len(self.directions), [])
+        for indices in dataset.batch_by_size(chosen, max_tokens=self._max_tokens):
+            batch = dataset.collater([dataset[index] for index in indices])
+            row = row_of[batch["net_input"]["distinct_ids"][0]]
+            text.tokens[row] += batch["ntokens"]
+            text.batches.append((row, utils.move_to_cuda(batch) if self._cuda else batch))
+        if empty := [str(d) for d, n in zip(self.directions, text.tokens, strict=True) if not n]:
+            raise ModelError(
+                "no text to measure a loss on",
+                where=self._data_bin,
+                got=f"0 tokens for {', '.join(empty)} in {subset}, or only sentences too long for the model",
+                mend="name another subset, more sentences, or fewer --lang-pairs",
+            )
+        return text
+
+    @torch.no_grad()
+    def mean_losses(self, text: Text, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
+        """Mean nats per target token of each direction; nothing waits for the device before the end."""
+        sums = torch.zeros(len(self.directions), dtype=torch.float64, device=self.device)
+        for row, batch in text.batches:
+            sums[row] += self._loss(batch)
+            each_batch()
+        return [total / tokens for total, tokens in zip(sums.tolist(), text.tokens, strict=True)]
+
+    def gradients(
+        self, text: Text, row: int, each_batch: Callable[[], Any] = lambda: None
+    ) -> dict[str, Tensor]:
+        """Of a direction's mean loss: name of a trained parameter -> its gradient, of the parameter's shape.
+
+        The tensors are the parameters' own ``grad``: the next call overwrites them.
+        """
+        for parameter in self.trained.values():
+            parameter.grad = torch.zeros_like(parameter)
+        for batch in text.of(row):
+            # So divided, half precision would not overflow; the sum over batches is the mean over tokens.
+            (self._loss(batch) / text.tokens[row]).backward(inputs=list(self.trained.values()))
+            each_batch()
+        return {
+            name: parameter.grad for name, parameter in self.trained.items() if parameter.grad is not None
+        }
+
+    def _loss(self, batch: dict[str, Any]) -> Tensor:
+        """The batch's sum, in nats."""
+        loss: Tensor = self._criterion(self.model, batch)[0]
+        return loss
+
+
+def _spread(size: int, sentences: int | None, part: Part) -> np.ndarray:
+    """Indices of sentences of a set of ``size``, spread evenly and dealt to parts in turns."""
+    count = size if sentences is None else min(size, sentences)
+    turns = torch.arange(count)
+    return (turns * size // max(1, count))[part.holds(turns)].numpy()
+
+
+def measured_rows(
+    names: Sequence[str],
+    folder: Path,
+    sign: Callable[[str], Mapping[str, Any]],
+    measure: Callable[[list[str]], Iterator[tuple[str, Mapping[str, Any]]]],
+    *,
+    what: str,
+) -> dict[str, Any]:
+    """Rows of measurements, one JSON each; what is in the folder already is not measured again.
+
+    Args:
+        folder: where each finished row is written at once, so that a killed run goes on.
+        sign: the signature of a row.
+        measure: yields the rows that are missing, by name; called if there are any.
+        what: the kind of row, for messages.
+
+    Raises:
+        ArtifactError: if a row was measured on something else.
+    """
+    made = {name: sign(name) for name in names}
+    paths = {name: folder / f"{name}.json" for name in names}
+    missing = []
+    for name, path in paths.items():
+        found = read_json(path, what).get("signature", {}) if path.is_file() else None
+        if not is_already_here(path, found, made[name], what=what):
+            missing.append(name)
+    if missing:
+        for name, row in measure(missing):
+            write_json(paths[name], {"signature": made[name], **row})
+    return {name: read_json(path, what) for name, path in paths.items()}

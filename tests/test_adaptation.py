@@ -1,0 +1,216 @@
+"""Adapting a tiny model of random weights to a language that its training left out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neuron_spec.adaptation import Adaptation, Test, Updates, require_languages
+from neuron_spec.checkpoints import checkpoint_sha256
+from neuron_spec.cli.main import main
+from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
+from neuron_spec.generation import Translator
+from neuron_spec.meta import adapt, restored
+from neuron_spec.reporting.adaptation import table
+
+NEW = parse_directions("qm-en,en-qm")
+# Short hypotheses, as random weights never end one.
+FLAGS = ["--cpu", "--beam", "1", "--max-len-a", "0", "--max-len-b", "6", "--max-tokens", "2000"]
+UPDATES = Updates(steps=3, rate=0.5)
+
+
+@pytest.fixture(scope="module")
+def held_out(workshop: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with qm among its languages and not in its training, without dropout."""
+    cfg, _, model = workshop.build("--lang-pairs", "en-qa,qa-en,en-qb,qb-en", "--dropout", "0")
+    return workshop.save(tmp_path_factory.mktemp("held-out") / "checkpoint.pt", cfg, model)
+
+
+def make(
+    held_out: Path, data_bin: Path, shots: str = "0,4,20", updates: Updates = UPDATES, **kinds: Any
+) -> Adaptation:
+    directions = kinds.get("directions", NEW)
+    test = Test("test", {}, [*FLAGS, *kinds.get("flags", [])])
+    return Adaptation(held_out, data_bin, directions, [int(n) for n in shots.split(",")], updates, test)
+
+
+@pytest.fixture(scope="module")
+def adaptation(held_out: Path, data_bin: Path) -> Adaptation:
+    return make(held_out, data_bin)
+
+
+@pytest.fixture(scope="module")
+def results(adaptation: Adaptation, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    output = tmp_path_factory.mktemp("results")
+    return output, adaptation.run(output)
+
+
+def hypotheses(results: Any) -> dict[tuple[str, int], list[str]]:
+    return {(str(d), n): of.outputs[0].hypotheses for d, curve in results.items() for n, of in curve.items()}
+
+
+def test_fewer_shots_are_part_of_more_and_another_seed_draws_others(adaptation, held_out, data_bin):
+    few, more = (adaptation.sentences(NEW[0], n) for n in (20, 100))
+    assert more[:20] == few and len(set(more)) == 100
+    assert min(more) >= 0 and max(more) < 300
+    other = make(held_out, data_bin, updates=Updates(steps=3, rate=0.5, seed=2)).sentences(NEW[0], 100)
+    assert 0 < len(set(other) & set(more)) < 70
+
+
+def test_both_directions_learn_from_the_same_sentence_pairs(adaptation):
+    pairs = []
+    for direction in NEW:
+        dataset = adaptation._training_sets[direction]
+        sentences = [dataset[i] for i in adaptation.sentences(direction, 10)]
+        sides = [[s["source"].tolist()[1:], s["target"].tolist()[1:]] for s in sentences]  # without the token
+        pairs.append(sides if direction.source == "en" else [pair[::-1] for pair in sides])
+    assert pairs[0] == pairs[1]
+
+
+def test_the_updates_are_the_inner_steps_of_meta_learning(adaptation):
+    model, parameters = adaptation._model, adaptation._parameters
+    dataset = adaptation._training_sets[NEW[0]]
+    batch = dataset.collater([dataset[i] for i in adaptation.sentences(NEW[0], 4)])
+    with restored(parameters):
+        losses = adaptation.learn(NEW[0], 4)
+        learned = copy.deepcopy(model.state_dict())
+    with restored(parameters):
+        expected = adapt(parameters, lambda: adaptation._criterion(model, batch)[:2], steps=3, rate=0.5)
+        for key, value in model.state_dict().items():
+            torch.testing.assert_close(learned[key], value, atol=1e-4, rtol=1e-4)
+    assert losses == pytest.approx(expected.tolist(), rel=1e-4)
+    assert losses[0] > losses[1] > losses[2]
+    moved = learned["encoder.embed_tokens.weight"] != model.state_dict()["encoder.embed_tokens.weight"]
+    token = adaptation._task(NEW[0]).source_dictionary.index("__qm__")
+    assert moved[token].any(), "the new language's token learns"
+
+
+def test_every_sentence_is_seen_where_updates_suffice(held_out, data_bin):
+    adaptation = make(held_out, data_bin, updates=Updates(steps=40, rate=0.0, max_tokens=60))
+    seen = []
+    criterion = adaptation._criterion
+    adaptation._criterion = lambda model, batch: seen.append(batch["id"].tolist()) or criterion(model, batch)
+    adaptation.learn(NEW[1], 20)
+    assert len(seen) == 40 and {i for ids in seen for i in ids} == set(adaptation.sentences(NEW[1], 20))
+    assert seen[0] != seen[1] and seen.count(seen[0]) > 1
+
+
+def test_zero_shots_is_the_model_as_it_is(results, held_out, data_bin):
+    translator = Translator(held_out, data_bin, NEW, "test", FLAGS)
+    for direction in NEW:
+        assert hypotheses(results[1])[str(direction), 0] == translator.translate(direction)
+        assert hypotheses(results[1])[str(direction), 20] != hypotheses(results[1])[str(direction), 0]
+
+
+def test_each_copy_starts_from_the_checkpoint_whatever_came_before(results, held_out, data_bin, tmp_path):
+    alone = make(held_out, data_bin, "20", directions=NEW[1:]).run(tmp_path)
+    assert hypotheses(alone)["en-qm", 20] == hypotheses(results[1])["en-qm", 20]
+
+
+def test_what_is_complete_is_skipped_and_what_is_missing_is_made_again(
+    results, adaptation, tmp_path, monkeypatch
+):
+    output, before = results
+    learned = []
+    learn = adaptation.learn
+    monkeypatch.setattr(adaptation, "learn", lambda *of: learned.append(of) or learn(*of))
+    (output / "qm-en" / "4" / "scores.json").unlink()
+    again = adaptation.run(output)
+    assert learned == [(NEW[0], 4)]
+    assert hypotheses(again) == hypotheses(before)
+
+
+def test_what_was_made_otherwise_is_refused_before_any_work(results, held_out, data_bin, monkeypatch):
+    other = make(held_out, data_bin, updates=Updates(steps=4, rate=0.5))
+    monkeypatch.setattr(other, "learn", lambda *of: pytest.fail("worked"))
+    (results[0] / "qm-en" / "0").rename(results[0] / "aside")
+    try:
+        with pytest.raises(ArtifactError, match=r"another adaptation is already here[\s\S]*steps"):
+            other.run(results[0])
+    finally:
+        (results[0] / "aside").rename(results[0] / "qm-en" / "0")
+
+
+def test_the_json_holds_all_scores_and_what_they_were_made_from(results, held_out):
+    content = json.loads((results[0] / "adaptation.json").read_text())
+    assert content["checkpoint_sha256"] == checkpoint_sha256(held_out)
+    assert list(content["directions"]) == ["qm-en", "en-qm"]
+    for direction, curve in results[1].items():
+        plain = content["directions"][str(direction)]
+        assert plain["in_training"] is False
+        assert plain["shots"] == {
+            str(n): {"bleu": of.scores[0].bleu, "chrf": of.scores[0].chrf} for n, of in curve.items()
+        }
+
+
+def test_the_table_has_a_row_per_direction_and_their_mean(results):
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table(results[1], "chrF++").split("\n")
+    ]
+    assert lines[0] == ["direction", "0 shots", "4 shots", "20 shots"]
+    assert [line[0] for line in lines[2:]] == ["qm-en", "en-qm", "mean"]
+    scores = [results[1][d][20].scores[0].chrf for d in NEW]
+    assert [line[3] for line in lines[2:]] == [f"{x:.1f}" for x in (*scores, sum(scores) / 2)]
+
+
+def test_a_language_without_a_token_is_refused():
+    with pytest.raises(
+        DirectionError, match=r"no language token[\s\S]*xx in en-xx[\s\S]*--lang-pairs that leave"
+    ):
+        require_languages([Direction("qa", "en"), Direction("en", "xx")], ["en", "qa"], "checkpoint.pt")
+
+
+def test_bad_input_is_refused(held_out, data_bin):
+    with pytest.raises(DirectionError, match="no language token"):
+        make(held_out, data_bin, directions=[Direction("xx", "en")])
+    with pytest.raises(CorpusError, match="fewer training sentences"):
+        make(held_out, data_bin, "0,301")
+    with pytest.raises(CorpusError, match="fit into the model and into 3 tokens"):
+        make(held_out, data_bin, "4", updates=Updates(steps=1, rate=0.1, max_tokens=3))
+    for shots in ("4,4", "-1,4"):
+        with pytest.raises(NeuronSpecError, match="numbers of shots"):
+            make(held_out, data_bin, shots)
+    for values in ({"steps": 0}, {"rate": -1.0}, {"rate": float("nan")}, {"optimizer": "lion"}):
+        with pytest.raises(NeuronSpecError):
+            Updates(**{"steps": 1, "rate": 0.1, **values})
+
+
+def test_a_specialized_model_needs_to_know_what_a_new_direction_runs_through(workshop, data_bin, tmp_path):
+    cfg, _, model = workshop.build("--lang-pairs", "en-qa,qa-en,en-qb,qb-en")
+    model.set_masks(workshop.masks(model, ["en-qa", "qa-en"]), workshop.langs)
+    path = workshop.save(tmp_path / "specialized.pt", cfg, model)
+    with pytest.raises(ModelError, match="mask"):
+        make(path, data_bin, "4", directions=NEW[:1]).run(tmp_path / "refused")
+    dense = make(path, data_bin, "4", directions=NEW[:1], flags=["--missing-direction", "dense"])
+    assert dense.run(tmp_path / "dense")[NEW[0]].keys() == {4}
+
+
+def test_the_command_writes_a_page_and_figures(held_out, data_bin, tmp_path, capsys):
+    arguments = [
+        "adapt",
+        data_bin,
+        "--path",
+        held_out,
+        "--lang-pairs",
+        "qm-en",
+        "--shots",
+        "0,5",
+        "--steps",
+        "1",
+    ]
+    arguments += ["--lr", "0.1", "--optimizer", "adam", "--output", tmp_path, "--beam", "1", "--cpu"]
+    arguments += ["--", "--max-len-a", "0", "--max-len-b", "4"]
+    assert main([*map(str, arguments)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "adaptation.md")
+    page = (tmp_path / "adaptation.md").read_text()
+    assert "1 updates of adam at rate 0.1" in page and "none of these directions" in page
+    for name in ("adaptation.png", "adaptation.svg", "adaptation.json", "qm-en/5/sources/qm-en.txt"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert main([*map(str, [*arguments[:4], "--lang-pairs", "xx-en", *arguments[6:]])]) == 2
