@@ -21,6 +21,7 @@ GROUPS = (
     "language_id",
     "neurons",
     "modules",
+    "meta",
     "compat",
     "checkpoints",
     "data",
@@ -32,28 +33,47 @@ GROUPS = (
     "corpora",
     "shipping",
     "generation",
+    "lass",
+    "teacher_forcing",
+    "importance",
+    "pruning",
     "ablation",
+    "interference",
     "reporting.tables",
     "evaluation",
     "comparison",
+    "bilingual",
+    "adaptation",
     "reporting",
     "cli",
     "__main__",
 )
 # The order inside a group, where it matters.
 SUBMODULES = {
-    "neurons": ("activations", "masks", "selection", "overlap", "stability"),
+    "neurons": (
+        "activations",
+        "importance",
+        "masks",
+        "pruning",
+        "weight_masks",
+        "selection",
+        "overlap",
+        "stability",
+    ),
     "corpora": ("build", "toy"),
 }
 
 FAIRSEQ_SIDE = (
-    "ablation",
+    "adaptation",
     "compat",
     "checkpoints",
     "fairseq_commands",
     "generation",
+    "lass",
     "profiling",
+    "teacher_forcing",
     "corpora.binarize",
+    "modules.specialized_attention",
 )
 FAIRSEQ_SIDE_PACKAGES = ("data", "models", "tasks")
 

@@ -32,6 +32,7 @@ from neuron_spec.artifacts import atomic_path
 from neuron_spec.comparison import METRICS, TIE, Comparison, DirectionComparison
 from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.overlap import (
     Compared,
     Tree,
@@ -485,7 +486,7 @@ def _say(ax: Axes, text: str) -> None:
 def _by_side(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> dict[str, dict[int, str]]:
     """``encoder``, ``decoder`` -> layer number -> key of ``kept``, in the model's order."""
     sides: dict[str, dict[int, str]] = {}
-    parsed = {key: _LAYER_KEY.fullmatch(key) for key in kept}
+    parsed = {key: _LAYER_KEY.fullmatch(key) for key in kept if not is_head_site(key)}
     for key, match in parsed.items():
         if match is None:
             raise NeuronSpecError(

@@ -1,0 +1,383 @@
+"""Do directions get in each other's way? Their gradients compared, and what a step for one does to the others.
+
+Gradient conflict, after Yu et al. (2020): the cosine of two directions' gradients, below zero where a step
+for one raises the other's loss. Ours in how: mean loss over a fixed text, by groups of parameters, and with
+two halves of each direction's text, which say how much of a cosine is noise.
+
+Transfer, after the lookahead of Fifty et al. (2021): how the validation loss of every direction changes with a
+step on the training text of one. Ours in the step: plain gradient descent of a fixed length in the space of
+parameters, so that directions with steep losses do not look more influential.
+
+Gradients go through a checkpoint's masks where it has any. Both need single precision.
+
+Axis letters: D directions, G = 2 D gradients: two halves of each direction, neighbours in that order.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from neuron_spec.artifacts import is_already_here, load_tensors, save_tensors
+from neuron_spec.errors import ModelError
+from neuron_spec.neurons.stability import Part
+from neuron_spec.teacher_forcing import TeacherForced, Text, measured_rows
+
+HALVES = (Part(1, 2), Part(2, 2))
+INTACT = "intact"
+SHARED = "shared"
+PARTS = {
+    "self-attention": r"\.self_attn\.",
+    "encoder-decoder attention": r"\.encoder_attn\.",
+    "fc1": r"\.fc1\.",
+    "fc2": r"\.fc2\.",
+    "layer norms": r"(layer_norm|layernorm_embedding)\.",
+    "embeddings": r"(embed_tokens|embed_positions|output_projection)\.",
+    "adapters": r"\.adapter\.",
+}
+"""Groups of parameters -> what their names hold; biases go with their weights."""
+OTHER = "other"
+_COLUMNS_AT_A_TIME = 1 << 16  # of the gradients that are multiplied, in float64
+
+
+# Groups of parameters -------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """The finest group of parameters: one part of one layer.
+
+    Attributes:
+        side: ``encoder``, ``decoder`` or, of embeddings that the two have in common, ``shared``.
+        layer: None for what stands outside the layers.
+        part: one of `PARTS`, or ``other``.
+    """
+
+    side: str
+    layer: int | None
+    part: str
+
+    def __str__(self) -> str:
+        layer = "" if self.layer is None else f".layers.{self.layer}"
+        return f"{self.side}{layer} {self.part}"
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """By which cells are ordered: sides, layers, parts."""
+        sides, parts = ("encoder", "decoder", SHARED), [*PARTS, OTHER]
+        return sides.index(self.side), -1 if self.layer is None else self.layer, parts.index(self.part)
+
+    @classmethod
+    def parse(cls, text: str) -> Cell:
+        """Read what `str` wrote."""
+        place, _, part = text.partition(" ")
+        side, *layer = place.split(".")
+        return cls(side, int(layer[1]) if layer else None, part)
+
+
+def cells_of(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> dict[Cell, list[str]]:
+    """The names of the trained parameters in each cell; a parameter is in one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    cells: dict[Cell, list[str]] = {}
+    for name, parameter in trained.items():
+        sides = {alias.partition(".")[0] for alias in names[id(parameter)]}
+        side = sides.pop() if len(sides) == 1 else SHARED
+        layer = re.search(r"\.layers\.(\d+)\.", name)
+        part = next((part for part, pattern in PARTS.items() if re.search(pattern, name)), OTHER)
+        cells.setdefault(Cell(side, int(layer[1]) if layer else None, part), []).append(name)
+    return cells
+
+
+# Gradient conflict ----------------------------------------------------------------------------
+
+
+class Gradients:
+    """A checkpoint, and the two halves of every direction's text."""
+
+    def __init__(self, model: TeacherForced, subset: str, sentences: int | None) -> None:
+        self.model = model
+        self.texts = [model.read(subset, sentences=sentences, part=half) for half in HALVES]
+        self.cells = cells_of(model.model, model.trained)
+
+    @property
+    def sizes(self) -> dict[Cell, int]:
+        """How many parameters each cell has."""
+        trained = self.model.trained
+        return {cell: sum(trained[name].numel() for name in names) for cell, names in self.cells.items()}
+
+    def of(
+        self, row: int, slices: Mapping[Cell, slice], each_batch: Callable[[], Any] = lambda: None
+    ) -> dict[Cell, Tensor]:
+        """Of a direction's two halves: cell -> float32 ``[2, values]`` on the CPU.
+
+        Args:
+            slices: which values of each cell, its parameters laid end to end.
+        """
+        halves: list[dict[Cell, Tensor]] = []
+        for text in self.texts:
+            grad = self.model.gradients(text, row, each_batch)
+            halves.append(
+                {
+                    cell: torch.cat([grad[name].flatten() for name in self.cells[cell]])[place].cpu()
+                    for cell, place in slices.items()
+                }
+            )
+        return {cell: torch.stack([half[cell] for half in halves]) for cell in slices}
+
+
+def plan_passes(sizes: Mapping[Cell, int], values: int) -> list[dict[Cell, slice]]:
+    """Which parameters each pass over the text looks at: at most ``values`` of them, all in as few as that takes."""
+    passes: list[dict[Cell, slice]] = [{}]
+    room = values
+    for cell, size in sizes.items():
+        start = 0
+        while start < size:
+            if room == 0:
+                passes.append({})
+                room = values
+            stop = min(size, start + room)
+            passes[-1][cell] = slice(start, stop)
+            room -= stop - start
+            start = stop
+    return passes
+
+
+def gradient_products(
+    folder: Path,
+    names: Sequence[str],
+    made: Mapping[str, Any],
+    load: Callable[[], Gradients],
+    *,
+    gibibytes: float,
+    description: str = "gradients",
+) -> tuple[dict[Cell, Tensor], dict[str, Any]]:
+    """The inner products of all gradients, by cell.
+
+    A gradient has as many values as the model has parameters, and there are two per direction. So they are
+    taken in as many passes over the text as it takes to hold at most ``gibibytes`` of them, in the folder; in
+    memory are those of one direction. Each direction's are written at once, so that a killed run goes on.
+
+    Args:
+        folder: of this checkpoint; the result stays there as ``products.safetensors``.
+        names: of the D directions.
+        made: the signature.
+        load: called if the result is missing.
+
+    Returns:
+        Cell -> float64 ``[G, G]``; and ``tokens``, the target tokens of each direction's halves ``[D, 2]``, and
+        ``parameters``, how many each cell has.
+
+    Raises:
+        ArtifactError: if another result is there.
+        ModelError: if not even one value per gradient may be held, or a gradient is not finite.
+    """
+    path = folder / "products.safetensors"
+    found = _signature_of(path)
+    if not is_already_here(path, found, made, what="table of gradient products"):
+        gradients = load()
+        values = int(gibibytes * 2**30) // (2 * len(names) * 4)
+        if values < 1:
+            raise ModelError(
+                "no room for the gradients", got=f"{gibibytes:g} GiB", mend="raise --gradient-space"
+            )
+        passes = plan_passes(gradients.sizes, values)
+        products = {
+            cell: torch.zeros(2 * len(names), 2 * len(names), dtype=torch.float64) for cell in gradients.sizes
+        }
+        batches = len(passes) * sum(len(text.batches) for text in gradients.texts)
+        with tqdm(total=batches, unit="batch", file=sys.stderr, desc=description) as bar:
+            for number, slices in enumerate(passes):
+                of_pass = {**made, "pass": {str(c): [s.start, s.stop] for c, s in slices.items()}}
+                for cell, product in _one_pass(
+                    folder, number, names, of_pass, gradients, slices, bar
+                ).items():
+                    products[cell] += product
+        _require_finite(products, names)
+        tokens = [list(pair) for pair in zip(*(text.tokens for text in gradients.texts), strict=True)]
+        metadata = {
+            "signature": dict(made),
+            "tokens": tokens,
+            "parameters": {str(cell): size for cell, size in gradients.sizes.items()},
+        }
+        save_tensors(path, {str(cell): product for cell, product in products.items()}, metadata)
+        for number in range(len(passes)):
+            _pass_file(folder, number).unlink(missing_ok=True)
+    tensors, metadata = load_tensors(path, "table of gradient products")
+    cells = sorted(map(Cell.parse, tensors), key=lambda cell: cell.place)
+    return {cell: tensors[str(cell)] for cell in cells}, metadata
+
+
+def _one_pass(
+    folder: Path,
+    number: int,
+    names: Sequence[str],
+    made: Mapping[str, Any],
+    gradients: Gradients,
+    slices: Mapping[Cell, slice],
+    bar: Any,
+) -> dict[Cell, Tensor]:
+    """The products over some of the parameters; what is on disk already is not computed again."""
+    done, parts = _pass_file(folder, number), folder / f"gradients-{number}"
+    if not _is_of(done, made):
+        files = [parts / f"{name}.safetensors" for name in names]
+        for row, file in enumerate(files):
+            if not _is_of(file, made):
+                found = gradients.of(row, slices, bar.update)
+                save_tensors(file, {str(cell): g for cell, g in found.items()}, {"signature": dict(made)})
+        save_tensors(done, {str(cell): _products(files, cell) for cell in slices}, {"signature": dict(made)})
+    shutil.rmtree(parts, ignore_errors=True)
+    tensors, _ = load_tensors(done, "products of a pass")
+    return {cell: tensors[str(cell)] for cell in slices}
+
+
+def _products(files: Sequence[Path], cell: Cell) -> Tensor:
+    """Inner products float64 ``[G, G]`` of gradients on disk, some columns at a time."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(safe_open(file, framework="pt")).get_slice(str(cell)) for file in files]
+        values = held[0].get_shape()[1]
+        total = torch.zeros(2 * len(held), 2 * len(held), dtype=torch.float64)
+        for start in range(0, values, _COLUMNS_AT_A_TIME):
+            columns = torch.cat([halves[:, start : start + _COLUMNS_AT_A_TIME] for halves in held]).double()
+            total.addmm_(columns, columns.T)
+    return total
+
+
+def _pass_file(folder: Path, number: int) -> Path:
+    return folder / f"pass-{number}.safetensors"
+
+
+def _signature_of(path: Path) -> Mapping[str, Any] | None:
+    return load_tensors(path, "gradients")[1].get("signature", {}) if path.is_file() else None
+
+
+def _is_of(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether a piece of a killed run is of this one; pieces of others, such as of another bound, are made anew."""
+    return _signature_of(path) == dict(made)
+
+
+def _require_finite(products: Mapping[Cell, Tensor], names: Sequence[str]) -> None:
+    for cell, product in products.items():
+        if not product.isfinite().all():
+            row = int((~product.diagonal().isfinite()).nonzero()[0, 0]) // 2
+            raise ModelError("a gradient is not finite", where=f"{cell}, {names[row]}")
+
+
+# Transfer -------------------------------------------------------------------------------------
+
+
+class Lookahead:
+    """A checkpoint, text to step on and text to measure on.
+
+    Attributes:
+        steps: one text per step.
+        valid: what losses are measured on.
+    """
+
+    def __init__(
+        self, model: TeacherForced, *, train_subset: str, gen_subset: str, steps: int, sentences: int
+    ) -> None:
+        """``sentences`` are those of a direction in one step, its steps taken from one sample in turns."""
+        self.model = model
+        self.steps = [
+            model.read(train_subset, sentences=steps * sentences, part=Part(number, steps))
+            for number in range(1, steps + 1)
+        ]
+        self.valid = model.read(gen_subset)
+        self._before = {name: p.detach().clone() for name, p in model.trained.items()}
+
+    @property
+    def norm(self) -> float:
+        """The length of all trained parameters taken as one vector."""
+        return _length(self._before)
+
+    def batches(self, row: int | None) -> int:
+        """How many one row takes."""
+        return len(self.valid.batches) + sum(len(t.of(row)) for t in self.steps if row is not None)
+
+    def losses(self, row: int | None, lr: float, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
+        """Every direction's loss on the validation text, nats per token, after the steps on one direction.
+
+        The checkpoint is as before afterwards.
+
+        Args:
+            row: of the direction that is stepped on; None: no step.
+            lr: the length of a step, in the Euclidean norm over all trained parameters.
+        """
+        try:
+            for text in self.steps if row is not None else ():
+                self._step(text, row, lr, each_batch)
+            return self.model.mean_losses(self.valid, each_batch)
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.model.trained.items():
+                    parameter.copy_(self._before[name])
+
+    def _step(self, text: Text, row: int | None, lr: float, each_batch: Callable[[], Any]) -> None:
+        assert row is not None
+        gradient = self.model.gradients(text, row, each_batch)
+        length = _length(gradient)
+        if not 0 < length < float("inf"):
+            raise ModelError(
+                "a gradient without a direction to step in",
+                where=self.model.directions[row],
+                got=f"length {length}",
+            )
+        with torch.no_grad():
+            for name, parameter in self.model.trained.items():
+                parameter.sub_(gradient[name], alpha=lr / length)
+
+
+def _length(tensors: Mapping[str, Tensor]) -> float:
+    return torch.stack([t.double().norm() for t in tensors.values()]).norm().item()
+
+
+def transfer_rows(
+    folder: Path,
+    names: Sequence[str],
+    sign: Callable[[str], Mapping[str, Any]],
+    load: Callable[[], Lookahead],
+    lr: float,
+) -> dict[str, Any]:
+    """Every direction's loss after no step, ``intact``, and after steps on each direction.
+
+    Args:
+        folder: where each finished row is written at once, so that a killed run goes on.
+        names: of the D directions.
+        sign: the signature of a row.
+        load: called if a row is missing.
+
+    Returns:
+        ``intact`` and the directions' names -> ``nats``, direction -> its loss per target token, and besides
+        ``tokens``, ``step_tokens`` and ``norm``.
+    """
+
+    def missing_rows(missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        lookahead = load()
+        rows = {name: None if name == INTACT else names.index(name) for name in missing}
+        batches = sum(map(lookahead.batches, rows.values()))
+        with tqdm(total=batches, unit="batch", file=sys.stderr) as bar:
+            for name, row in rows.items():
+                bar.set_description(f"after a step on {name}" if row is not None else INTACT)
+                nats = lookahead.losses(row, lr, bar.update)
+                yield (
+                    name,
+                    {
+                        "nats": dict(zip(names, nats, strict=True)),
+                        "tokens": dict(zip(names, lookahead.valid.tokens, strict=True)),
+                        "step_tokens": [] if row is None else [t.tokens[row] for t in lookahead.steps],
+                        "norm": lookahead.norm,
+                    },
+                )
+
+    return measured_rows([INTACT, *names], folder, sign, missing_rows, what="row of a transfer")
