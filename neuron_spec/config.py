@@ -1,26 +1,83 @@
 """Strict YAML files whose keys are fairseq's flags.
 
-``lr: 0.0005`` is ``--lr 0.0005``; ``share-all-embeddings: true`` is ``--share-all-embeddings``.
+``lr: 0.0005`` is ``--lr 0.0005``; ``share-all-embeddings: true`` is ``--share-all-embeddings``. One key is ours:
+``tokens-per-update: 645120`` becomes the ``--update-freq`` that gives it on the GPUs at hand.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neuron_spec.artifacts import require_file
+from neuron_spec.artifacts import require_file, write_text
 from neuron_spec.errors import ArtifactError
 
+TOKENS_PER_UPDATE = "tokens-per-update"
+MAX_TOKENS = "max-tokens"
+UPDATE_FREQ = "update-freq"
+KEPT_CONFIG = "config.yaml"  # beside the checkpoints
 
-def read_flags(path: str | os.PathLike[str]) -> list[str]:
+
+def read_flags(path: str | os.PathLike[str], gpus: int | None = None) -> list[str]:
     """The command-line flags of a config file.
 
+    Args:
+        gpus: how many train together, over all nodes; a file with ``tokens-per-update`` needs it.
+
     Raises:
-        ArtifactError: if it is missing, not a flat YAML mapping, or has a key that fairseq-train, with our
-            task and models, does not know.
+        ArtifactError: if it is missing, not a flat YAML mapping, has a key that fairseq-train, with our
+            task and models, does not know, or an update size that cannot be had.
     """
+    config = _read(path)
+    if TOKENS_PER_UPDATE in config:
+        config = _with_update_freq(path, config, gpus)
+    flags: list[str] = []
+    for key, value in config.items():
+        flags += _flag(path, key, value)
+    _require_known(path, flags)
+    return flags
+
+
+def keep_config(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """Copy a config file into the folder of the training that uses it.
+
+    Raises:
+        ArtifactError: if its checkpoints were made with other values; comments may differ.
+    """
+    kept = Path(folder) / KEPT_CONFIG
+    if not (kept.is_file() and any(Path(folder).glob("*.pt"))):
+        write_text(kept, Path(path).read_text(encoding="utf-8"))
+        return
+    before, now = _read(kept), _read(path)
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        raise ArtifactError(
+            "these checkpoints were made with another config",
+            where=kept,
+            got=", ".join(f"{key}: {before.get(key, 'absent')}" for key in differing),
+            expected=", ".join(f"{key}: {now.get(key, 'absent')}" for key in differing) + f", as in {path}",
+            mend="go on with the config that is kept there, or train in another folder",
+        )
+
+
+def updates_of(tokens_per_update: int, gpus: int, max_tokens: int) -> tuple[int, int] | None:
+    """``(max_tokens, update_freq)`` whose product with ``gpus`` is ``tokens_per_update``. Ours.
+
+    The smallest update_freq, and so the fullest batches, with max_tokens no larger than given and more
+    than half of it; None if there is none.
+    """
+    fewest = -(-tokens_per_update // (gpus * max_tokens))
+    for update_freq in range(fewest, 2 * fewest + 1):
+        if tokens_per_update % (gpus * update_freq) == 0:
+            found = tokens_per_update // (gpus * update_freq)
+            return (found, update_freq) if 2 * found > max_tokens else None
+    return None
+
+
+def _read(path: str | os.PathLike[str]) -> dict[Any, Any]:
     text = require_file(path, "config file").read_text(encoding="utf-8")
     try:
         config = yaml.safe_load(text)
@@ -28,11 +85,42 @@ def read_flags(path: str | os.PathLike[str]) -> list[str]:
         raise ArtifactError("config file is not YAML", where=path, got=str(error)) from error
     if not isinstance(config, dict):
         raise ArtifactError("config file is not a mapping of flags", where=path, got=type(config).__name__)
-    flags: list[str] = []
-    for key, value in config.items():
-        flags += _flag(path, key, value)
-    _require_known(path, flags)
-    return flags
+    return config
+
+
+def _with_update_freq(path: object, config: dict[Any, Any], gpus: int | None) -> dict[Any, Any]:
+    if UPDATE_FREQ in config:
+        raise ArtifactError(
+            f"config file has both {TOKENS_PER_UPDATE} and {UPDATE_FREQ}",
+            where=path,
+            mend=f"the first is {UPDATE_FREQ} x {MAX_TOKENS} x GPUs: keep one of the two",
+        )
+    sizes: dict[str, int] = {key: config.get(key, 0) for key in (TOKENS_PER_UPDATE, MAX_TOKENS)}
+    for key, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ArtifactError(
+                f"{TOKENS_PER_UPDATE} needs two whole numbers above 0: itself and {MAX_TOKENS}",
+                where=f"{path}: {key}",
+                got=repr(size),
+            )
+    if gpus is None:
+        raise ArtifactError(
+            f"a config file with {TOKENS_PER_UPDATE} needs the number of GPUs",
+            where=path,
+            mend="give --gpus N, over all nodes",
+        )
+    found = updates_of(sizes[TOKENS_PER_UPDATE], gpus, sizes[MAX_TOKENS])
+    if found is None:
+        raise ArtifactError(
+            f"{TOKENS_PER_UPDATE} cannot be had exactly on this many GPUs",
+            where=path,
+            got=f"{gpus} GPUs",
+            expected=f"GPUs x {MAX_TOKENS} x {UPDATE_FREQ} = {sizes[TOKENS_PER_UPDATE]}, with "
+            f"{MAX_TOKENS} up to {sizes[MAX_TOKENS]} and more than half of it",
+            mend=f"use another number of GPUs, or change {MAX_TOKENS} or {TOKENS_PER_UPDATE}",
+        )
+    rest = {key: value for key, value in config.items() if key not in sizes}
+    return {**rest, MAX_TOKENS: found[0], UPDATE_FREQ: found[1]}
 
 
 def _flag(path: object, key: Any, value: Any) -> list[str]:

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.checkpoints import read_checkpoint, task_args, token_flags
-from neuron_spec.data.data_bin import check_data_bin
+from neuron_spec.data.data_bin import check_data_bin, folder_with
 from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import ModelError
 from neuron_spec.fairseq_commands import generation_config
 
 assert tasks_of_ours  # registered
@@ -34,12 +35,16 @@ class Translator:
         """Check everything, then load the model once.
 
         Args:
-            flags: further flags of ``fairseq-generate``, such as ``--beam 5``.
+            flags: further flags of ``fairseq-generate``, such as ``--beam 5``. Unlike that command this one
+                heeds ``--bf16``.
 
         Raises:
             ArtifactError: if the checkpoint or a data file is missing or damaged.
             DirectionError: if the checkpoint does not know a language.
+            ModelError: if the flags name two precisions.
         """
+        if {"--fp16", "--bf16"} <= set(flags):
+            raise ModelError("two precisions", got="--fp16 and --bf16", mend="give one of the two, or none")
         trained = task_args(read_checkpoint(path), path)
         for direction in directions:
             direction_id(direction, trained.langs)
@@ -47,18 +52,18 @@ class Translator:
         self.subset = subset
         self.cfg = generation_config(
             [
-                *(str(data_bin), "--path", str(path), "--task", "neuron_specialization"),
+                *(str(folder_with(data_bin, subset)), "--path", str(path), "--task", "neuron_specialization"),
                 *("--lang-pairs", ",".join(map(str, directions)), *token_flags(trained)),
                 *("--source-lang", directions[0].source, "--target-lang", directions[0].target),
                 *("--gen-subset", subset, "--skip-invalid-size-inputs-valid-test", *flags),
             ]
         )
+        dtype = _dtype(self.cfg.common)
         self._cuda = torch.cuda.is_available() and not self.cfg.common.cpu
         self.models, _ = checkpoint_utils.load_model_ensemble([str(path)], task=self._task(directions[0]))
         for model in self.models:
             model.prepare_for_inference_(self.cfg)
-            if self.cfg.common.fp16:
-                model.half()
+            model.to(dtype)
             if self._cuda:
                 model.cuda()
 
@@ -106,6 +111,12 @@ class Translator:
         language_token = task.data_manager.get_decoder_langtok(direction.target, specification)
         strip = {task.target_dictionary.eos(), language_token} - {None}
         return [_text(dataset[i]["target"], task.target_dictionary, strip) for i in range(len(dataset))]
+
+
+def _dtype(common: Any) -> torch.dtype:
+    if common.fp16:
+        return torch.float16
+    return torch.bfloat16 if common.bf16 else torch.float32
 
 
 def _text(tokens: torch.Tensor, dictionary: Dictionary, strip: set[int]) -> str:

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # Run a command unless it has already ended well with the same words and the same input files.
-#   scripts/once.sh MARK [INPUT_FILE ...] -- COMMAND ...
+#   scripts/once.sh MARK [INPUT_FILE ...] -- COMMAND ... [-- WORD ...]
+# The words after a second -- are the command's too, but not remembered: which process this is, not what is made.
 set -euo pipefail
-mark=$1 inputs=()
+mark=$1 inputs=() command=()
 shift
 while [[ $1 != -- ]]; do inputs+=("$1"); shift; done
 shift
-made_from=$(printf '%q ' "$@"; printf '\n'; [[ ${#inputs[@]} -eq 0 ]] || sha256sum -- "${inputs[@]}")
+while [[ $# -gt 0 && $1 != -- ]]; do command+=("$1"); shift; done
+made_from=$(printf '%q ' "${command[@]}"; printf '\n'; [[ ${#inputs[@]} -eq 0 ]] || sha256sum -- "${inputs[@]}")
 
 if [[ -f $mark && $(<"$mark") == "$made_from" ]]; then
   echo "$mark: complete already" >&2
   exit 0
 fi
-"$@"
-printf '%s\n' "$made_from" > "$mark.tmp" && mv "$mark.tmp" "$mark"
+"${command[@]}" "${@:2}"
+# Processes of several nodes may do this at once.
+unfinished=$mark.${HOSTNAME:-here}.$$.tmp
+printf '%s\n' "$made_from" > "$unfinished" && mv "$unfinished" "$mark"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_spec.config import read_flags
+from neuron_spec.config import KEPT_CONFIG, keep_config, read_flags, updates_of
 from neuron_spec.errors import ArtifactError
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
     "path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}"
 )
 def test_fairseq_knows_every_flag_of_the_shipped_configs(path: Path) -> None:
-    flags = read_flags(path)
+    flags = read_flags(path, gpus=1)
     assert "--max-tokens" in flags
 
 
@@ -40,8 +40,89 @@ def test_switches_numbers_and_words(tmp_path: Path) -> None:
         ("- lr\n", "not a mapping"),
         ("lr: [1, 2]\n", "one number, word or switch"),
         ("lr: {", "not YAML"),
+        (
+            "tokens-per-update: 8000\nmax-tokens: 1000\nupdate-freq: 2\n",
+            "both tokens-per-update and update-freq",
+        ),
+        ("tokens-per-update: 8000\nmax-tokens: 1000\n", "needs the number of GPUs"),
+        ("tokens-per-update: 8000\n", "two whole numbers above 0"),
+        ("tokens-per-update: 8.5\nmax-tokens: 1000\n", "two whole numbers above 0"),
+        ("tokens-per-update: 0\nmax-tokens: 1000\n", "two whole numbers above 0"),
+        ("tokens-per-update: true\nmax-tokens: 1000\n", "two whole numbers above 0"),
     ],
 )
 def test_bad_configs_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         read_flags(write(tmp_path, text))
+
+
+# ------------------------------------------------------------------ tokens per update
+
+
+def value_of(flags: list[str], flag: str) -> int:
+    return int(flags[flags.index(flag) + 1])
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 8, 16])
+def test_any_number_of_gpus_gives_updates_of_the_same_size(tmp_path: Path, gpus: int) -> None:
+    flags = read_flags(write(tmp_path, "tokens-per-update: 645120\nmax-tokens: 7680\n"), gpus)
+    assert "--tokens-per-update" not in flags
+    assert gpus * value_of(flags, "--max-tokens") * value_of(flags, "--update-freq") == 645120
+
+
+def test_the_official_settings_on_their_four_gpus(tmp_path: Path) -> None:
+    path = write(tmp_path, "max-tokens: 7680\ntokens-per-update: 645120\n")
+    assert read_flags(path, 4) == ["--max-tokens", "7680", "--update-freq", "21"]
+
+
+def test_updates_are_exact_and_their_batches_as_full_as_can_be() -> None:
+    found = 0
+    for tokens in (1, 960, 1000, 1009, 7200):
+        for gpus in range(1, 9):
+            for most in (1, 7, 60, 100, 999, 8000):
+                exact = (
+                    (size, tokens // (gpus * size))
+                    for size in range(most // 2 + 1, most + 1)
+                    if tokens % (gpus * size) == 0
+                )
+                best = max(exact, default=None)
+                assert updates_of(tokens, gpus, most) == best, (tokens, gpus, most)
+                found += best is not None
+    assert 0 < found < 5 * 8 * 6
+
+
+def test_an_update_size_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "tokens-per-update: 645120\nmax-tokens: 7680\n")
+    with pytest.raises(ArtifactError, match="cannot be had exactly") as caught:
+        read_flags(path, 11)
+    assert "11 GPUs" in str(caught.value)
+
+
+def test_a_config_without_it_does_not_ask_for_gpus(tmp_path: Path) -> None:
+    path = write(tmp_path, "max-tokens: 1000\nupdate-freq: 2\n")
+    assert read_flags(path) == read_flags(path, 4) == ["--max-tokens", "1000", "--update-freq", "2"]
+
+
+# ------------------------------------------------------------------ the copy beside the checkpoints
+
+
+def test_a_training_keeps_its_config(tmp_path: Path) -> None:
+    path, folder = write(tmp_path, "# why\nlr: 0.1\n"), tmp_path / "run"
+    keep_config(path, folder)
+    assert (folder / KEPT_CONFIG).read_text() == path.read_text()
+    # Before there is a checkpoint, such as after a bad value, another takes its place.
+    keep_config(write(tmp_path, "lr: 0.2\n"), folder)
+    (folder / "checkpoint_last.pt").touch()
+    keep_config(write(tmp_path, "# said otherwise\nlr: 0.2\n"), folder)
+    assert (folder / KEPT_CONFIG).read_text() == "lr: 0.2\n"
+
+
+def test_checkpoints_do_not_go_on_with_another_config(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    keep_config(write(tmp_path, "lr: 0.2\nseed: 1\n"), folder)
+    (folder / "checkpoint_last.pt").touch()
+    with pytest.raises(ArtifactError, match="made with another config") as caught:
+        keep_config(write(tmp_path, "lr: 0.3\ndropout: 0.1\n"), folder)
+    for part in ("lr: 0.2", "lr: 0.3", "seed: absent", "dropout: absent"):
+        assert part in str(caught.value)
+    assert (folder / KEPT_CONFIG).read_text() == "lr: 0.2\nseed: 1\n"

@@ -1,5 +1,8 @@
 """Print the fairseq flags of a config file, one per line, after checking that fairseq knows them.
 
+A config's tokens-per-update, which is ours, is printed as the --max-tokens and --update-freq that give it
+on --gpus N.
+
 example:
   mapfile -t FLAGS < <(neuron-spec flags configs/quickstart/pretrain.yaml)
   fairseq-train DATA_BIN "${FLAGS[@]}" --save-dir RUN
@@ -10,12 +13,38 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_spec.config import read_flags
+from neuron_spec.config import keep_config, read_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="a YAML file whose keys are flags of fairseq-train")
+    parser.add_argument(
+        "--gpus",
+        type=_number_of_gpus,
+        metavar="N",
+        help="how many train together, over all nodes, or 'all' that torch sees here (without any, the CPU "
+        "is one); a config with tokens-per-update needs it",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="copy the config into this folder, and refuse if a config with other values is there",
+    )
+
+
+def _number_of_gpus(text: str) -> int:
+    if text == "all":
+        import torch
+
+        return max(1, torch.cuda.device_count())  # as many as fairseq-train takes
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more, nor 'all'")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:
-    print("\n".join(read_flags(args.config)))
+    flags = read_flags(args.config, args.gpus)
+    if args.keep:
+        keep_config(args.config, args.keep)
+    print("\n".join(flags))

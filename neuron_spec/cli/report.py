@@ -8,6 +8,7 @@ as by 'neuron-spec compare' if they were not yet, and the comparison is kept in 
 examples:
   neuron-spec report runs/quickstart
   neuron-spec report runs/homeassistant
+  neuron-spec report runs/ec30 --published results/published/ec30.csv
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument(
+        "--published",
+        type=Path,
+        metavar="FILE",
+        help="set these published scores beside the run's, direction by direction",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.reporting.report import write_report
 
-    for path in write_report(args.run):
+    for path in write_report(args.run, args.published):
         print(path)

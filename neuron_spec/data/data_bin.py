@@ -1,4 +1,8 @@
-"""Checks of a fairseq data-bin before anything is loaded from it."""
+"""Checks of a fairseq data-bin before anything is loaded from it.
+
+A data-bin may be sharded: a folder of shard0, shard1 and so on, each a data-bin. Training takes them in turn;
+validation and test sets are whole in the first shard that has them.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,41 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 
 
+def shards_of(data_bin: Path) -> list[Path]:
+    """The shards of a sharded data-bin, in order; none if it is not sharded."""
+    shards: list[Path] = []
+    while (shard := data_bin / f"shard{len(shards)}").is_dir():
+        shards.append(shard)
+    return shards
+
+
+def folder_with(data_bin: Path, split: str) -> Path:
+    """The folder whose files are ``split``: the data-bin itself, or the first shard with such a file.
+
+    Raises:
+        ArtifactError: if it is sharded, and no shard has any.
+    """
+    shards = shards_of(data_bin)
+    for folder in shards:
+        if any(folder.glob(f"{split}.*.idx")):
+            return folder
+    if not shards:
+        return data_bin
+    raise ArtifactError(
+        f"no shard of the data-bin has a {split} set",
+        where=data_bin,
+        got=f"{len(shards)} shards",
+        mend="name a subset that a shard has, or binarize it into shard0",
+    )
+
+
 def split_prefix(data_bin: Path, split: str, direction: Direction) -> Path:
     """``split.de-en`` of either order, as fairseq looks for it.
 
     Raises:
         ArtifactError: if neither is there.
     """
+    data_bin = folder_with(data_bin, split)
     names = [
         f"{split}.{direction.source}-{direction.target}",
         f"{split}.{direction.target}-{direction.source}",
@@ -51,6 +84,7 @@ def check_data_bin(data_bin: Path, langs: Sequence[str], split: str, directions:
         raise ArtifactError(
             "data-bin not found", where=data_bin, mend="name a folder made by fairseq-preprocess"
         )
+    data_bin = folder_with(data_bin, split)
     for lang in sorted({code for d in directions for code in (d.source, d.target)}):
         if not (data_bin / f"dict.{lang}.txt").is_file():
             raise ArtifactError(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from neuron_spec.artifacts import atomic_path, write_text
@@ -25,6 +26,7 @@ from neuron_spec.reporting.page import (
     pictures,
     plain,
 )
+from neuron_spec.reporting.published import published_section, read_published
 from neuron_spec.reporting.run_folder import (
     CONTINUATION,
     DENSE,
@@ -53,18 +55,22 @@ _ABOUT = {
 }
 
 
-def write_report(folder: Path) -> list[Path]:
+def write_report(folder: Path, published: Path | None = None) -> list[Path]:
     """Write ``report.md``, ``figures/*.png`` and ``report.html`` into a run's folder; return the two pages.
 
     Comparisons of the run's systems that are not there yet are made, and kept in it.
 
+    Args:
+        published: a file of published scores (``results/published/ec30.csv``) to set beside the run's.
+
     Raises:
         ArtifactError: if the folder is not a finished run, or holds comparisons of something else.
-        NeuronSpecError: if its evaluations cannot be compared.
+        NeuronSpecError: if its evaluations cannot be compared, or not with the published scores.
     """
     run = read_run(folder)
     plan = planned_comparisons(run)
-    page = page_of(run, {path: compared(path, systems) for path, systems in plan.items()}, plan)
+    beside = _beside_published(run, published)
+    page = page_of(run, {path: compared(path, systems) for path, systems in plan.items()}, plan, beside)
     for picture in pictures(page):
         with atomic_path(folder / FIGURES / f"{picture.name}.png") as temporary:
             temporary.write_bytes(picture.png)
@@ -73,11 +79,30 @@ def write_report(folder: Path) -> list[Path]:
     return [folder / REPORT, folder / REPORT_HTML]
 
 
-def page_of(run: Run, comparisons: Mapping[Path, Comparison], plan: Mapping[Path, Sequence[System]]) -> Page:
+def _beside_published(run: Run, published: Path | None) -> list[Section]:
+    if published is None:
+        return []
+    scores_there = read_published(published)
+    sections = [published_section(seed.evaluations, scores_there) for seed in run.seeds]
+    if len(sections) == 1:
+        return sections
+    return [
+        replace(section, title=f"{section.title}, seed {seed.number}")
+        for section, seed in zip(sections, run.seeds, strict=True)
+    ]
+
+
+def page_of(
+    run: Run,
+    comparisons: Mapping[Path, Comparison],
+    plan: Mapping[Path, Sequence[System]],
+    beside: Sequence[Section] = (),
+) -> Page:
     """Everything that the report says."""
     sections = [
         scores(run, comparisons),
         *differences(comparisons),
+        *beside,
         sparsity(run),
         overlap(run),
         *ablations(run),
@@ -175,17 +200,20 @@ def _corpus(run: Run) -> Section:
         Bullets([f"{plain(source['name'])}: {plain(source['licence'])}" for source in card["sources"]]),
     ]
     if leak := card["leak_report"]:
+        splits = {name: values for name, values in leak.items() if isinstance(values, Mapping)}
+        figures_of = {
+            name: {_words(key): value for key, value in values.items()} for name, values in splits.items()
+        }
+        measures = list(next(iter(figures_of.values())))
         blocks += [
-            Paragraph(
-                "Leak report: percent of test messages with a near duplicate in the training set "
-                f"({plain(leak['similarity'])})."
-            ),
+            Paragraph(f"Leak report: what is held out and also trained on ({plain(leak['similarity'])})."),
             Table(
-                ("split", "similarity 0.6 or more", "similarity 0.8 or more"),
-                [
-                    [name.replace("_", " "), *map(float, leak[name].values())]
-                    for name in ("random_split_for_comparison", "components_held_out", "as_built")
-                ],
+                ("measure", *map(_words, splits)),
+                [[measure, *(values[measure] for values in figures_of.values())] for measure in measures],
             ),
         ]
     return Section("The corpus", blocks)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

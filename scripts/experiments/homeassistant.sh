@@ -17,6 +17,8 @@ self=$(realpath "$0")
 cd "$(dirname "$self")/../.."
 # shellcheck source=scripts/pipeline.sh
 source scripts/pipeline.sh
+# shellcheck source=scripts/systems.sh
+source scripts/systems.sh
 
 size=gpu seeds='' stop_after='' run='' results='' again=()
 while [[ $# -gt 0 ]]; do
@@ -35,120 +37,48 @@ while [[ $# -gt 0 ]]; do
     *) refuse "unknown option: $1" ;;
   esac
 done
-[[ -z $stop_after || ($stop_after =~ ^[0-9]+(\.[0-9]+)?$ && $stop_after == *[1-9]*) ]] ||
-  refuse "--stop-after: got '$stop_after', expected minutes above 0"
+[[ -z $stop_after ]] || needs_minutes "$stop_after"
 
-corpus=homeassistant langs=de,nl,sv,es,pt,it,cs,sk,ru,hu,et,tr
-data=(--langs "$langs" --vocab-size 8000 --valid-size 300 --test-size 400)
-configs=configs/homeassistant/$size
-device=(--cpu) batch=()
-often=(--log-format simple --log-interval 20 --save-interval-updates 60 --keep-interval-updates 1
-  --validate-interval-updates 1000000)
-case $size in
-  gpu)
-    device=() batch=(--max-tokens 16000)
-    pretraining=(--log-format simple --log-interval 100 --save-interval-updates 500 --keep-interval-updates 1
-      --validate-interval-updates 1000)
-    continuing=("${often[@]}")
-    ;;
-  cpu)
-    pretraining=(--cpu --log-format simple --log-interval 100 --save-interval-updates 500 --keep-interval-updates 1
-      --validate-interval-updates 1000)
-    continuing=(--cpu "${often[@]}")
-    ;;
-  smoke)
-    corpus=toy data=(--train-size 1500 --valid-size 60 --test-size 30) configs=configs/smoke
-    pretraining=(--cpu --max-update 400 --total-num-update 400 "${often[@]}")
-    continuing=(--cpu --max-update 60 --total-num-update 60 "${often[@]}")
-    seeds=${seeds:-1,2}
-    ;;
-esac
+if [[ $size == smoke ]]; then seeds=${seeds:-1,2}; fi
 seeds=${seeds:-1,2,3}
 needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
 if [[ -z $run ]]; then
   run=runs/homeassistant
   [[ $size == gpu ]] || run+=-$size
 fi
+# shellcheck source=scripts/homeassistant.sh
+source scripts/homeassistant.sh
 
-if [[ -n $stop_after ]] && ! $dry_run; then
-  # Whatever runs then is ended: every stage resumes.
-  timeout --kill-after=30 "${stop_after}m" "$self" "${again[@]}" &
-  trap 'kill $!' INT TERM
-  status=0
-  wait $! || status=$?
-  [[ $status == 124 || $status == 137 ]] || exit "$status"
-  say "stopped after $stop_after minutes; to go on: $self ${again[*]} --stop-after $stop_after"
-  exit 0
-fi
+if [[ -n $stop_after ]] && ! $dry_run; then run_for "$stop_after" "${again[@]}"; fi
 
-if ! $dry_run; then
-  # analyze needs scipy.
-  { command -v neuron-spec && python -c 'import scipy'; } &>/dev/null || scripts/00_install.sh analysis
-  [[ $size != gpu ]] || has_gpu || refuse "torch sees no GPU here: choose --cpu (hours) or --smoke (minutes)"
-fi
+needs_environment
 
 say "corpus: $corpus"
 stage scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
-data_bin=$run/corpus/data-bin
 
-systems=(dense dense-continuation specialized matched-random)
 for seed in ${seeds//,/ }; do
-  of=$run/seed-$seed
-  dense=$of/dense/checkpoint_last.pt
-
   say "seed $seed: pretrain a dense model with plain fairseq"
-  logged "$of/dense/train.log" scripts/20_pretrain.sh "$data_bin" "$of/dense" "$configs/pretrain.yaml" \
-    --seed "$seed" "${pretraining[@]}"
-
+  pretrain "$seed"
   say "seed $seed: profile and select"
-  stage scripts/30_profile.sh "$data_bin" "$dense" "$of/profile.safetensors" "${device[@]}" "${batch[@]}"
-  stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/specialized.safetensors"
-  stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/matched-random.safetensors" \
-    --method matched-random --seed "$seed"
-
-  # Without dense, which is where they start: the same updates on the same batches.
-  for system in "${systems[@]:1}"; do
+  profile_and_select "$seed"
+  for system in "${systems[@]:1}"; do # without dense, which is where they start
     say "seed $seed: continue training, $system"
-    masks=$of/masks/$system.safetensors
-    [[ $system != dense-continuation ]] || masks=none
-    logged "$of/$system/train.log" scripts/50_specialize.sh "$data_bin" "$dense" "$masks" "$of/$system" \
-      "$configs/continue.yaml" --seed "$seed" "${continuing[@]}"
+    continue_training "$seed" "$system"
   done
-
   say "seed $seed: evaluate"
-  for system in "${systems[@]}"; do
-    stage scripts/60_evaluate.sh "$data_bin" "$of/$system/checkpoint_last.pt" "$of/evaluation/$system" \
-      "${device[@]}" "${batch[@]}" -- --max-len-a 2 --max-len-b 10
-  done
-
+  for system in "${systems[@]}"; do evaluate "$seed" "$system"; done
   say "seed $seed: analyze its sets"
-  stage neuron-spec analyze "$of/masks/specialized.safetensors" --corpus-card "$run/corpus/corpus.json" \
-    --output "$run/analysis/seed-$seed"
+  analyze "$seed"
 done
-
-# SYSTEM: its evaluations of all seeds, as neuron-spec compare takes them
-evaluations() {
-  local seed folders=()
-  for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed/evaluation/$1"); done
-  (IFS=,; echo "$1=${folders[*]}")
-}
-
-# BASELINE SYSTEM...
-compare() {
-  local system compared=()
-  for system in "$@"; do compared+=("$(evaluations "$system")"); done
-  stage neuron-spec compare "${compared[@]}" --output "$comparison/against-$1"
-}
-
-comparison=$run/comparison-seeds-${seeds//,/-}
 say "compare over seeds"
-compare dense-continuation specialized matched-random dense
-compare matched-random specialized
+compare_systems
+say "report"
+stage scripts/70_report.sh "$run"
 
 if [[ -n $results ]]; then
   say "copy the results to $results"
   stage mkdir -p "$results"
-  stage cp "$run/corpus/corpus.json" "$results"
+  stage cp -r "$run/report.md" "$run/figures" "$run/corpus/corpus.json" "$results"
   for seed in ${seeds//,/ }; do
     stage mkdir -p "$results/seed-$seed/figures"
     for system in "${systems[@]}"; do
@@ -163,4 +93,4 @@ if [[ -n $results ]]; then
     stage cp "$comparison/against-$baseline"/comparison.{md,csv,json,png} "$results/against-$baseline"
   done
 fi
-say "done: read $comparison/*/comparison.md and $run/analysis/*/analysis.md"
+say "done: read $run/report.html, $comparison/*/comparison.md and $run/analysis/*/analysis.md"

@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# Sourced after pipeline.sh and systems.sh by the experiments on the built-in corpus. They set size (gpu, cpu, smoke)
+# and run; this sets what systems.sh asks for, alike for all of them, so that they share corpora and models.
+
+corpus=homeassistant langs=de,nl,sv,es,pt,it,cs,sk,ru,hu,et,tr
+data=(--langs "$langs" --vocab-size 8000 --valid-size 300 --test-size 400)
+configs=configs/homeassistant/$size checkpoint=checkpoint_last.pt
+device=(--cpu) batch=()
+often=(--log-format simple --log-interval 20 --save-interval-updates 60 --keep-interval-updates 1
+  --validate-interval-updates 1000000)
+case $size in
+  gpu)
+    device=() batch=(--max-tokens 16000)
+    pretraining=(--log-format simple --log-interval 100 --save-interval-updates 500 --keep-interval-updates 1
+      --validate-interval-updates 1000)
+    continuing=("${often[@]}")
+    ;;
+  cpu)
+    pretraining=(--cpu --log-format simple --log-interval 100 --save-interval-updates 500 --keep-interval-updates 1
+      --validate-interval-updates 1000)
+    continuing=(--cpu "${often[@]}")
+    ;;
+  smoke)
+    corpus=toy data=(--train-size 1500 --valid-size 60 --test-size 30) configs=configs/smoke
+    pretraining=(--cpu --max-update 400 --total-num-update 400 "${often[@]}")
+    continuing=(--cpu --max-update 60 --total-num-update 60 "${often[@]}")
+    ;;
+esac
+profiling=("${device[@]}" "${batch[@]}")
+evaluating=("${device[@]}" "${batch[@]}" -- --max-len-a 2 --max-len-b 10)
+data_bin=$run/corpus/data-bin
+
+# Before the first stage
+needs_environment() {
+  $dry_run && return
+  # analyze needs scipy.
+  { command -v neuron-spec && python -c 'import scipy'; } &>/dev/null || scripts/00_install.sh analysis
+  [[ $size != gpu ]] || has_gpu || refuse "torch sees no GPU here: choose --cpu (hours) or --smoke (minutes)"
+}

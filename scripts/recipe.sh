@@ -1,0 +1,195 @@
+# shellcheck shell=bash
+# Sourced after pipeline.sh and systems.sh by the recipes of the paper's corpora: their options, their steps in order,
+# and the same steps as SLURM jobs. They set corpus, seeds, sources (options of neuron-spec data that say where the
+# text is), parameters_millions, corpus_gb, the functions full_size and smoke_size, and then call recipe.
+
+checkpoint=checkpoint_best.pt
+run='' gpus='' nodes=1 smoke=false stop_after='' partition='' submit=false data=() reporting=() again=()
+
+recipe() {
+  options "$@"
+  size
+  if [[ -n $stop_after ]] && ! $dry_run; then run_for "$stop_after" "${again[@]}"; fi
+  if ! $dry_run && [[ -z $partition ]]; then
+    # analyze needs scipy, official scoring sacremoses.
+    { command -v neuron-spec && python -c 'import scipy, sacremoses'; } &>/dev/null ||
+      scripts/00_install.sh analysis,official-scoring
+  fi
+  $smoke || needs_disk
+  steps
+  if [[ -n $partition ]]; then finish_jobs; else say "done: read $run/report.md and $run/comparison*/*/comparison.md"; fi
+}
+
+options() {
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      --run) needs_value "$@"; run=$2 again+=("$1" "$2"); shift 2 ;;
+      --seeds) needs_value "$@"; seeds=$2 again+=("$1" "$2"); shift 2 ;;
+      --gpus) needs_value "$@"; gpus=$2 again+=("$1" "$2"); shift 2 ;;
+      --nodes) needs_value "$@"; nodes=$2; shift 2 ;;
+      --slurm) needs_value "$@"; partition=$2; shift 2 ;;
+      --submit) submit=true; shift ;;
+      --stop-after) needs_value "$@"; stop_after=$2; shift 2 ;;
+      --smoke) smoke=true again+=("$1"); shift ;;
+      --dry-run) dry_run=true; shift ;;
+      -h | --help) usage; exit 0 ;;
+      *)
+        [[ " ${sources[*]} " == *" $1 "* ]] || refuse "unknown option: $1"
+        needs_value "$@"
+        data+=("$1" "$(from_caller "$2")")
+        again+=("${data[@]: -2}")
+        shift 2
+        ;;
+    esac
+  done
+  needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
+  [[ $nodes =~ ^[1-9][0-9]*$ ]] || refuse "--nodes: got '$nodes', expected a whole number from 1"
+  [[ $gpus =~ ^([1-9][0-9]*)?$ ]] || refuse "--gpus: got '$gpus', expected a whole number from 1"
+  [[ $partition =~ ^[[:alnum:]_.,-]*$ ]] || refuse "--slurm: got '$partition', expected a partition's name"
+  [[ -z $stop_after ]] || needs_minutes "$stop_after"
+  if [[ -z $partition ]]; then
+    ! $submit || refuse "--submit sends SLURM jobs: name the partition with --slurm"
+    [[ $nodes == 1 ]] || refuse "--nodes is for SLURM jobs (--slurm); docs/recipes.md shows torchrun without SLURM"
+  else
+    [[ -z $stop_after ]] || refuse "--stop-after is not for SLURM jobs: give them a time limit, and submit them again"
+  fi
+  if $smoke; then
+    [[ ${#data[@]} == 0 ]] || refuse "--smoke makes its own text: drop ${data[0]}"
+    [[ -z $partition$gpus ]] || refuse "--smoke runs here, on the CPU: drop --slurm and --gpus"
+  else
+    [[ ${#data[@]} -gt 0 ]] || refuse "where is the text? Give ${sources[*]}, as --help says"
+  fi
+}
+
+# PATH, as it is seen from where the user called
+from_caller() { [[ $1 == /* ]] && echo "$1" || echo "${OLDPWD:-$PWD}/$1"; }
+
+size() {
+  run=${run:-runs/$corpus$($smoke && echo -smoke || true)}
+  data_bin=$run/corpus/data-bin
+  if $smoke; then
+    configs=configs/$corpus/smoke gpus=0
+    pretraining=(--cpu --distributed-world-size 1 --log-format simple --log-interval 20)
+    profiling=(--cpu)
+    smoke_size
+  else
+    local seen=0
+    # A machine that only writes jobs or prints commands may have no GPU.
+    if [[ -z $gpus ]] || ! { $dry_run || [[ -n $partition ]]; }; then
+      seen=$(python -c 'import torch; print(torch.cuda.device_count())')
+    fi
+    if [[ -z $gpus ]]; then
+      gpus=$seen
+      [[ $gpus != 0 ]] || refuse "torch sees no GPU here: give --gpus N for --slurm and --dry-run, or try --smoke"
+    elif ! $dry_run && [[ -z $partition && $seen -lt $gpus ]]; then
+      refuse "--gpus: got $gpus, but torch sees $seen here"
+    fi
+    configs=configs/$corpus
+    pretraining=(--distributed-world-size $((gpus * nodes)) --log-format simple --log-interval 100)
+    full_size
+  fi
+  continuing=("${pretraining[@]}")
+}
+
+# Each step: name, how many GPUs it uses (all, one or none), the steps it waits for, and the function that does it.
+steps() {
+  local seed system scored=() analyzed=()
+  step corpus none '' make_corpus
+  for seed in ${seeds//,/ }; do
+    step "pretrain-$seed" all corpus pretrain "$seed"
+    step "profile-$seed" one "pretrain-$seed" profile_and_select "$seed"
+    step "evaluate-$seed-dense" one "pretrain-$seed" evaluate "$seed" dense
+    scored+=("evaluate-$seed-dense")
+    for system in "${systems[@]:1}"; do # without dense, which is where they start
+      step "continue-$seed-$system" all "profile-$seed" continue_training "$seed" "$system"
+      step "evaluate-$seed-$system" one "continue-$seed-$system" evaluate "$seed" "$system"
+      scored+=("evaluate-$seed-$system")
+    done
+    step "analyze-$seed" none "profile-$seed" analyze "$seed"
+    analyzed+=("analyze-$seed")
+  done
+  step compare none "${scored[*]}" compare_systems
+  step report none "compare ${analyzed[*]}" stage scripts/70_report.sh "$run" "${reporting[@]}"
+}
+
+make_corpus() {
+  if $smoke; then stage python "tests/corpora/tiny_$corpus.py" "$run/source"; fi
+  stage scripts/10_data.sh "$corpus" "$run/corpus" "${data[@]}"
+}
+
+# Of a checkpoint 12 bytes a parameter were measured: weights, and Adam's two moments. A training has up to four at a
+# time: the best, the last, the newest inside an epoch, and the one being written.
+needs_disk() {
+  local folder=$run free there=0 needed
+  needed=$((corpus_gb + parameters_millions * 12 * 4 * ${#systems[@]} * $(wc -w <<<"${seeds//,/ }") / 1000))
+  [[ ! -d $run ]] || there=$(du -s -B1G "$run" | cut -f1)
+  while [[ ! -e $folder ]]; do folder=$(dirname "$folder"); done
+  free=$(df --output=avail -B1G "$folder" | tail -n 1)
+  say "disk: up to $needed GB below $run, an estimate; there: $there GB, free: $((free)) GB
+== time: not measured at this size, so not estimated"
+  $dry_run || [[ $((free + there)) -ge $needed ]] || refuse "too little disk: name another folder with --run"
+}
+
+# ------------------------------------------------------------------ run a step, or write it as a SLURM job
+
+# NAME GPUS AFTER COMMAND ...
+step() {
+  if [[ -n $partition ]]; then job "$@"; return; fi
+  say "$1"
+  "${@:4}"
+}
+
+# PATH: standard input into that file; in a dry run to the screen
+put() {
+  if $dry_run; then printf '\n# %s\n' "$1"; cat; return; fi
+  mkdir -p "$(dirname "$1")"
+  cat > "$1.tmp" && mv "$1.tmp" "$1"
+}
+
+submission=() # lines of the script that submits the jobs
+
+# NAME GPUS AFTER COMMAND ...: the same, as a job that starts when the jobs AFTER have ended well
+job() {
+  local name=$1 after=$3 nodes_of=1 gpus_of=1 launch='' first waits=''
+  case $2 in
+    all) nodes_of=$nodes gpus_of=$gpus ;;
+    none) gpus_of=0 ;;
+  esac
+  if [[ $nodes_of -gt 1 ]]; then
+    # shellcheck disable=SC2016  # expanded in the job
+    launch='srun --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun --nnodes="$SLURM_NNODES" --nproc-per-node='$gpus_of
+    launch+=' --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$first" --no-python '
+    first='first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))'
+  fi
+  {
+    echo '#!/usr/bin/env bash'
+    echo "#SBATCH --job-name=$corpus-$name --partition=$partition --output=$run/slurm/%x-%j.log"
+    echo "#SBATCH --nodes=$nodes_of --ntasks-per-node=1 --cpus-per-task=$((gpus_of > 0 ? 4 * gpus_of : 4))"
+    [[ $gpus_of == 0 ]] || echo "#SBATCH --gres=gpu:$gpus_of"
+    echo 'set -euo pipefail'
+    printf 'cd %q\nsource scripts/pipeline.sh\n' "$PWD"
+    [[ -z $launch ]] || echo "$first"
+    (dry_run=true; "${@:4}") | sed "s|^|$launch|"
+  } | put "$run/slurm/$name.sbatch"
+  for name in $after; do waits+=:'$'${name//-/_}; done
+  [[ -z $waits ]] || waits=" --dependency=afterok$waits"
+  submission+=("${1//-/_}=\$(submit$waits $(printf %q "$run/slurm/$1.sbatch"))")
+}
+
+finish_jobs() {
+  {
+    echo '#!/usr/bin/env bash'
+    echo '# Submit the jobs of this run, each to start when those it needs have ended well. They skip what is complete.'
+    printf 'set -euo pipefail\ncd %q\n' "$PWD"
+    echo 'submit() { sbatch --parsable --kill-on-invalid-dep=yes "$@" | cut -d";" -f1; }'
+    printf '%s\n' "${submission[@]}"
+  } | put "$run/slurm/submit.sh"
+  $dry_run && return
+  cat "$run/slurm/submit.sh"
+  if $submit; then
+    bash "$run/slurm/submit.sh"
+    say "submitted: squeue shows them, $run/slurm holds their logs"
+  else
+    say "written; to submit them: bash $run/slurm/submit.sh"
+  fi
+}
