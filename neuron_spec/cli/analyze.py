@@ -82,8 +82,10 @@ def run(args: argparse.Namespace) -> None:
     if len(set(args.profile)) < len(args.profile):
         raise NeuronSpecError("--profile names a file twice", got=", ".join(map(str, args.profile)))
     scipy_part("stats")
+    masks = NeuronMasks.load(args.masks)
+    masks.require_neurons(args.masks)
     question = Question(
-        NeuronMasks.load(args.masks),
+        masks,
         {str(path): ActivationCounts.load(path) for path in args.profile},
         args.group,
         read_families(args.corpus_card) if args.corpus_card else None,

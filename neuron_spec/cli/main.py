@@ -17,10 +17,19 @@ COMMANDS = {
     "data": "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card",
     "profile": "count how often each neuron is active, per direction and layer",
     "select": "select each direction's specialized neurons from a profile",
+    "importance": "how much each attention head and neuron matters to each direction, by gradient",
+    "prune": "static subnetworks: remove each set's least important heads and neurons while it stays good",
+    "masks": "vote over several mask files",
+    "lass": "the LaSS baseline's weight masks: fine-tune per direction, drop the smallest weights",
     "analyze": "how far the sets overlap, by layer and language family; sparsity, dendrograms, stability",
+    "adapt": "adapt a model to directions with few training sentences: scores against shots",
     "ablate": "switch off each direction's specialized neurons: what does every direction lose?",
+    "conflict": "do directions' gradients point apart? cosines by layer and group of parameters",
+    "transfer": "what a training step on one direction does to every direction's loss",
     "evaluate": "translate and score all directions, or score existing fairseq-generate output",
     "compare": "compare evaluated systems: differences, significance, wins and losses",
+    "bilingual": "the bilingual baseline: how long each direction's model trains, all their scores as one",
+    "systems": "one table of what systems score and cost",
     "sweep": "table and figure of a sweep over k or depth",
     "report": "write a run's report: tables, figures, sample translations",
     "flags": "print the fairseq flags of a config file",
@@ -28,7 +37,7 @@ COMMANDS = {
     "user-dir": "print the folder to pass to fairseq's --user-dir",
 }
 
-_PASS_ON = ("profile", "evaluate")  # what follows -- goes to fairseq
+_PASS_ON = ("profile", "lass", "evaluate", "adapt")  # what follows -- goes to fairseq
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""``neuron_spec_transformer``: fairseq's transformer whose FFNs are specialized per direction.
+"""``neuron_spec_transformer``: fairseq's transformer whose FFNs and attentions are specialized per direction.
 
 Without masks it is the plain transformer, and its checkpoints have the plain transformer's keys. Masks
 are buffers, so a specialized checkpoint carries them and needs no mask file to translate.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
+from neuron_spec.modules.specialized_attention import SpecializedAttention
 from neuron_spec.modules.specialized_ffn import (
     DROPPED_NEURONS,
     FFN_PATHS,
@@ -33,12 +34,13 @@ from neuron_spec.modules.specialized_ffn import (
     SpecializedFC1,
     SpecializedFC2,
 )
+from neuron_spec.neurons.activations import ATTENTIONS
 from neuron_spec.neurons.masks import NeuronMasks
 
 MISSING_DIRECTION = ("error", "compose", "dense")
 _MISSING = -1
 _ROWS = "mask_rows"
-_MASK = "fc1.neuron_mask"
+_NEURON_MASK, _HEAD_MASK = "neuron_mask", "head_mask"
 
 
 @dataclass
@@ -53,7 +55,7 @@ def _hand_over_route(layer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any
 
 
 class _SpecializedLayer:
-    """Mixin for fairseq's layers: an FFN made of our two Linears."""
+    """Mixin for fairseq's layers: an FFN made of our two Linears, and our attentions."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,18 +64,25 @@ class _SpecializedLayer:
         self.fc1.activation = self.activation_fn  # type: ignore[attr-defined]
         self.fc1.activation_dropout = self.activation_dropout_module.p  # type: ignore[attr-defined]
         self.fc2.follow(self.fc1)  # type: ignore[attr-defined]
+        attentions = {name: getattr(self, name, None) for name in ATTENTIONS}
+        self.attentions = {
+            name: SpecializedAttention.of(a) for name, a in attentions.items() if a is not None
+        }
+        self.specialized = (self.fc1, *self.attentions.values())  # type: ignore[attr-defined]
         self.running = Running()
         # Before forward, which activation checkpointing wraps: so the route is among the arguments that
         # it keeps for the second forward.
         self.register_forward_pre_hook(_hand_over_route, with_kwargs=True)  # type: ignore[attr-defined]
 
     def forward(self, *args: Any, route: Route | None = None, **kwargs: Any) -> Any:
-        """As the parent, its FFN along ``route``."""
-        self.fc1.route = route  # type: ignore[attr-defined]
+        """As the parent, its FFN and attentions along ``route``."""
+        for part in self.specialized:
+            part.route = route
         try:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
-            self.fc1.route = None  # type: ignore[attr-defined]
+            for part in self.specialized:
+                part.route = None
 
     def build_fc1(self, input_dim: int, output_dim: int, *quant_noise: Any) -> SpecializedFC1:
         return SpecializedFC1(input_dim, output_dim)
@@ -128,6 +137,14 @@ class _SpecializedSide:
     def ffn_layers(self) -> dict[str, SpecializedFC1]:
         """Layer key -> its ``fc1``."""
         return {f"{self.side}.layers.{number}": layer.fc1 for number, layer in self._layers().items()}
+
+    def attentions(self) -> dict[str, SpecializedAttention]:
+        """Site (``decoder.layers.0.encoder_attn``) -> its attention."""
+        return {
+            f"{self.side}.layers.{number}.{name}": attention
+            for number, layer in self._layers().items()
+            for name, attention in layer.attentions.items()
+        }
 
     @contextmanager
     def routed(self, direction_ids: Tensor | None, distinct_ids: Sequence[int]) -> Iterator[None]:
@@ -276,7 +293,7 @@ def _checkpointed(layer: Any, cfg: Any) -> Any:
 
 @register_model("neuron_spec_transformer")
 class NeuronSpecTransformer(TransformerModel):
-    """fairseq's transformer with specialized FFNs."""
+    """fairseq's transformer with specialized FFNs and attentions."""
 
     masks_flag = "--neuron-masks"
 
@@ -350,6 +367,15 @@ class NeuronSpecTransformer(TransformerModel):
         """Layer key (``encoder.layers.0``) -> its ``fc1``."""
         return {key: fc1 for side in self.sides for key, fc1 in side.ffn_layers().items()}
 
+    def attentions(self) -> dict[str, SpecializedAttention]:
+        """Site (``decoder.layers.0.encoder_attn``) -> its attention."""
+        return {site: attention for side in self.sides for site, attention in side.attentions().items()}
+
+    def sites(self) -> dict[str, int]:
+        """Every site that can be masked -> how many neurons or heads it has."""
+        neurons = {key: fc1.out_features for key, fc1 in self.ffn_layers().items()}
+        return neurons | {site: attention.num_heads for site, attention in self.attentions().items()}
+
     @property
     def has_masks(self) -> bool:
         return self.encoder.mask_rows is not None
@@ -375,18 +401,23 @@ class NeuronSpecTransformer(TransformerModel):
         """For models that add parts of their own: called before training only, as a checkpoint brings its parts."""
 
     def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
-        """Specialize the model.
+        """Specialize the model, at all sites: those that the masks do not name become dense.
 
         Raises:
-            ModelError: if the masks are for other layers or widths, or the activation is not ReLU.
+            ModelError: if the masks are for other sites or sizes, or of neurons and the activation is not ReLU.
             DirectionError: if the masks name a language that is not in ``langs``.
         """
-        self.require_relu()
-        layers = self.ffn_layers()
-        masks.require_fit({key: fc1.out_features for key, fc1 in layers.items()})
+        if masks.layers:
+            self.require_relu()
+        masks.require_fit(self.sites())
         self.set_mask_rows(masks.directions, langs)
-        for key, fc1 in layers.items():
-            fc1.set_mask(masks.kept[key])
+        for key, fc1 in self.ffn_layers().items():
+            if key in masks.kept:
+                fc1.set_mask(masks.kept[key])
+            else:
+                fc1.neuron_mask = None
+        for site, attention in self.attentions().items():
+            attention.set_mask(masks.kept.get(site))
 
     def set_mask_rows(self, directions: Sequence[Direction], langs: Sequence[str]) -> None:
         """Send each direction through the row of the masks that is its place among ``directions``.
@@ -419,15 +450,19 @@ class NeuronSpecTransformer(TransformerModel):
             ModelError: if it has none.
         """
         directions, order = self.masked_directions(langs)
-        kept = {}
-        for key, fc1 in self.ffn_layers().items():
-            assert fc1.neuron_mask is not None
-            kept[key] = fc1.neuron_mask.cpu()[order]
+        neurons = {key: fc1.neuron_mask for key, fc1 in self.ffn_layers().items()}
+        heads = {site: attention.head_mask for site, attention in self.attentions().items()}
+        kept = {site: mask.cpu()[order] for site, mask in (neurons | heads).items() if mask is not None}
         return NeuronMasks(directions, kept)
 
     def mask_buffers(self) -> dict[str, tuple[nn.Module, str]]:
         """Key in a checkpoint -> the module and the name of its buffer."""
-        return {f"{key}.{_MASK}": (fc1, "neuron_mask") for key, fc1 in self.ffn_layers().items()}
+        buffers: dict[str, tuple[nn.Module, str]] = {}
+        for key, fc1 in self.ffn_layers().items():
+            buffers[f"{key}.fc1.{_NEURON_MASK}"] = fc1, _NEURON_MASK
+        for site, attention in self.attentions().items():
+            buffers[f"{site}.{_HEAD_MASK}"] = attention, _HEAD_MASK
+        return buffers
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.
@@ -450,13 +485,16 @@ class NeuronSpecTransformer(TransformerModel):
                 )
         buffers = self.mask_buffers()
         buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]
+        both_have_masks = self.has_masks and any(prefix + key in state_dict for key in buffers)
         for key, (module, buffer) in buffers.items():
             ours, theirs = getattr(module, buffer), state_dict.get(prefix + key)
-            if ours is None and theirs is not None:
+            if ours is None and theirs is None:
+                continue
+            if not both_have_masks and theirs is not None:
                 setattr(module, buffer, theirs.clone())
-            elif ours is not None and theirs is None:
+            elif not both_have_masks:
                 state_dict[prefix + key] = ours
-            elif ours is not None and theirs is not None and not torch.equal(ours.cpu(), theirs.cpu()):
+            elif ours is None or theirs is None or not torch.equal(ours.cpu(), theirs.cpu()):
                 raise ModelError(
                     f"the checkpoint was specialized with other masks than {self.masks_flag}",
                     where=key,

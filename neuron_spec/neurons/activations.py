@@ -6,6 +6,7 @@ Axis letters: N directions, F ffn.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,18 +19,36 @@ from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
 
 SIDES = ("encoder", "decoder")
+ATTENTIONS = ("self_attn", "encoder_attn")
+_SITE = re.compile(rf"({'|'.join(SIDES)})\.layers\.(\d+)(?:\.({'|'.join(ATTENTIONS)}))?")
 _TOKENS = "tokens."
 
 
-def side_of(layer: str) -> str:
-    """``encoder`` or ``decoder``, of a layer key such as ``encoder.layers.0``."""
-    return layer.partition(".")[0]
+def side_of(site: str) -> str:
+    """``encoder`` or ``decoder``, of a site such as ``encoder.layers.0`` or ``decoder.layers.1.self_attn``."""
+    return site.partition(".")[0]
 
 
-def layer_order(layer: str) -> tuple[int, int]:
-    """Sort key: encoder layers, then decoder layers, each by number."""
-    side, _, number = layer.partition(".layers.")
-    return SIDES.index(side), int(number)
+def is_head_site(site: str) -> bool:
+    """Whether a site is the heads of an attention, such as ``encoder.layers.0.self_attn``, and no FFN."""
+    return site.endswith(ATTENTIONS)
+
+
+def layer_order(site: str) -> tuple[int, int, int]:
+    """Sort key: encoder, then decoder, each by layer; of a layer its FFN, then its attentions.
+
+    Raises:
+        ArtifactError: if it is no site of a transformer.
+    """
+    if (match := _SITE.fullmatch(site)) is None:
+        raise ArtifactError(
+            "not a site of a transformer",
+            got=repr(site),
+            expected="a layer's FFN, such as encoder.layers.0, or one of its attentions, such as "
+            "decoder.layers.0.encoder_attn",
+        )
+    side, number, attention = match.groups()
+    return SIDES.index(side), int(number), 1 + ATTENTIONS.index(attention) if attention else 0
 
 
 @dataclass

@@ -200,15 +200,15 @@ def _corpus(run: Run) -> Section:
         Bullets([f"{plain(source['name'])}: {plain(source['licence'])}" for source in card["sources"]]),
     ]
     if leak := card["leak_report"]:
-        splits = {name: values for name, values in leak.items() if isinstance(values, Mapping)}
+        measured = {name: values for name, values in leak.items() if isinstance(values, Mapping)}
         figures_of = {
-            name: {_words(key): value for key, value in values.items()} for name, values in splits.items()
+            name: {_words(key): value for key, value in values.items()} for name, values in measured.items()
         }
         measures = list(next(iter(figures_of.values())))
         blocks += [
             Paragraph(f"Leak report: what is held out and also trained on ({plain(leak['similarity'])})."),
             Table(
-                ("measure", *map(_words, splits)),
+                ("measure", *map(_words, measured)),
                 [[measure, *(values[measure] for values in figures_of.values())] for measure in measures],
             ),
         ]

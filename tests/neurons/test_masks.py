@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from neuron_spec.artifacts import save_tensors
+from neuron_spec.artifacts import load_tensors, save_tensors
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import ActivationCounts
@@ -105,3 +105,51 @@ def test_bad_files(tmp_path):
         save_tensors(path, tensors, header)
         with pytest.raises(ArtifactError, match="damaged mask file"):
             NeuronMasks.load(path)
+
+
+HEADS = {"decoder.layers.0.encoder_attn": 4, "encoder.layers.1.self_attn": 4, "decoder.layers.0.self_attn": 2}
+
+
+def test_heads_and_neurons_are_told_apart_in_one_file(tmp_path):
+    both, neurons, heads = masks(widths=WIDTHS | HEADS), masks(), masks(widths=HEADS)
+    both.save(tmp_path / "m.safetensors")
+    both = NeuronMasks.load(tmp_path / "m.safetensors")
+    assert both.layers == neurons.layers and both.widths == neurons.widths
+    assert both.head_sites == heads.head_sites == list(heads.sites)
+    assert list(both.sites) == [
+        *("encoder.layers.0", "encoder.layers.1", "encoder.layers.1.self_attn"),
+        *("decoder.layers.0", "decoder.layers.0.self_attn", "decoder.layers.0.encoder_attn"),
+        "decoder.layers.1",
+    ]
+    assert list(both.sparsity()) == both.layers and list(both.side("encoder")) == both.layers[:2]
+    summary = json.loads((tmp_path / "m.json").read_text())
+    assert list(summary["dropped_percent"]) == list(both.sites)
+    both.require_neurons()
+    with pytest.raises(ArtifactError, match="heads alone"):
+        heads.require_neurons()
+
+
+def test_a_file_without_heads_is_what_it_was(tmp_path):
+    masks().save(tmp_path / "m.safetensors")
+    tensors, header = load_tensors(tmp_path / "m.safetensors", "mask file")
+    assert set(tensors) == set(WIDTHS) and header["widths"] == WIDTHS and header["format"] == 1
+
+
+def test_a_kind_fits_whole_or_is_absent():
+    model = WIDTHS | HEADS
+    for sizes in (WIDTHS, HEADS, model):
+        masks(widths=sizes).require_fit(model)
+    masks(widths=model).require_fit(WIDTHS)  # of a model whose heads are not known
+    some = dict(list(HEADS.items())[:2])
+    for sizes in (some, WIDTHS | some, {**HEADS, "encoder.layers.1.self_attn": 8}):
+        with pytest.raises(ModelError, match="another model"):
+            masks(widths=sizes).require_fit(model)
+    for sizes in (HEADS, {}):
+        with pytest.raises(ModelError, match=r"encoder\.layers\.0: absent"):
+            masks(widths=sizes).require_fit(WIDTHS)
+
+
+@pytest.mark.parametrize("site", ["encoder.layers", "encoder.layers.0.fc1", "layers.0", "decoder.layers.x"])
+def test_what_is_no_site(site):
+    with pytest.raises(ArtifactError, match="not a site"):
+        masks(widths={site: 4})

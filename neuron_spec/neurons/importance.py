@@ -1,0 +1,73 @@
+"""How much each FFN neuron and attention head matters to each translation direction: by gradient, not by frequency.
+
+Michel, Levy and Neubig (2019): I = E |dL/dxi| at xi = 1, of a sentence's loss L, where xi multiplies what a head
+hands on. Here xi is the mask itself, for heads and neurons alike: I estimates what masking a unit changes.
+
+Axis letters: N directions, F units of a site: neurons or heads.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuron_spec.artifacts import load_tensors, save_tensors
+from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.errors import ArtifactError
+from neuron_spec.neurons.activations import layer_order
+
+FORMAT = "importance 1"
+_TOKENS = "tokens"
+
+
+@dataclass
+class Importance:
+    """Sums of |dL/dxi| over sentences, L in nats summed over a sentence's target tokens.
+
+    Attributes:
+        directions: the N directions, naming the rows.
+        sums: site (``encoder.layers.0``, ``encoder.layers.0.self_attn``) -> float64 ``[N, F]``.
+        tokens: int64 ``[N]``, the target tokens of the sentences.
+        metadata: how they were made; its ``checkpoint_sha256`` says from which weights.
+    """
+
+    directions: list[Direction]
+    sums: dict[str, Tensor]
+    tokens: Tensor
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> list[str]:
+        return sorted(self.sums, key=layer_order)
+
+    def per_token(self) -> dict[str, Tensor]:
+        """Site -> float64 ``[N, F]``, nats per target token."""
+        return {site: self.sums[site] / self.tokens[:, None] for site in self.sites}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``importance.safetensors``; metadata in its header, as JSON."""
+        header = {**self.metadata, "format": FORMAT, "directions": [str(d) for d in self.directions]}
+        save_tensors(path, {**self.sums, _TOKENS: self.tokens}, header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Importance:
+        """Raises: ArtifactError if the file is missing, damaged, or not of importance."""
+        tensors, metadata = load_tensors(path, "file of importance")
+        if metadata.pop("format", None) != FORMAT or _TOKENS not in tensors:
+            raise ArtifactError(
+                "not a file of importance", where=path, mend="make one with neuron-spec importance"
+            )
+        directions, tokens = parse_directions(metadata.pop("directions")), tensors.pop(_TOKENS)
+        for site, sums in tensors.items():
+            if sums.dtype != torch.float64 or sums.dim() != 2 or sums.size(0) != len(directions):
+                raise ArtifactError(
+                    f"damaged file of importance: {site}",
+                    where=path,
+                    got=f"{sums.dtype} {list(sums.shape)}",
+                    expected=f"torch.float64 [{len(directions)}, neurons or heads]",
+                )
+        return cls(directions, tensors, tokens, metadata)
