@@ -171,12 +171,13 @@ def test_all_systems_of_a_seed_start_from_its_dense_model_and_are_trained_alike(
         assert len({line.partition("continue.yaml")[2] for line in continued}) == 1
         assert sum("60_evaluate" in line for line in own) == 4
     assert sum("neuron-spec compare" in line for line in found) == 2
-    assert found[-1] == "scripts/70_report.sh R"
+    published = {"iwslt14": "", "ec30": " --published results/published/ec30.csv"}
+    assert found[-1] == f"scripts/70_report.sh R{published[corpus]}"
 
 
 def test_a_downloaded_data_bin_is_scored_against_its_own_targets() -> None:
     evaluations = [line for line in commands("ec30", "--gpus", 4) if "60_evaluate" in line]
-    assert all("--references data-bin" in line for line in evaluations)
+    assert all("--references data-bin --official-scoring" in line for line in evaluations)
     plain = ["--plain", "/p", "--valid", "/v", "--test", "/t"]
     lines = recipe("ec30", *plain, "--gpus", 4, "--dry-run").stdout.splitlines()
     assert lines[0] == f"scripts/10_data.sh ec30 runs/ec30/corpus {' '.join(plain)}"

@@ -78,7 +78,7 @@ stage scripts/70_report.sh "$run"
 if [[ -n $results ]]; then
   say "copy the results to $results"
   stage mkdir -p "$results"
-  stage cp -r "$run/report.md" "$run/figures" "$run/corpus/corpus.json" "$results"
+  stage cp "$run/corpus/corpus.json" "$results"
   for seed in ${seeds//,/ }; do
     stage mkdir -p "$results/seed-$seed/figures"
     for system in "${systems[@]}"; do
