@@ -59,6 +59,7 @@ SUBMODULES = {
         "selection",
         "overlap",
         "stability",
+        "dynamic",
     ),
     "corpora": ("build", "toy"),
 }

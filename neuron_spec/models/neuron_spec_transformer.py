@@ -293,9 +293,14 @@ def _checkpointed(layer: Any, cfg: Any) -> Any:
 
 @register_model("neuron_spec_transformer")
 class NeuronSpecTransformer(TransformerModel):
-    """fairseq's transformer with specialized FFNs and attentions."""
+    """fairseq's transformer with specialized FFNs and attentions.
+
+    Attributes:
+        dynamics: what moves the masks in training, if anything; its state travels in checkpoints.
+    """
 
     masks_flag = "--neuron-masks"
+    dynamics: nn.Module | None
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -317,6 +322,7 @@ class NeuronSpecTransformer(TransformerModel):
     @classmethod
     def build_model(cls, args: argparse.Namespace, task: Any) -> NeuronSpecTransformer:
         model: NeuronSpecTransformer = super().build_model(args, task)
+        model.register_module("dynamics", None)
         if getattr(args, "scale_fc", False):
             raise ModelError("--scale-fc is not supported by this model")
         if getattr(args, "quant_noise_pq", 0):
@@ -467,9 +473,11 @@ class NeuronSpecTransformer(TransformerModel):
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.
 
+        Masks that move in training go on from the checkpoint's; a model without dynamics needs no state of theirs.
+
         Raises:
             ModelError: if model and checkpoint both have masks, and they differ, or if their
-                vocabularies differ in size.
+                vocabularies differ in size, or if masks moved by another rule.
         """
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
@@ -485,13 +493,14 @@ class NeuronSpecTransformer(TransformerModel):
                 )
         buffers = self.mask_buffers()
         buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]
-        both_have_masks = self.has_masks and any(prefix + key in state_dict for key in buffers)
+        moved_on = self._take_dynamics(state_dict, f"{prefix}dynamics.")
+        both_have_masks = self.has_masks and any(prefix + key in state_dict for key in buffers) and not moved_on
         for key, (module, buffer) in buffers.items():
             ours, theirs = getattr(module, buffer), state_dict.get(prefix + key)
             if ours is None and theirs is None:
                 continue
             if not both_have_masks and theirs is not None:
-                setattr(module, buffer, theirs.clone())
+                setattr(module, buffer, theirs.to(next(self.parameters()).device, copy=True))
             elif not both_have_masks:
                 state_dict[prefix + key] = ours
             elif ours is None or theirs is None or not torch.equal(ours.cpu(), theirs.cpu()):
@@ -501,6 +510,24 @@ class NeuronSpecTransformer(TransformerModel):
                     got="a checkpoint whose masks differ from the file's",
                     mend=f"drop {self.masks_flag} to go on with the checkpoint's own, or start from a dense checkpoint",
                 )
+
+    def _take_dynamics(self, state_dict: dict[str, Tensor], prefix: str) -> bool:
+        """Make the checkpoint's state of dynamics fit ours; whether it has some, and we too."""
+        ours = {} if self.dynamics is None else self.dynamics.state_dict(prefix=prefix)
+        theirs = [key for key in state_dict if key.startswith(prefix)]
+        if not ours:
+            for key in theirs:
+                del state_dict[key]
+        elif not theirs:
+            state_dict.update(ours)
+        elif {*ours} != {*theirs}:
+            raise ModelError(
+                "the checkpoint's masks moved by another rule",
+                got=", ".join(sorted(theirs)[:3]),
+                expected=", ".join(sorted(ours)[:3]),
+                mend="go on with the checkpoint's --dynamic-masks, or start from a checkpoint without dynamic masks",
+            )
+        return bool(ours and theirs)
 
 
 @register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer")

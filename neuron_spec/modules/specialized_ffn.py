@@ -169,6 +169,8 @@ class SpecializedFC1(_GatheringLinear):
         super().__init__(in_features, out_features)
         self.register_buffer("neuron_mask", None)
         self.route: Route | None = None
+        # Called with the pre-activations of all neurons, ``[T, B, F]``, dropped ones too; for that it multiplies.
+        self.watch: Callable[[Tensor], None] | None = None
         self.activation: Callable[[Tensor], Tensor] = F.relu
         self.dropped_neurons = "bias"
         self.ffn_path = "auto"
@@ -212,7 +214,7 @@ class SpecializedFC1(_GatheringLinear):
     def gathers(self, tokens: int) -> Compact | None:
         """The smaller FFN that the running forward pass of so many tokens takes; None = multiply."""
         assert self.route is not None
-        if self.ffn_path == "multiply" or len(self.route.distinct) != 1:
+        if self.watch is not None or self.ffn_path == "multiply" or len(self.route.distinct) != 1:
             return None
         if self.training and self.activation_dropout > 0 and self.dropped_neurons == "bias":
             return None  # that dropout acts on the dropped neurons' constants too
@@ -235,11 +237,16 @@ class SpecializedFC1(_GatheringLinear):
                 mend="use --task neuron_specialization, which gives every sentence its direction",
             )
         if all(self.keeps_all(row) for row in self.route.distinct):
-            return super().forward(x)  # bit for bit the plain layer
+            plain = super().forward(x)  # bit for bit the plain layer
+            if self.watch is not None:
+                self.watch(plain.detach())
+            return plain
         compact = self.gathers(x.numel() // self.in_features)
         if compact is not None:
             return F.linear(x, *self._gathered(self._key(), lambda: self._rows(compact)))
         hidden = F.linear(x, self.weight)
+        if self.watch is not None:
+            self.watch(hidden.detach() + self.bias.detach())
         mask = self._mask_of(self.route).to(hidden.dtype)
         if self.dropped_neurons == "bias":
             return torch.addcmul(self.bias, hidden, mask)

@@ -2,5 +2,6 @@
 
 from neuron_spec import compat as compat
 from neuron_spec.tasks import neuron_profiling as neuron_profiling
+from neuron_spec.tasks import neuron_spec_dynamic as neuron_spec_dynamic
 from neuron_spec.tasks import neuron_spec_meta as neuron_spec_meta
 from neuron_spec.tasks import neuron_specialization as neuron_specialization
