@@ -494,7 +494,9 @@ class NeuronSpecTransformer(TransformerModel):
         buffers = self.mask_buffers()
         buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]
         moved_on = self._take_dynamics(state_dict, f"{prefix}dynamics.")
-        both_have_masks = self.has_masks and any(prefix + key in state_dict for key in buffers) and not moved_on
+        both_have_masks = (
+            self.has_masks and any(prefix + key in state_dict for key in buffers) and not moved_on
+        )
         for key, (module, buffer) in buffers.items():
             ours, theirs = getattr(module, buffer), state_dict.get(prefix + key)
             if ours is None and theirs is None:
