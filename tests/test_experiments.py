@@ -214,6 +214,7 @@ def processes_about(folder: Path) -> list[str]:
     return [line for line in lines if str(folder) in line]
 
 
+@pytest.mark.experiment
 @pytest.mark.slow
 def test_a_k_sweep_from_a_dense_checkpoint_to_its_figure(tmp_path: Path) -> None:
     corpus, folder = tmp_path / "corpus", tmp_path / "sweep"

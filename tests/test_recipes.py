@@ -475,6 +475,7 @@ def test_two_processes_of_torchrun_specialize_on_shards_as_one_does(
 # ------------------------------------------------------------------ tiny runs, end to end
 
 
+@pytest.mark.experiment
 @pytest.mark.slow
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_a_tiny_run_from_text_to_comparison(corpus: str, tmp_path: Path) -> None:

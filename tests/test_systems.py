@@ -389,6 +389,7 @@ def test_what_is_missing_is_refused(
         read_systems(seed, comparison, tmp_path / "systems.json")
 
 
+@pytest.mark.experiment
 @pytest.mark.slow
 def test_every_system_is_in_the_table_of_the_smoke_run(tmp_path: Path) -> None:
     script(EXPERIMENTS / "systems.sh", "--smoke", "--run", tmp_path)
