@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -54,6 +56,13 @@ _COMMON = [
     "--label-smoothing",
     "0.1",
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a command run in this process sets in the environment (LOGLEVEL) ends with its test."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 class Workshop:

@@ -349,7 +349,8 @@ def test_beam_search_on_a_mixed_batch_equals_sentence_by_sentence(workshop, batc
 @pytest.mark.slow
 def test_train_and_generate_by_fairseqs_commands(workshop, checkpoint, tmp_path):
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": commands, "LOGLEVEL": "INFO"}
 
     def run(*command: object) -> str:
         done = subprocess.run(
