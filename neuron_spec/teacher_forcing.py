@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.artifacts import hash_text, is_already_here, read_json, write_json
-from neuron_spec.data.data_bin import check_data_bin
+from neuron_spec.data.data_bin import check_data_bin, folder_with, shards_of
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.fairseq_commands import generation_config
@@ -83,7 +83,13 @@ class TeacherForced:
         """
         cfg = generation_config(
             [
-                *(str(data_bin), "--path", str(path), "--task", "neuron_specialization"),
+                *(
+                    str((shards_of(data_bin) or [data_bin])[0]),
+                    "--path",
+                    str(path),
+                    "--task",
+                    "neuron_specialization",
+                ),
                 *("--lang-pairs", ",".join(map(str, directions)), *token_flags),
             ]
         )
@@ -121,6 +127,8 @@ class TeacherForced:
     def read(self, subset: str, *, sentences: int | None = None, part: Part = WHOLE) -> Text:
         """The text of a subset; kept on the device, as it is small beside the model.
 
+        Of a sharded data-bin, the first shard's that has the subset.
+
         Args:
             sentences: at most so many of each direction, spread evenly over its set; None: all.
             part: of those, in turns.
@@ -131,6 +139,7 @@ class TeacherForced:
         """
         task = self._task
         check_data_bin(self._data_bin, task.langs, subset, self.directions)
+        task.args.data = str(folder_with(self._data_bin, subset))
         # As a set for validation, each sentence once: training sets are else sampled by temperature.
         dataset = task.data_manager.load_dataset(subset, training=False, epoch=1)
         starts = np.cumsum([0, *map(len, dataset.datasets)])

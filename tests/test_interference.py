@@ -38,9 +38,14 @@ TWO = "en-qa,en-qb"
 def open_model(workshop, checkpoint) -> Any:
     flags = ["--langs", ",".join(workshop.langs), "--encoder-langtok", "src", "--decoder-langtok"]
 
-    def open_(path: Path = checkpoint, pairs: str = workshop.lang_pairs, **options: Any) -> TeacherForced:
+    def open_(
+        path: Path = checkpoint,
+        pairs: str = workshop.lang_pairs,
+        data_bin: Path = workshop.data_bin,
+        **options: Any,
+    ) -> TeacherForced:
         directions = parse_directions(pairs)
-        return TeacherForced(path, workshop.data_bin, directions, token_flags=flags, cpu=True, **options)
+        return TeacherForced(path, data_bin, directions, token_flags=flags, cpu=True, **options)
 
     return open_
 
@@ -65,6 +70,19 @@ def test_gradients_do_not_depend_on_batches_or_padding(open_model, model):
         flat(model.gradients(text, 2)), flat(one_by_one.gradients(other, 2)), rtol=1e-4, atol=1e-6
     )
     assert model.mean_losses(text) == pytest.approx(one_by_one.mean_losses(other), rel=1e-5)
+
+
+def test_of_shards_the_first_with_the_subset_is_read(open_model, model, workshop, tmp_path):
+    for number, subsets in enumerate((["train"], ["valid", "train"], ["valid"])):
+        shard = tmp_path / f"shard{number}"
+        shard.mkdir()
+        for file in workshop.data_bin.iterdir():
+            if file.name.startswith((*(f"{name}." for name in subsets), "dict.")):
+                (shard / file.name).symlink_to(file)
+    sharded = open_model(data_bin=tmp_path)
+    for subset in ("train", "valid"):
+        text = sharded.read(subset, sentences=20)
+        assert sharded.mean_losses(text) == model.mean_losses(model.read(subset, sentences=20))
 
 
 def test_a_gradient_is_the_slope_of_the_mean_loss(model):

@@ -29,7 +29,7 @@ INTACT = "intact"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with validation data"
+        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, the first shard with the text"
     )
     parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
     parser.add_argument("--masks", type=Path, required=True, metavar="FILE", help="masks.safetensors")

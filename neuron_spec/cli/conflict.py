@@ -20,7 +20,7 @@ from neuron_spec.cli.interference import Asked, add_shared_arguments, positive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with this subset"
+        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, the first shard with the text"
     )
     parser.add_argument(
         "--path", type=Path, required=True, nargs="+", metavar="FILE", help="one or more checkpoints of one model"

@@ -23,7 +23,7 @@ ROWS = "rows"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with both subsets"
+        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, the first shard with the text"
     )
     parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
     add_shared_arguments(parser)

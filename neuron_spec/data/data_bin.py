@@ -7,6 +7,7 @@ validation and test sets are whole in the first shard that has them.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from neuron_spec.artifacts import hash_file, hash_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
+
+_MAGIC_BYTES = 9  # by which fairseq knows the format
 
 
 def shards_of(data_bin: Path) -> list[Path]:
@@ -103,13 +106,13 @@ def _check_complete(index_file: Path) -> None:
         index = MMapIndexedDataset.Index(str(index_file))
         sizes, pointers = index.sizes, index._pointers
         expected = int(pointers[-1] + sizes[-1] * index.dtype().itemsize) if len(index) else 0
-    except (AssertionError, ValueError, OSError, IndexError) as error:
-        if isinstance(error, AssertionError) and os.path.getsize(index_file):
+    except (AssertionError, ValueError, OSError, IndexError, struct.error) as error:
+        if isinstance(error, AssertionError) and os.path.getsize(index_file) >= _MAGIC_BYTES:
             return  # another of fairseq's formats, which it reads itself
         raise ArtifactError(
             "index of a data file cannot be read",
             where=index_file,
-            got=str(error),
+            got=str(error) or f"{os.path.getsize(index_file)} bytes",
             mend="binarize the corpus again",
         ) from error
     got = os.path.getsize(data_file) if data_file.is_file() else 0

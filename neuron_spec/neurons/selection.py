@@ -21,7 +21,7 @@ from torch import Tensor
 from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import ENGLISH, Direction, by_family, language, matching
 from neuron_spec.errors import SelectionError
-from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
+from neuron_spec.neurons.activations import SIDES, ActivationCounts, is_head_site, side_of
 from neuron_spec.neurons.masks import NeuronMasks
 
 DEFAULT_K = Fraction(95)
@@ -233,22 +233,22 @@ def _draw(kept: Tensor, digest: str) -> Tensor:
 
 
 def intersection_of_all(masks: NeuronMasks) -> NeuronMasks:
-    """Control for specialization itself: only the neurons that every direction keeps, for all alike. Ours.
+    """Control for specialization itself: only the neurons and heads that every direction keeps. Ours.
 
     Raises:
-        SelectionError: if a layer has no such neuron.
+        SelectionError: if a site has none.
     """
-    shared = {layer: masks.kept[layer].all(dim=0) for layer in masks.layers}
-    for layer, kept in shared.items():
+    shared = {site: masks.kept[site].all(dim=0) for site in masks.sites}
+    for site, kept in shared.items():
         if not kept.any():
             raise SelectionError(
-                "no neuron is kept for all directions",
-                where=layer,
+                f"no {'head' if is_head_site(site) else 'neuron'} is kept for all directions",
+                where=site,
                 mend="choose a larger k, or fewer directions",
             )
     return _control(
         masks,
-        {layer: kept.repeat(len(masks.directions), 1) for layer, kept in shared.items()},
+        {site: kept.repeat(len(masks.directions), 1) for site, kept in shared.items()},
         method="intersection-of-all",
     )
 

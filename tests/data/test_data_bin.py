@@ -64,6 +64,14 @@ def test_truncated_file(copy, ending, kept):
         check_data_bin(copy, LANGS, "valid", DIRECTIONS)
 
 
+@pytest.mark.parametrize("size", range(0, 34))
+def test_an_index_of_any_few_bytes_is_refused(copy, size):
+    file = copy / "valid.qa-en.qa.idx"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ArtifactError, match=r"cut short|cannot be read"):
+        check_data_bin(copy, LANGS, "valid", DIRECTIONS)
+
+
 def test_truncated_data_is_refused_by_the_task(workshop, copy):
     other = type(workshop)(copy)
     (copy / "valid.qm-en.en.bin").write_bytes(b"")

@@ -339,6 +339,20 @@ def test_the_intersection_is_what_all_share_and_no_less(seed):
         assert 0 < int(kept[0].sum()) < masks.kept[layer].sum(dim=1).min()
 
 
+def test_the_intersection_is_of_heads_too():
+    masks = selected(0, DIRECTIONS)
+    heads = torch.tensor([[1, 1, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
+    both = NeuronMasks(masks.directions, {**masks.kept, "encoder.layers.0.self_attn": heads}, {})
+    shared = intersection_of_all(both)
+    assert shared.sites == both.sites
+    assert shared.kept["encoder.layers.0.self_attn"].tolist() == [[True, False, False]] * len(DIRECTIONS)
+    heads[0] = ~heads[1]
+    with pytest.raises(SelectionError, match="no head is kept"):
+        intersection_of_all(
+            NeuronMasks(masks.directions, {**both.kept, "encoder.layers.0.self_attn": heads}, {})
+        )
+
+
 def test_an_empty_intersection_names_its_layer():
     masks = selected(0, DIRECTIONS)
     masks.kept["encoder.layers.1"][0] = ~masks.kept["encoder.layers.1"][1]
