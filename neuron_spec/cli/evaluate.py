@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--official-scoring",
         action="store_true",
-        help="Moses-detokenize hypotheses and references first, as the official EC30 figures do",
+        help="Moses-detokenize hypotheses and references first, as the official EC30 figures do; with --path it "
+        "needs --references data-bin, since they are so scored",
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     precision = parser.add_mutually_exclusive_group()
@@ -85,6 +86,12 @@ def run(args: argparse.Namespace) -> None:
     if bool(args.generate_output) == bool(args.data_bin and args.path):
         raise NeuronSpecError(
             "what is to be evaluated?", expected="DATA_BIN with --path, or --generate-output, and not both"
+        )
+    if args.path and args.official_scoring and args.references == "raw":
+        raise NeuronSpecError(
+            "official scoring is of the data-bin's references",
+            got="--official-scoring with --references raw, whose scores look official and are not comparable",
+            mend="add --references data-bin, or leave out --official-scoring",
         )
     if args.generate_output:
         _score_logs(args)

@@ -166,6 +166,11 @@ def test_missing_subset_and_truncated_data(refusal, workshop, checkpoint, tmp_pa
     assert "cut short" in refusal("profile", copy, "--path", checkpoint)
 
 
+def test_scores_that_only_look_official_are_refused(refusal, workshop, checkpoint):
+    words = ("evaluate", workshop.data_bin, "--path", checkpoint, "--official-scoring")
+    assert "add --references data-bin" in refusal(*words)
+
+
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
