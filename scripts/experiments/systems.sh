@@ -3,7 +3,7 @@
 # adapters per pair and per family, LaSS, bilingual models. Scores with significance, and what each system costs
 # (docs/systems.md). Run again to resume. Takes over what homeassistant.sh has trained in the same folder.
 #   scripts/experiments/systems.sh [--cpu | --smoke] [--seeds N,N,...] [--without SYSTEM,...] [--adapter-size N]
-#                                  [--alpha X] [--stop-after MINUTES] [--run DIR] [--dry-run]
+#                                  [--alpha X] [--stop-after MINUTES] [--run DIR] [--results DIR] [--dry-run]
 #     (neither)              6+6 layers on one GPU
 #     --cpu                  3+3 layers on 2 CPU cores: beyond homeassistant.sh's hours, about two more a seed,
 #                            an estimate and not measured
@@ -14,6 +14,7 @@
 #     --alpha X              fraction of each matrix that LaSS drops (default 0.7)
 #     --stop-after MINUTES   stop then; the same command goes on, training from where it last saved
 #     --run DIR              where everything goes (default as homeassistant.sh; smoke: runs/systems-smoke)
+#     --results DIR          copy the tables, the comparison and the benchmark there
 #     --dry-run              print every command, run none
 # Uses .venv, or else an active environment that has neuron-spec.
 set -euo pipefail
@@ -24,7 +25,7 @@ source scripts/pipeline.sh
 # shellcheck source=scripts/systems.sh
 source scripts/systems.sh
 
-size=gpu seeds='' without='' adapter_size='' alpha=0.7 stop_after='' run='' again=()
+size=gpu seeds='' without='' adapter_size='' alpha=0.7 stop_after='' run='' results='' again=()
 while [[ $# -gt 0 ]]; do
   case $1 in
     --cpu | --smoke)
@@ -39,6 +40,7 @@ while [[ $# -gt 0 ]]; do
     --adapter-size) needs_value "$@"; adapter_size=$2 again+=("$1" "$2"); shift 2 ;;
     --alpha) needs_value "$@"; alpha=$2 again+=("$1" "$2"); shift 2 ;;
     --run) needs_value "$@"; run=$2 again+=("$1" "$2"); shift 2 ;;
+    --results) needs_value "$@"; results=$2 again+=("$1" "$2"); shift 2 ;;
     -h | --help) usage; exit 0 ;;
     *) refuse "unknown option: $1" ;;
   esac
@@ -158,4 +160,10 @@ stage scripts/once.sh "$result/benchmark.txt" "$result/against-dense-continuatio
 say "table"
 stage neuron-spec systems "$run/seed-${seeds%%,*}" --comparison "$result/against-dense-continuation" \
   --benchmark "$benchmark" --output "$result"
+if [[ -n $results ]]; then
+  say "copy the results to $results"
+  stage mkdir -p "$results/against-dense-continuation"
+  stage cp "$run/corpus/corpus.json" "$result"/systems.{md,csv,json} "$benchmark" "$results"
+  stage cp "$result"/against-dense-continuation/comparison.{md,csv,json,png} "$results/against-dense-continuation"
+fi
 say "done: read $result/systems.md and $result/*/comparison.md"
