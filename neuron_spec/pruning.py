@@ -3,8 +3,11 @@
 After Choenni, Garrette and Shutova (2023). A step removes the least important units of every open set, with
 importance measured anew under the current masks. Quality, ours, stands in for their parsing score: the ratio of
 perplexities exp(dense nats - pruned nats) on the validation set, 1 where nothing is lost. A set whose step would
-bring one of its directions below the floor takes the step back and is closed; where sets are per language, that
-are both sets of the direction, the encoder's and the decoder's.
+bring one of its directions below the floor takes the step back; where sets are per language, that are both sets of
+the direction, the encoder's and the decoder's. Its steps are half as large from then on, and it is closed when the
+step was of a single unit.
+
+`prune` takes a model as it is, `prune_fine_tuned` a copy of it per direction and voter, fine-tuned on the direction.
 
 Axis letters: N directions, F units of a site. True = kept.
 """
@@ -23,11 +26,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_text, is_already_here
+from neuron_spec.checkpoints import read_checkpoint, weights_sha256
+from neuron_spec.directions import Direction
 from neuron_spec.errors import SelectionError
+from neuron_spec.fine_tuning import Copy, FineTuning
 from neuron_spec.importance import ImportanceMeter
+from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.pruning import PrunedSet, sets_of, sites_of_kind, without_least_important
+from neuron_spec.neurons.pruning import (
+    PrunedSet,
+    join,
+    sets_of,
+    sites_of_kind,
+    vote,
+    without_least_important,
+)
 from neuron_spec.teacher_forcing import Text
+
+# A checkpoint and directions to a meter; directions and seeds to the signature of their masks.
+Load = Callable[[Path, list[Direction]], ImportanceMeter]
+Sign = Callable[[Sequence[Direction], Sequence[int]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,9 @@ class Rules:
     Attributes:
         sites: ``heads``, ``neurons`` or ``both``.
         neuron_sets: ``direction`` or ``language``.
-        step_fraction: of the units that a set still has, 0 to 1.
+        step_fraction: of the units that a set still has, 0 to 1. Ours: every set has its own, which begins here and
+            is halved whenever a step is taken back, until that was one head, one neuron, or one of each; a tenth is
+            coarse for few heads.
         quality_floor: fraction, 0 to 1.
         max_steps: None: until no set is open.
     """
@@ -61,6 +81,8 @@ def prune(
     subset: str,
     rules: Rules,
     metadata: Mapping[str, Any],
+    *,
+    sentences: int | None = None,
 ) -> NeuronMasks:
     """Prune, and save the masks; each finished step is written at once, so that a killed run goes on.
 
@@ -68,18 +90,18 @@ def prune(
         output: of the masks; the steps are kept beside it until they are done.
         load: called if they are not.
         metadata: of the masks, with their ``signature``.
+        sentences: of each direction, spread evenly over its set; None: all.
 
     Raises:
         ArtifactError: if other masks, or steps towards other masks, are there.
     """
     so_far = output.with_suffix(".steps.safetensors")
     for path in (output, so_far):
-        found = NeuronMasks.load(path) if path.is_file() else None
-        made = found.metadata.get("signature", {}) if found else None
-        if is_already_here(path, made, metadata["signature"], what="mask file") and path == output:
-            assert found is not None
+        found = _found(path, metadata["signature"])
+        if found is not None and path == output:
             return found
-    pruning = _Pruning(load(), subset, rules)
+    meter = load()
+    pruning = _Pruning(meter, meter.read(subset, sentences=sentences), rules)
     if so_far.is_file():
         pruning.resume(NeuronMasks.load(so_far))
     while pruning.step():
@@ -93,27 +115,154 @@ def prune(
     return masks
 
 
-class _Pruning:
-    """The masks so far and the sets that are still open."""
+@dataclass(frozen=True)
+class Voters:
+    """The fine-tuned copies of the dense model whose sets vote, per direction as many as there are seeds.
 
-    def __init__(self, meter: ImportanceMeter, subset: str, rules: Rules) -> None:
-        self.meter, self.rules = meter, rules
-        self.text = meter.read(subset)
+    Attributes:
+        work: ``en-de/seed-1/`` holds what one copy's folder does (`fine_tuning`), and the masks pruned from it.
+        seeds: of the fine-tuning, one per voter.
+        keep_checkpoints: leave the copies, so that other rules need no other training.
+    """
+
+    training: FineTuning
+    work: Path
+    seeds: Sequence[int]
+    keep_checkpoints: bool = False
+
+
+def prune_fine_tuned(
+    output: Path,
+    voters: Voters,
+    load: Load,
+    subset: str,
+    rules: Rules,
+    sign: Sign,
+    *,
+    sentences: int | None = None,
+) -> NeuronMasks:
+    """Static subnetworks as in Choenni, Garrette and Shutova (2023): from models fine-tuned on their direction.
+
+    Per direction, each voter's copy is pruned with quality relative to that copy itself, and the sets are voted. The
+    masks are for the dense checkpoint. Their ``quality`` is the voters' own, of before the vote. Complete voters are
+    skipped, a killed one goes on; several processes may share the work, not a voter of a direction.
+
+    Args:
+        load: a checkpoint to a meter of these directions.
+        sign: the signature of masks of these directions and seeds.
+        sentences: as for `prune`.
+
+    Raises:
+        ArtifactError: if ``output`` or the work holds what was made otherwise.
+        SelectionError: if sets are per language: each copy knows one direction.
+        NeuronSpecError: if a training fails, or another process is at work on a voter.
+    """
+    training = voters.training
+    if rules.neuron_sets != "direction":
+        raise SelectionError(
+            "models fine-tuned on one direction have no sets per language",
+            got=f"--neuron-sets {rules.neuron_sets}",
+            expected="--neuron-sets direction",
+        )
+    made = sign(training.directions, voters.seeds)
+    if (found := _found(output, made)) is not None:
+        return found
+    # What would stop the pruning of a copy is found on the dense model, before any training.
+    load(training.dense, training.directions).read(subset, sentences=sentences)
+    voted: list[NeuronMasks] = []
+    qualities: dict[str, dict[str, float]] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    for direction in training.directions:
+        of_seeds: dict[str, NeuronMasks] = {}
+        for seed in voters.seeds:
+            print(f"{direction}, seed {seed}", file=sys.stderr)
+            of_seeds[str(seed)] = _of_voter(voters, direction, seed, load, subset, rules, sign, sentences)
+        sets = list(of_seeds.values())
+        voted.append(vote(sets) if len(sets) > 1 else sets[0])
+        qualities[str(direction)] = {s: m.metadata["quality"][str(direction)] for s, m in of_seeds.items()}
+        seconds[str(direction)] = {s: m.metadata["fine_tuning_seconds"] for s, m in of_seeds.items()}
+    masks = join(
+        voted,
+        {
+            "method": "gradient-pruning",
+            "checkpoint_sha256": training.checkpoint_sha256,
+            "dictionary_sha256": voted[0].metadata["dictionary_sha256"],
+            "langs": training.langs,
+            "neuron_sets": rules.neuron_sets,
+            "voters": len(voters.seeds),
+            "quality": qualities,
+            "fine_tuning_seconds": seconds,
+            "signature": made,
+        },
+    )
+    masks.save(output)
+    return masks
+
+
+def _of_voter(
+    voters: Voters,
+    direction: Direction,
+    seed: int,
+    load: Load,
+    subset: str,
+    rules: Rules,
+    sign: Sign,
+    sentences: int | None,
+) -> NeuronMasks:
+    """One copy's masks of its direction: read if they are complete, else fine-tuned and pruned for."""
+    folder = voters.work / str(direction) / f"seed-{seed}"
+    part = folder / f"{rules.sites}-floor-{rules.quality_floor:g}.safetensors"
+    copy = Copy(voters.training, direction, folder, seed, voters.keep_checkpoints)
+    made = sign([direction], [seed])
+
+    def from_copy() -> None:
+        path = copy.checkpoint("last")
+        state = read_checkpoint(path)
+        metadata = {
+            "checkpoint_sha256": weights_sha256(state),
+            "langs": voters.training.langs,
+            "fine_tuning_seconds": voters.training.seconds(state),
+            "signature": made,
+        }
+        prune(part, lambda: load(path, [direction]), subset, rules, metadata, sentences=sentences)
+
+    copy.make(part, from_copy, voters.training.signature("fine-tuning", [direction], seed))
+    masks = _found(part, made)
+    assert masks is not None
+    return masks
+
+
+def _found(path: Path, made: Mapping[str, Any]) -> NeuronMasks | None:
+    """The masks that are there already; raises ArtifactError if they were made otherwise."""
+    if not path.is_file():
+        return None
+    masks = NeuronMasks.load(path)
+    is_already_here(path, masks.metadata.get("signature", {}), made, what="mask file")
+    return masks
+
+
+class _Pruning:
+    """The masks so far and the sets that are still open, each with the fraction of its next step."""
+
+    def __init__(self, meter: ImportanceMeter, text: Text, rules: Rules) -> None:
+        self.meter, self.text, self.rules = meter, text, rules
         self.directions = meter.directions
         sizes = sites_of_kind(meter.model.sites(), rules.sites)
         self.sets = sets_of(self.directions, list(sizes), rules.neuron_sets)
-        self.open = list(self.sets)
+        self.open = {own.name: rules.step_fraction for own in self.sets}
         self.kept = {s: torch.ones(len(self.directions), n, dtype=torch.bool) for s, n in sizes.items()}
         self.dense = self._nats(self.kept, range(len(self.directions)), "dense")
         self.nats = dict(self.dense)
         self.history: list[dict[str, Any]] = []
+        self.importance: dict[str, Tensor] = {}  # site -> [N, F], of the masks so far but in rows of `stale`
+        self.stale = set(range(len(self.directions)))
         self.dictionary = hash_text(*meter.model.encoder.dictionary.symbols)
 
     def resume(self, saved: NeuronMasks) -> None:
         """Go on after the last step that was saved."""
         self.kept = dict(saved.kept)
         self.history = saved.metadata["steps"]
-        self.open = [own for own in self.sets if own.name in saved.metadata["open"]]
+        self.open = saved.metadata["open"]
         self.nats = {row: saved.metadata["nats"][str(d)] for row, d in enumerate(self.directions)}
 
     def masks(self, metadata: Mapping[str, Any]) -> NeuronMasks:
@@ -125,7 +274,7 @@ class _Pruning:
             "quality": self._by_name({row: self._quality(row, self.nats) for row in self.nats}),
             "steps": self.history,
             "nats": self._by_name(self.nats),
-            "open": [own.name for own in self.open],
+            "open": self.open,
         }
         return NeuronMasks(self.directions, self.kept, {**metadata, **own})
 
@@ -134,12 +283,14 @@ class _Pruning:
         if not self.open or len(self.history) == self.rules.max_steps:
             return False
         number = len(self.history) + 1
-        importance = self._importance(f"step {number}: importance")
+        self._measure_importance(f"step {number}: importance")
         proposed = {site: kept.clone() for site, kept in self.kept.items()}
-        stepping = [own for own in self.open if self._propose(own, importance, proposed)]
+        removed = {own: self._propose(own, proposed) for own in self.sets if own.name in self.open}
+        stepping = [own for own, units in removed.items() if units]
         if not stepping:  # down to the last unit of every site
-            self.open = []
+            self.open = {}
             return False
+        still_open = {own.name: self.open[own.name] for own in stepping}
         nats = dict(self.nats)
         pending = _rows(stepping)
         while pending:
@@ -152,21 +303,28 @@ class _Pruning:
             for own in back:
                 for site in own.sites:
                     proposed[site][list(own.rows)] = self.kept[site][list(own.rows)]
+                still_open[own.name] /= 2
+                if removed[own] == 1:
+                    del still_open[own.name]
             stepping = [own for own in stepping if own not in back]
             pending = _rows(back)
-        self.kept, self.nats, self.open = proposed, nats, stepping
+        self.stale |= {row for row in range(len(self.directions)) if self._differs(row, proposed)}
+        self.kept, self.nats, self.open = proposed, nats, still_open
         self.history.append(self._record(number))
         return True
 
-    def _propose(self, own: PrunedSet, importance: Mapping[str, Tensor], proposed: dict[str, Tensor]) -> bool:
-        """Write the set's next step into ``proposed``; whether there is one."""
+    def _propose(self, own: PrunedSet, proposed: dict[str, Tensor]) -> int:
+        """Write the set's next step into ``proposed``; how many units it removes, of heads or of neurons the more."""
         rows = list(own.rows)
         before = {site: self.kept[site][rows[0]] for site in own.sites}
-        pooled = {site: importance[site][rows].sum(0) for site in own.sites}
-        after = without_least_important(before, pooled, self.rules.step_fraction)
+        pooled = {site: self.importance[site][rows].sum(0) for site in own.sites}
+        after = without_least_important(before, pooled, self.open[own.name])
         for site, kept in after.items():
             proposed[site][rows] = kept
-        return any(not torch.equal(before[site], after[site]) for site in before)
+        return max(
+            sum(int((before[s] & ~after[s]).sum()) for s in own.sites if is_head_site(s) == is_heads)
+            for is_heads in (True, False)
+        )
 
     def _record(self, number: int) -> dict[str, Any]:
         left = {site: kept.double().mean().item() for site, kept in self.kept.items()}
@@ -192,11 +350,17 @@ class _Pruning:
     def _by_name(self, values: Mapping[int, float]) -> dict[str, float]:
         return {str(self.directions[row]): value for row, value in values.items()}
 
-    def _importance(self, words: str) -> dict[str, Tensor]:
-        rows = set(_rows(self.open))
+    def _measure_importance(self, words: str) -> None:
+        """Of the directions of open sets whose masks changed: after a step taken back it is what it was."""
+        rows = self.stale.intersection(_rows([own for own in self.sets if own.name in self.open]))
+        if not rows:
+            return
         self.meter.set_masks(NeuronMasks(self.directions, self.kept))
         with self._bar(rows, words) as bar:
-            return self.meter.importance(self.text, rows, bar.update)
+            found = self.meter.importance(self.text, rows, bar.update)
+        for site, values in found.items():
+            self.importance.setdefault(site, torch.zeros_like(values))[list(rows)] = values[list(rows)]
+        self.stale -= rows
 
     def _nats(self, kept: dict[str, Tensor], rows: Collection[int], words: str) -> dict[int, float]:
         """Mean nats per target token of these directions."""

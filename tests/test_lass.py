@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from neuron_spec import lass
+from neuron_spec import fine_tuning
 from neuron_spec.checkpoints import checkpoint_sha256, read_checkpoint
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError, SelectionError
-from neuron_spec.lass import FineTuning, Masking, make_masks
+from neuron_spec.fine_tuning import FineTuning
+from neuron_spec.lass import Masking, make_masks
 from neuron_spec.neurons.weight_masks import WeightMasks, magnitude_mask
 
 DIRECTIONS = parse_directions("en-qa,qa-en")
@@ -55,7 +56,7 @@ class FakeTrain:
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> FakeTrain:
     fake = FakeTrain()
-    monkeypatch.setattr(lass, "_train", fake)
+    monkeypatch.setattr(fine_tuning, "_train", fake)
     return fake
 
 
@@ -82,6 +83,16 @@ def test_masks_are_those_of_the_fine_tuned_weights(train, training, checkpoint, 
     assert masks.metadata["fine_tuning_seconds"] == {"en-qa": 12.35, "qa-en": 12.35}
     summary = json.loads((tmp_path / "m.json").read_text())
     assert summary["dropped_percent"]["en-qa"] == pytest.approx(70, abs=0.1) and summary["alpha"] == 0.7
+
+
+def test_the_dense_models_own_training_is_not_counted(train, checkpoint, data_bin, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)
+    # fairseq-train takes this over from --finetune-from-model and counts on.
+    state["extra_state"] = {"previous_training_time": 10.0}
+    torch.save(state, tmp_path / "dense.pt")
+    training = FineTuning(tmp_path / "dense.pt", data_bin, DIRECTIONS, ["--lr", "0.1"])
+    seconds = make(training, tmp_path).metadata["fine_tuning_seconds"]
+    assert seconds == {"en-qa": pytest.approx(2.35), "qa-en": pytest.approx(2.35)}
 
 
 def test_copies_are_deleted_and_complete_work_is_skipped(train, training, tmp_path):
@@ -174,20 +185,22 @@ def test_the_command_is_stock_fairseq_train_of_one_direction(training, tmp_path)
 
 def test_a_training_that_fails_shows_the_end_of_its_log(tmp_path):
     with open(tmp_path / "lock", "w") as lock, pytest.raises(NeuronSpecError, match="no such flag") as caught:
-        lass._train([sys.executable, "-c", "import sys; sys.exit('no such flag')"], tmp_path / "log", lock)
+        fine_tuning._train(
+            [sys.executable, "-c", "import sys; sys.exit('no such flag')"], tmp_path / "log", lock
+        )
     assert "exit code 1" in str(caught.value) and str(tmp_path / "log") in str(caught.value)
 
 
 def test_a_training_holds_its_folder_after_we_are_gone(tmp_path):
     """Else the next run would train in the same folder at the same time."""
-    with lass._alone_in(tmp_path) as lock:
+    with fine_tuning.alone_in(tmp_path) as lock:
         child = subprocess.Popen(
             [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.fileno()]
         )
-    with pytest.raises(NeuronSpecError, match="another process"), lass._alone_in(tmp_path):
+    with pytest.raises(NeuronSpecError, match="another process"), fine_tuning.alone_in(tmp_path):
         pass
     child.communicate(b"\n")
-    with lass._alone_in(tmp_path):
+    with fine_tuning.alone_in(tmp_path):
         pass
 
 
@@ -211,7 +224,9 @@ def test_the_real_commands(workshop, checkpoint, data_bin, tmp_path, monkeypatch
     dense = read_checkpoint(checkpoint)["model"]
     assert not torch.equal(copy["model"][KEY], dense[KEY])
     assert torch.equal(masks.kept(KEY, DIRECTIONS[0]), magnitude_mask(copy["model"][KEY], 0.6))
-    assert masks.metadata["fine_tuning_seconds"]["en-qa"] > 0
+    before = read_checkpoint(checkpoint)["extra_state"].get("previous_training_time", 0)
+    total = copy["extra_state"]["previous_training_time"]
+    assert 0 < masks.metadata["fine_tuning_seconds"]["en-qa"] == pytest.approx(total - before, abs=0.01)
     flags = ["--weight-masks", str(tmp_path / "m.safetensors"), "--finetune-from-model", str(checkpoint)]
     flags += ["--missing-direction", "dense"]
     assert workshop.build(*flags, arch="neuron_spec_lass_tiny")[2].has_masks

@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from neuron_spec.cli.interference import positive
 from neuron_spec.modules.specialized_ffn import DROPPED_NEURONS
 
 
@@ -24,11 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured, and on what: also for neuron-spec prune."""
-    parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, a shard with validation data"
-    )
+    parser.add_argument("data_bin", type=Path, help="fairseq data-bin")
     parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
     parser.add_argument("--gen-subset", default="valid", metavar="NAME", help="the subset to measure on")
+    parser.add_argument(
+        "--sentences",
+        type=positive,
+        metavar="N",
+        help="of each direction, spread over its set (default: all)",
+    )
     parser.add_argument(
         "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
     )
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
     from neuron_spec.artifacts import hash_state, hash_text, is_already_here, signature
     from neuron_spec.checkpoints import masks_of, read_checkpoint, task_args, token_flags, weights_sha256
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256
+    from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
     from neuron_spec.directions import direction_id, parse_directions
     from neuron_spec.importance import ImportanceMeter
     from neuron_spec.neurons.importance import Importance
@@ -58,16 +63,18 @@ def run(args: argparse.Namespace) -> None:
     directions = parse_directions(args.lang_pairs or trained.lang_pairs)
     for direction in directions:
         direction_id(direction, trained.langs)
-    check_data_bin(args.data_bin, trained.langs, args.gen_subset, directions)
+    data_bin = folder_with(args.data_bin, args.gen_subset)
+    check_data_bin(data_bin, trained.langs, args.gen_subset, directions)
     made = signature(
         "importance",
         inputs={
             "checkpoint": weights_sha256(state),
             "checkpoint's masks": hash_state(masks_of(state)),
-            "data": data_sha256(args.data_bin, args.gen_subset, directions),
+            "data": data_sha256(data_bin, args.gen_subset, directions),
         },
         parameters={
             "subset": args.gen_subset,
+            "sentences": args.sentences or "all",
             "directions": [str(direction) for direction in directions],
             "dropped_neurons": args.dropped_neurons or "as trained",
         },
@@ -78,14 +85,14 @@ def run(args: argparse.Namespace) -> None:
     else:
         meter = ImportanceMeter(
             args.path,
-            args.data_bin,
+            data_bin,
             directions,
             token_flags=token_flags(trained),
             dropped_neurons=args.dropped_neurons,
             max_tokens=args.max_tokens,
             cpu=args.cpu,
         )
-        text = meter.read(args.gen_subset)
+        text = meter.read(args.gen_subset, sentences=args.sentences)
         with tqdm(total=len(text.batches), unit="batch", file=sys.stderr, desc="importance") as bar:
             sums = meter.importance(text, each_batch=bar.update)
         metadata = {

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "compare evaluated systems: differences, significance, wins and losses",
     "bilingual": "the bilingual baseline: how long each direction's model trains, all their scores as one",
     "systems": "one table of what systems score and cost",
+    "subnetworks": "one page of what subnetworks and meta-learning do for known and new languages",
     "sweep": "table and figure of a sweep over k or depth",
     "report": "write a run's report: tables, figures, sample translations",
     "flags": "print the fairseq flags of a config file",
@@ -37,7 +38,7 @@ COMMANDS = {
     "user-dir": "print the folder to pass to fairseq's --user-dir",
 }
 
-_PASS_ON = ("profile", "lass", "evaluate", "adapt")  # what follows -- goes to fairseq
+_PASS_ON = ("profile", "prune", "lass", "evaluate", "adapt")  # what follows -- goes to fairseq
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,17 +3,26 @@ step by step, while the validation perplexity stays within a floor (after Choenn
 rules are ours). The masks serve --neuron-masks.
 
 A step costs a pass with its backward pass and one or more without. A killed run goes on after its last step.
-Several models' masks, such as of several seeds, are joined by neuron-spec masks vote.
+Several models' masks, such as of several seeds, are voted on by neuron-spec masks vote.
 
-example:
+With --fine-tune each direction's set is selected from a copy of the dense model that is fine-tuned on the direction,
+once per voter, and voted; the masks are for the dense checkpoint. Complete work in --work is skipped, a killed run
+goes on. Several processes may share --work if each has other --lang-pairs; run once more with all to join their
+masks. Flags of fairseq-train may follow after --.
+
+examples:
   neuron-spec prune DATA_BIN --path dense.pt --output masks.safetensors --sites heads --neuron-sets language
+  neuron-spec prune DATA_BIN --path dense.pt --output masks.safetensors --fine-tune \\
+    configs/homeassistant/cpu/finetune.yaml --work pruning --voters 1,2,3 --sentences 200 --cpu
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from neuron_spec.cli.importance import add_shared_arguments
 from neuron_spec.neurons.pruning import SITE_KINDS
@@ -51,10 +60,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-steps", type=int, metavar="N", help="stop after so many (default: at the floor)"
     )
+    parser.add_argument(
+        "--fine-tune", type=Path, metavar="FILE", help="prune fine-tuned copies: fairseq's flags for them"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="with --fine-tune: a folder per direction and voter"
+    )
+    parser.add_argument(
+        "--voters",
+        type=_seeds,
+        metavar="N,N,...",
+        help="with --fine-tune: the copies' seeds of training, instead of FILE's (default 1)",
+    )
+    parser.add_argument(
+        "--keep-checkpoints",
+        action="store_true",
+        help="with --fine-tune: keep the copies, so that another floor or other sites need no other training",
+    )
+
+
+def _seeds(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len({*map(int, parts)}) < len(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different seeds, such as 1,2,3")
+    return [int(part) for part in parts]
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import signature
+    from neuron_spec.artifacts import hash_text, signature
     from neuron_spec.checkpoints import (
         is_specialized,
         read_checkpoint,
@@ -62,12 +95,15 @@ def run(args: argparse.Namespace) -> None:
         token_flags,
         weights_sha256,
     )
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256
-    from neuron_spec.directions import direction_id, parse_directions
+    from neuron_spec.config import read_flags
+    from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
+    from neuron_spec.directions import Direction, direction_id, parse_directions
     from neuron_spec.errors import ModelError
+    from neuron_spec.fine_tuning import FineTuning
     from neuron_spec.importance import ImportanceMeter
-    from neuron_spec.pruning import Rules, prune
+    from neuron_spec.pruning import Rules, Voters, prune, prune_fine_tuned
 
+    _require_goes_together(args)
     rules = Rules(args.sites, args.neuron_sets, args.step_fraction, args.quality_floor, args.max_steps)
     state = read_checkpoint(args.path)
     if is_specialized(state):
@@ -81,40 +117,85 @@ def run(args: argparse.Namespace) -> None:
     directions = parse_directions(args.lang_pairs or trained.lang_pairs)
     for direction in directions:
         direction_id(direction, trained.langs)
-    check_data_bin(args.data_bin, trained.langs, args.gen_subset, directions)
-    made = signature(
-        "prune",
-        inputs={
-            "checkpoint": weights_sha256(state),
-            "data": data_sha256(args.data_bin, args.gen_subset, directions),
-        },
-        parameters={
-            **vars(rules),
-            "subset": args.gen_subset,
-            "directions": [str(direction) for direction in directions],
-            "dropped_neurons": args.dropped_neurons or "as trained",
-        },
-    )
+    data_bin = folder_with(args.data_bin, args.gen_subset)
+    check_data_bin(data_bin, trained.langs, args.gen_subset, directions)
+    checkpoint_sha256 = weights_sha256(state)
 
-    def load() -> ImportanceMeter:
+    def sign(some: Sequence[Direction], inputs: Mapping[str, str], **parameters: Any) -> dict[str, Any]:
+        data = data_sha256(data_bin, args.gen_subset, some)
+        return signature(
+            "prune",
+            inputs={"checkpoint": checkpoint_sha256, "data": data, **inputs},
+            parameters={
+                **vars(rules),
+                "subset": args.gen_subset,
+                "sentences": args.sentences or "all",
+                "directions": [str(direction) for direction in some],
+                "dropped_neurons": args.dropped_neurons or "as trained",
+                **parameters,
+            },
+        )
+
+    def load(path: Path, some: Sequence[Direction]) -> ImportanceMeter:
         return ImportanceMeter(
-            args.path,
-            args.data_bin,
-            directions,
+            path,
+            data_bin,
+            some,
             token_flags=token_flags(trained),
             dropped_neurons=args.dropped_neurons,
             max_tokens=args.max_tokens,
             cpu=args.cpu,
         )
 
-    metadata = {
-        "checkpoint_sha256": made["inputs"]["checkpoint"],
-        "langs": list(trained.langs),
-        "signature": made,
-    }
-    masks = prune(args.output, load, args.gen_subset, rules, metadata)
+    if args.fine_tune is None:
+        metadata = {
+            "checkpoint_sha256": checkpoint_sha256,
+            "langs": list(trained.langs),
+            "signature": sign(directions, {}),
+        }
+        masks = prune(
+            args.output,
+            lambda: load(args.path, directions),
+            args.gen_subset,
+            rules,
+            metadata,
+            sentences=args.sentences,
+        )
+    else:
+        flags = [*read_flags(args.fine_tune), *(["--cpu"] if args.cpu else []), *args.fairseq_flags]
+        training = FineTuning(args.path, args.data_bin, directions, flags)
+
+        def sign_voters(some: Sequence[Direction], seeds: Sequence[int]) -> dict[str, Any]:
+            text = hash_text(*(data_sha256(shard, "train", some) for shard in training.shards))
+            return sign(some, {"training data": text}, flags=training.flags, seeds=list(seeds))
+
+        masks = prune_fine_tuned(
+            args.output,
+            Voters(training, args.work, args.voters or [1], args.keep_checkpoints),
+            load,
+            args.gen_subset,
+            rules,
+            sign_voters,
+            sentences=args.sentences,
+        )
     print(f"{'dropped, percent':<32}{'min':>8}{'mean':>8}{'max':>8}", file=sys.stderr)
     for site, dropped in masks.sparsity(masks.sites).items():
         low, mean, high = (100 * float(v) for v in (dropped.min(), dropped.mean(), dropped.max()))
         print(f"{site:<32}{low:>8.1f}{mean:>8.1f}{high:>8.1f}", file=sys.stderr)
     print(args.output)
+
+
+def _require_goes_together(args: argparse.Namespace) -> None:
+    """Raises: ModelError if flags of fine-tuning stand without it, or it without its folder."""
+    from neuron_spec.errors import ModelError
+
+    given = {"--work": args.work, "--voters": args.voters, "--keep-checkpoints": args.keep_checkpoints}
+    given["flags after --"] = args.fairseq_flags
+    if args.fine_tune is None and (alone := [name for name, value in given.items() if value]):
+        raise ModelError(
+            "only fine-tuned copies need these flags",
+            got=", ".join(alone),
+            mend="give --fine-tune FILE, or leave them out",
+        )
+    if args.fine_tune is not None and args.work is None:
+        raise ModelError("where are the fine-tuned copies to be?", mend="give --work DIR")

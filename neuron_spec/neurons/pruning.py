@@ -1,4 +1,5 @@
-"""Static subnetworks: which units are removed together, which go next, and the vote over several models.
+"""Static subnetworks: which units are removed together, which go next, the vote over several models, and the
+joint file of sets that were made apart.
 
 After Choenni, Garrette and Shutova (2023), whose exact rules are not public. Ours are: the importance of Michel et
 al. (2019), divided by its Euclidean norm over a site's kept units, as they do; ranked over all sites of a set, heads
@@ -131,3 +132,29 @@ def vote(masks: Sequence[NeuronMasks]) -> NeuronMasks:
         if key != "signature" and all(own.metadata.get(key) == value for own in masks)
     }
     return NeuronMasks(first.directions, kept, {**shared, "voters": len(masks)})
+
+
+def join(parts: Sequence[NeuronMasks], metadata: Mapping[str, Any]) -> NeuronMasks:
+    """One set of masks of all directions, out of masks of some directions each.
+
+    Raises:
+        SelectionError: if there are none, two name the same direction, or their sites or sizes differ.
+    """
+    if not parts:
+        raise SelectionError("no masks to join")
+    first = parts[0]
+    for number, other in enumerate(parts[1:], start=2):
+        if first.sites != other.sites:
+            raise SelectionError(
+                "masks of different sites cannot be joined",
+                where=f"masks 1 and {number}",
+                got=other.sites,
+                expected=first.sites,
+            )
+    directions = [direction for own in parts for direction in own.directions]
+    if twice := sorted({str(d) for d in directions if directions.count(d) > 1}):
+        raise SelectionError(
+            "a direction has masks twice", got=", ".join(twice), expected="each direction once"
+        )
+    kept = {site: torch.cat([own.kept[site] for own in parts]) for site in first.sites}
+    return NeuronMasks(directions, kept, dict(metadata))

@@ -7,7 +7,7 @@ from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.importance import Importance
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.pruning import sets_of, sites_of_kind, vote, without_least_important
+from neuron_spec.neurons.pruning import join, sets_of, sites_of_kind, vote, without_least_important
 
 SITES = {
     "encoder.layers.0": 40,
@@ -109,6 +109,20 @@ def test_what_cannot_be_voted_on():
             vote([one, other])
     with pytest.raises(SelectionError, match="several masks"):
         vote([one])
+
+
+def test_sets_made_apart_are_joined_in_their_order():
+    (site,) = masks([1, 0]).kept
+    apart = [NeuronMasks([d], {site: torch.tensor([[i, 1]]).bool()}) for i, d in enumerate(DIRECTIONS[:2])]
+    joined = join(apart[::-1], {"voters": 3})
+    assert joined.directions == DIRECTIONS[1::-1] and joined.metadata == {"voters": 3}
+    assert joined.kept[site].tolist() == [[True, True], [False, True]]
+    with pytest.raises(SelectionError, match=r"(?s)masks twice.*en-qa"):
+        join([*apart, apart[0]], {})
+    with pytest.raises(SelectionError, match="different sites"):
+        join([apart[0], NeuronMasks(DIRECTIONS[1:2], {site: torch.ones(1, 3).bool()})], {})
+    with pytest.raises(SelectionError, match="no masks"):
+        join([], {})
 
 
 def test_importance_makes_a_round_trip(tmp_path):

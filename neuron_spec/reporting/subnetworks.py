@@ -1,0 +1,411 @@
+"""One page of what subnetworks and meta-learning do: for directions in training, and for new languages with few
+sentences. From what ``scripts/experiments/subnetworks.sh`` leaves:
+
+    COMPARISONS/known/comparison.json       the directions in training
+    COMPARISONS/shots-20/comparison.json    new languages, after that many sentences
+    SEED/SYSTEM/checkpoint_last.pt          whose masks are described
+
+A comparison's first system is the baseline of all. BLEU and chrF++ are 0-100.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from neuron_spec.artifacts import (
+    hash_file,
+    hash_state,
+    read_json,
+    require_file,
+    signature,
+    write_json,
+    write_text,
+)
+from neuron_spec.checkpoints import masks_of, read_checkpoint
+from neuron_spec.comparison import COMPARISON
+from neuron_spec.errors import ArtifactError
+from neuron_spec.evaluation import ALL
+from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
+from neuron_spec.reporting import figures
+from neuron_spec.reporting.tables import Cell, markdown_table
+
+SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
+KNOWN = "known"
+STATIC = "static"
+
+_SHOTS = re.compile(r"shots-(\d+)")
+_ROWS = ".mask_rows"
+_COLORS = {"full": "#0072B2", "static": "#D55E00", "dynamic": "#009E73"}
+_OTHER_COLOR = "#777777"
+_INK, _PALE = "#222222", "#DDDDDD"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system over some directions, means over directions and seeds.
+
+    Attributes:
+        shots: training sentences of each direction; None for directions in the model's own training.
+        family: of the directions' other language than English, or ``all``.
+        difference, low, high: BLEU against the baseline, and its 95 % interval over directions.
+        wins, losses: directions of all seeds that differ significantly over sentences, after Holm's adjustment.
+    """
+
+    system: str
+    shots: int | None
+    family: str
+    directions: int
+    bleu: float
+    bleu_std: float | None
+    chrf: float
+    difference: float | None = None
+    chrf_difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    wins: int | None = None
+    losses: int | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A checkpoint's masks, fractions 0-1, means over sites and directions.
+
+    Attributes:
+        neurons_kept, heads_kept: None where no such site is masked.
+        overlap: IoU of two directions' sets.
+        moved: 1 - IoU of a direction's sets here and in the static system.
+    """
+
+    neurons_kept: float | None
+    heads_kept: float | None
+    overlap: float
+    moved: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """BLEU of a direction against shots, one line per seed: ``scores[seed][shots]``."""
+
+    direction: str
+    family: str
+    scores: list[dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Subnetworks:
+    """All of the page; the baseline is the first of ``systems``. ``curves``: system -> its directions."""
+
+    systems: list[str]
+    families: list[str]
+    related: set[str]
+    seeds: int
+    rows: list[Row]
+    masks: dict[str, Masks]
+    curves: dict[str, list[Curve]]
+    signature: dict[str, Any]
+
+
+# Reading --------------------------------------------------------------------------------------
+
+
+def read_subnetworks(
+    comparisons: Path, seed: Path | None = None, checkpoint: str = "checkpoint_last.pt"
+) -> Subnetworks:
+    """Gather what the stages left.
+
+    Args:
+        seed: a folder with ``SYSTEM/CHECKPOINT`` of every system; None: masks are not described.
+
+    Raises:
+        ArtifactError: if a file is missing or damaged, or the comparisons are of different systems.
+    """
+    places = {n: comparisons / f"shots-{n}" for n in _numbers_of_shots(comparisons)}
+    found = {n: read_json(_file(place), "comparison") for n, place in places.items()}
+    known = read_json(_file(comparisons / KNOWN), "comparison")
+    systems = _systems(known)
+    for n, one in found.items():
+        if (how := _how(one)) != _how(known):
+            raise ArtifactError(
+                "comparisons of different systems, or made in different ways",
+                where=places[n],
+                got=how,
+                expected=f"{_how(known)}, as in {comparisons / KNOWN}",
+            )
+    first = next(iter(found.values()))
+    inputs = {place.name: hash_file(_file(place)) for place in (comparisons / KNOWN, *places.values())}
+    masks = {}
+    if seed is not None:
+        states = {name: read_masks(seed / name / checkpoint) for name in systems}
+        inputs |= {f"masks of {name}": hash_state(of) for name, of in states.items() if of}
+        masks = {name: _describe(of, states.get(STATIC, of)) for name, of in states.items() if of}
+    return Subnetworks(
+        systems=systems,
+        families=list(dict.fromkeys(row["family"] for row in first["directions"])),
+        related={row["family"] for row in known["directions"]},
+        seeds=len(first["directions"][0]["seeds"]),
+        rows=[*_rows(known, None), *(row for n, one in found.items() for row in _rows(one, n))],
+        masks=masks,
+        curves={name: _curves(found, name) for name in systems},
+        signature=signature(
+            SUBNETWORKS, inputs=inputs, parameters={"baseline": systems[0], "shots": sorted(found)}
+        ),
+    )
+
+
+def _numbers_of_shots(comparisons: Path) -> list[int]:
+    found = [_SHOTS.fullmatch(place.name) for place in comparisons.glob("shots-*")]
+    numbers = sorted(int(match[1]) for match in found if match)
+    if not numbers:
+        raise ArtifactError(
+            "no comparison of adaptations",
+            where=comparisons,
+            expected=f"shots-20/{COMPARISON}.json or the like",
+            mend="run neuron-spec compare with --output there",
+        )
+    return numbers
+
+
+def _file(folder: Path) -> Path:
+    return require_file(
+        folder / f"{COMPARISON}.json", "comparison", "run neuron-spec compare with --output there"
+    )
+
+
+def _systems(found: Mapping[str, Any]) -> list[str]:
+    return [found["baseline"], *dict.fromkeys(row["system"] for row in found["groups"])]
+
+
+def _how(found: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = found["signature"]["parameters"]
+    return {key: value for key, value in parameters.items() if key != "directions"}
+
+
+def _rows(found: Mapping[str, Any], shots: int | None) -> list[Row]:
+    groups = {
+        (row["system"], row["metric"], row["name"]): row
+        for row in found["groups"]
+        if row["group"] == ALL and row["kind"] in ("overall", "family")
+    }
+    rows = []
+    for system in _systems(found)[1:]:
+        for name in dict.fromkeys(name for of, _, name in groups if of == system):
+            bleu, chrf = (groups[system, metric, name] for metric in ("bleu", "chrf"))
+            of = shots, name, bleu["directions"]
+            base = bleu["baseline"]
+            baseline = Row(found["baseline"], *of, base["mean"], base["std"], chrf["baseline"]["mean"])
+            if baseline not in rows:
+                rows.append(baseline)
+            low, high = bleu["interval"] or (None, None)
+            rows.append(
+                Row(
+                    system,
+                    *of,
+                    bleu=bleu["score"]["mean"],
+                    bleu_std=bleu["score"]["std"],
+                    chrf=chrf["score"]["mean"],
+                    difference=bleu["difference"]["mean"],
+                    chrf_difference=chrf["difference"]["mean"],
+                    low=low,
+                    high=high,
+                    p_value=bleu["p_value"],
+                    wins=bleu["holm_results"].get("win", 0),
+                    losses=bleu["holm_results"].get("loss", 0),
+                )
+            )
+    return rows
+
+
+def _curves(found: Mapping[int, Mapping[str, Any]], system: str) -> list[Curve]:
+    curves: dict[str, Curve] = {}
+    for n, one in found.items():
+        side = "baseline" if system == one["baseline"] else "score"
+        for row in one["directions"]:
+            if row["metric"] != "bleu" or (side == "score" and row["system"] != system):
+                continue
+            new = Curve(row["direction"], row["family"], [{} for _ in row["seeds"]])
+            curve = curves.setdefault(row["direction"], new)
+            for line, seed in zip(curve.scores, row["seeds"], strict=True):
+                line[n] = seed[side]
+    return list(curves.values())
+
+
+def read_masks(path: Path) -> dict[str, Tensor]:
+    """Site -> bool ``[N, F]``, rows in the order that all checkpoints with the same start have; empty if dense.
+
+    Raises:
+        ArtifactError: if the checkpoint is missing or damaged.
+    """
+    state = read_checkpoint(require_file(path, "checkpoint", "train the system, or leave out --seed"))
+    return {key: value for key, value in masks_of(state).items() if not key.endswith(_ROWS)}
+
+
+def _describe(masks: Mapping[str, Tensor], static: Mapping[str, Tensor]) -> Masks:
+    heads = {site: kept for site, kept in masks.items() if site.endswith(".head_mask")}
+    neurons = {site: kept for site, kept in masks.items() if site not in heads}
+    return Masks(
+        neurons_kept=kept_fraction(neurons) if neurons else None,
+        heads_kept=kept_fraction(heads) if heads else None,
+        overlap=mean_overlap(masks),
+        moved=churn(static, masks),
+    )
+
+
+# Showing --------------------------------------------------------------------------------------
+
+
+def write_subnetworks(output: Path, found: Subnetworks) -> Path:
+    """Write ``subnetworks.csv``, ``.json``, ``.png``, ``.svg`` and, last, ``.md``, whose path is returned."""
+    write_text(output / f"{SUBNETWORKS}.csv", _as_csv(found.rows))
+    plain = {
+        "signature": found.signature,
+        "rows": [asdict(row) for row in found.rows],
+        "masks": {name: asdict(of) for name, of in found.masks.items()},
+        "curves": {name: [asdict(curve) for curve in of] for name, of in found.curves.items()},
+    }
+    write_json(output / f"{SUBNETWORKS}.json", plain)
+    for suffix in (".png", ".svg"):
+        figures.save(curves(found), output / f"{SUBNETWORKS}{suffix}")
+    write_text(output / f"{SUBNETWORKS}.md", as_markdown(found))
+    return output / f"{SUBNETWORKS}.md"
+
+
+def _as_csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Row)])
+    for row in rows:
+        cells = asdict(row).values()
+        writer.writerow([round(cell, 6) if isinstance(cell, float) else cell for cell in cells])
+    return text.getvalue()
+
+
+def as_markdown(found: Subnetworks) -> str:
+    """The page ``subnetworks.md``."""
+    parts = ["# Subnetworks and meta-learning", "## New languages"]
+    parts.append(f"![BLEU of new languages against training sentences]({SUBNETWORKS}.png)")
+    for shots in dict.fromkeys(row.shots for row in found.rows if row.shots is not None):
+        parts += [f"### {shots:,} sentences a direction", _table(found, shots)]
+    parts += ["## Directions in training", _table(found, None)]
+    if found.masks:
+        parts += ["## Masks", _mask_table(found.masks)]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in _notes(found))]) + "\n"
+
+
+def _table(found: Subnetworks, shots: int | None) -> str:
+    rows = {(row.system, row.family): row for row in found.rows if row.shots == shots}
+    # Of known languages the families are not the question.
+    families = [] if shots is None else found.families
+    cells: list[list[Cell]] = []
+    for name in found.systems:
+        row = rows[name, ALL]
+        cells.append(
+            [
+                name,
+                f"{row.bleu:.1f}" + ("" if row.bleu_std is None else f" ± {row.bleu_std:.1f}"),
+                row.chrf,
+                _signed(row.difference),
+                None if row.low is None else f"{row.low:+.2f} to {row.high:+.2f}",
+                None if row.p_value is None else f"{row.p_value:.3f}",
+                row.wins,
+                row.losses,
+                *(_signed(rows[name, family].difference) for family in families),
+            ]
+        )
+    header = ["system", "BLEU", "chrF++", f"BLEU - {found.systems[0]}", "95% interval", "p", "wins", "losses"]
+    return markdown_table([*header, *(_family_name(found, family) for family in families)], cells)
+
+
+def _signed(value: float | None) -> Cell:
+    return None if value is None else f"{value:+.2f}"
+
+
+def _family_name(found: Subnetworks, family: str) -> str:
+    return family if family in found.related else f"{family} (no relative in training)"
+
+
+def _mask_table(masks: Mapping[str, Masks]) -> str:
+    rows: list[list[Cell]] = [
+        [name, *(None if value is None else f"{100 * value:.1f}" for value in asdict(of).values())]
+        for name, of in masks.items()
+    ]
+    header = (
+        *("system", "neurons kept, %", "heads kept, %"),
+        *("IoU of two directions, %", f"moved from {STATIC}, %"),
+    )
+    return markdown_table(header, rows)
+
+
+def _notes(found: Subnetworks) -> list[str]:
+    seeds = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
+    notes = [
+        f"Means over directions and {seeds}; ±: standard deviation over seeds. The baseline is {found.systems[0]}.",
+        "95% interval and p: bootstrap and two-sided sign-flip test over directions, whose seeds are averaged first: "
+        "with six directions p is never below 0.031. wins, losses: directions of all seeds that differ significantly "
+        "over sentences, after Holm's adjustment.",
+        "By family: difference to the baseline, mean over its directions.",
+    ]
+    if found.masks:
+        notes.append(
+            "Masks: means over sites and directions, of the first seed. Moved: 1 - IoU of a direction's set "
+            f"here and in the system {STATIC}."
+        )
+    return notes
+
+
+def curves(found: Subnetworks) -> Figure:
+    """A panel per direction, a line per system: BLEU against shots, means and standard deviations over seeds."""
+    directions = [curve.direction for curve in found.curves[found.systems[0]]]
+    columns = max(1, (len(directions) + 1) // 2)
+    # Rows: into and out of English, as the directions come in pairs.
+    figure = Figure(figsize=(2.9 * columns, 5.0), dpi=figures.DPI, layout="constrained")
+    axes = figure.subplots(2, columns, squeeze=False)
+    for number, direction in enumerate(directions):
+        ax = axes[number % 2, number // 2]
+        for name in found.systems:
+            (curve,) = (own for own in found.curves[name] if own.direction == direction)
+            _draw(ax, name, curve)
+        family = _family_name(found, curve.family)
+        ax.set_title(f"{direction}, {family}".replace("-", "→", 1), fontsize=8.5, color=_INK, loc="left")
+    for ax in axes.flat[len(directions) :]:
+        ax.set_axis_off()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    figure.supxlabel("training sentences (shots)", fontsize=9, color=_INK)
+    figure.supylabel("BLEU", fontsize=9, color=_INK)
+    return figure
+
+
+def _draw(ax: Axes, name: str, curve: Curve) -> None:
+    shots = list(curve.scores[0])
+    values = [[line[n] for line in curve.scores] for n in shots]
+    is_meta, kind = name.startswith("meta-"), name.removeprefix("meta-")
+    ax.errorbar(
+        range(len(shots)),
+        [fmean(of) for of in values],
+        yerr=[stdev(of) for of in values] if len(curve.scores) > 1 else None,
+        color=_COLORS.get(kind, _OTHER_COLOR),
+        linestyle="--" if is_meta else "-",
+        marker="D" if is_meta else "o",
+        markersize=3.5,
+        markerfacecolor="white" if is_meta else None,
+        linewidth=1.3,
+        elinewidth=0.8,
+        label=name,
+    )
+    ax.set_xticks(range(len(shots)), [f"{n:,}" for n in shots])
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(length=0, colors=_INK, labelsize=8)
+    ax.grid(axis="y", color=_PALE, linewidth=0.6)
+    ax.set_ylim(bottom=0)
