@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 import subprocess
@@ -17,14 +18,17 @@ from fairseq import checkpoint_utils, tasks
 from neuron_spec.checkpoints import read_checkpoint
 from neuron_spec.errors import ModelError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts, is_head_site
+from neuron_spec.neurons.dynamic import RunningCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.profiling import NeuronCounter
-from neuron_spec.tasks.neuron_spec_dynamic import _buffers, counted, scored
+from neuron_spec.tasks.neuron_spec_dynamic import NeuronSpecDynamicTask, _buffers, counted, scored
 
 NONE = ("--dynamic-masks", "none")
 RESELECT = ("--dynamic-masks", "reselect", "--reselect-every", "2", "--collect-every", "1")
 # Steps as large as the gap, so that masks of four updates move.
 LEARNED = ("--dynamic-masks", "learned", "--score-gap", "0.001")
+FOMAML = ("--meta", "fomaml", "--inner-lr")
+REPTILE = ("--meta", "reptile", "--inner-lr")
 NO_DROPOUT = ("--dropout", "0", "--attention-dropout", "0")
 
 
@@ -89,6 +93,13 @@ class Training:
     def load(self, path: str) -> Training:
         self.epoch.load_state_dict(self.trainer.load_checkpoint(path)["train_iterator"])
         return self
+
+
+class Plain:
+    """What the task needs of an optimizer."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -246,6 +257,18 @@ def test_half_precision_counts_and_selects(workshop, masks):
     assert all(state.dtype == torch.int64 for state in model.dynamics.buffers())
 
 
+def test_autocast_does_not_round_counts():
+    running = RunningCounts({"encoder.layers.0": 3}, 2, decay=1)
+    pre, real = (
+        torch.ones(1001, 2, 3),
+        torch.ones(1001, 2, dtype=torch.bool),
+    )  # more than half precision counts
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        running.count("encoder.layers.0", pre, real, torch.tensor([1]))
+        running.count("encoder.layers.0", pre, real, torch.tensor([0, 1]))
+    assert running.pending["encoder.layers.0"].tolist() == [[1001] * 3, [3003] * 3]
+
+
 # --- learned ------------------------------------------------------------------------------------------
 
 
@@ -312,6 +335,93 @@ def test_the_gradient_of_scores_is_that_of_masks_that_are_numbers(workshop, mask
         assert is_head_site(site) or xi.grad[xi.detach() == 0].any()  # a dropped unit has one too
     for (name, one), (_, other) in zip(dense.named_parameters(), model.named_parameters(), strict=False):
         torch.testing.assert_close(other.grad, one.grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+# --- by episodes --------------------------------------------------------------------------------------
+
+
+def by_episodes(workshop: Any, masks: str, *flags: str) -> Training:
+    return Training(workshop, masks, *flags, task="neuron_spec_meta")
+
+
+def test_masks_of_episodes_stay_unless_told_otherwise(workshop):
+    defaults = {
+        task: workshop.config(task=task).task.dynamic_masks
+        for task in ("neuron_spec_meta", "neuron_spec_dynamic")
+    }
+    assert defaults == {"neuron_spec_meta": "none", "neuron_spec_dynamic": "reselect"}
+    with pytest.raises(ModelError, match="say nothing to"):
+        tasks.setup_task(
+            workshop.config("--meta", "none", "--reselect-every", "2", task="neuron_spec_meta").task
+        )
+
+
+@pytest.mark.parametrize("rule", [RESELECT, LEARNED])
+def test_episodes_that_change_nothing_move_masks_bit_for_bit_as_without(workshop, masks, rule):
+    """With dropout, masks of heads, and two directions to an update."""
+    alone = Training(workshop, masks["both"], *rule).run(2)
+    assert not same(alone.history[0], alone.history[-1])
+    for method in (
+        ("--meta", "none"),
+        (*FOMAML, "0", "--query", "all"),
+        (*REPTILE, "0.3", "--inner-steps", "1"),
+    ):
+        episodes = by_episodes(workshop, masks["both"], *rule, *method).run(2)
+        assert same(state(alone), state(episodes)), method
+        assert all(same(one, other) for one, other in zip(alone.history, episodes.history, strict=True))
+    adapted = by_episodes(workshop, masks["both"], *rule, *FOMAML, "0.5", "--query", "all").run(2)
+    assert not same(state(alone), state(adapted))
+
+
+@pytest.mark.parametrize("rule", [RESELECT, LEARNED])
+@pytest.mark.parametrize("method", [FOMAML, REPTILE])
+def test_masks_follow_the_passes_of_the_outer_gradient(workshop, masks, method, rule):
+    """The query at the adapted weights, or all inner steps, by torch's own SGD; and the episode moves nothing."""
+    flags = (*method, "0.5", "--inner-steps", "2", *rule, *NO_DROPOUT, "--ffn-path", "multiply")
+    cfg, task, model = workshop.build(*flags, "--neuron-masks", masks["both"], task="neuron_spec_meta")
+    criterion = task.build_criterion(cfg.criterion)
+    batch = next(b for b in workshop.batches(task) if len(b["target"]) >= 8)
+    model.train()
+    other, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    task.train_step(batch, model, criterion, Plain(), 0)
+    assert same(before, model.state_dict())
+
+    support, query = task._split(batch)
+    weights = [p for name, p in other.named_parameters() if not name.startswith("dynamics.")]
+    sgd = torch.optim.SGD(weights, lr=0.5 / support["ntokens"])
+
+    def seen(sample: Any) -> None:
+        NeuronSpecDynamicTask.train_step(task, sample, other, criterion, Plain(), 0)
+
+    for _ in range(2):
+        sgd.zero_grad()
+        if method is REPTILE:
+            seen(support)  # the gradients of scores add up, as `sgd` does not know them
+        else:
+            criterion(other, support)[0].backward()
+        sgd.step()
+    if method is FOMAML:
+        seen(query)
+    if rule is LEARNED:
+        for site, scores in model.dynamics.named_parameters():
+            expected = other.dynamics.get_parameter(site).grad / (2 if method is REPTILE else 1)
+            torch.testing.assert_close(scores.grad, expected, atol=1e-6, rtol=1e-5)
+            assert expected.any()
+    else:
+        assert model.dynamics.pending and same(model.dynamics.pending, other.dynamics.pending)
+
+
+@pytest.mark.parametrize("rule", [RESELECT, LEARNED])
+@pytest.mark.parametrize("method", [FOMAML, REPTILE])
+def test_episodes_hold_the_budget_and_go_on_as_they_were(workshop, masks, tmp_path, method, rule):
+    flags = (*method, "0.3", "--inner-steps", "2", *rule)
+    straight = by_episodes(workshop, masks["both"], *flags).run(3)
+    for site, kept in straight.history[0].items():
+        assert all(torch.equal(at[site].sum(1), kept.sum(1)) for at in straight.history)
+    assert not same(straight.history[0], straight.history[-1])
+    path = by_episodes(workshop, masks["both"], *flags).run(1).save(tmp_path / "first.pt")
+    resumed = by_episodes(workshop, masks["both"], *flags).load(path).run(2)
+    assert same(straight.masks(), resumed.masks()) and same(state(straight), state(resumed))
 
 
 # --- logs and refusals --------------------------------------------------------------------------------

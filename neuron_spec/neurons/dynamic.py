@@ -110,11 +110,13 @@ class RunningCounts(_State):
             real: bool ``[T, B]``, False for padding.
             rows: int64 ``[B]`` or ``[1]``: each sentence's direction, or that of all.
         """
-        active = (preactivation > 0).float()
-        if len(rows) == 1:  # sums of 0/1 are exact in fp32 below 2**24 tokens a batch
-            sums = (real.flatten().float() @ active.flatten(0, 1))[None]
-        else:
-            sums = torch.einsum("tb,tbf->bf", real.float(), active)
+        active, counted = (preactivation > 0).float(), real.float()
+        # Sums of 0/1 are exact in fp32 below 2**24 tokens a batch; autocast would round them to half precision.
+        with torch.autocast(preactivation.device.type, enabled=False):
+            if len(rows) == 1:
+                sums = (counted.flatten() @ active.flatten(0, 1))[None]
+            else:
+                sums = torch.einsum("tb,tbf->bf", counted, active)
         if layer not in self.pending:
             self.pending[layer] = torch.zeros_like(self[layer])
         self.pending[layer].index_add_(0, rows, sums.long())

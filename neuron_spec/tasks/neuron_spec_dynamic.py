@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -179,14 +179,19 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
         ignore_grad: bool = False,
     ) -> tuple[Tensor, Any, Batch]:
         """As fairseq's; on the way, counts active neurons or gives the scores their gradient."""
-        own = _own_model(model)
-        with ExitStack() as watched:
-            if isinstance(own.dynamics, Scores):
-                watched.enter_context(scored(own, own.dynamics))
-            elif isinstance(own.dynamics, RunningCounts) and self._collects(update_num) and not ignore_grad:
-                padding = self.source_dictionary.pad()
-                watched.enter_context(counted(own, own.dynamics, sample["net_input"], padding))
+        with self.watching(sample, model, update_num, ignore_grad):
             return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def watching(
+        self, sample: Batch, model: Any, update_num: int, ignore_grad: bool = False
+    ) -> AbstractContextManager[None]:
+        """Inside the block, passes of this sample are seen by what moves the masks; the masks stay."""
+        own = _own_model(model)
+        if isinstance(own.dynamics, Scores):
+            return scored(own, own.dynamics)
+        if isinstance(own.dynamics, RunningCounts) and self._collects(update_num) and not ignore_grad:
+            return counted(own, own.dynamics, sample["net_input"], self.source_dictionary.pad())
+        return nullcontext()
 
     def _collects(self, update_num: int) -> bool:
         """Whether update ``update_num``, from 0, is counted: some are, as long as a selection is to come."""
@@ -316,6 +321,7 @@ def scored(model: NeuronSpecTransformer, scores: Scores) -> Iterator[None]:
 
 @contextmanager
 def _scored_neurons(fc1: SpecializedFC1, fc2: nn.Module, scores: Tensor) -> Iterator[None]:
+    """Between ReLU and fc2; under --activation-dropout the effect is, ours, that of before the dropout."""
     effect: list[Tensor] = []
 
     def watch(preactivation: Tensor) -> None:

@@ -10,6 +10,10 @@ fomaml    First-order MAML. Every other sentence of the micro-batch is its suppo
 reptile   All sentences are support; the gradient is the mean over the inner steps.
 none      The baseline without episodes: ordinary training on the same micro-batches.
 
+Masks may move meanwhile (``--dynamic-masks``; not by default), once per update, after the outer step: an episode runs
+through the masks it began with. They follow, ours, the passes that the outer gradient is of: for fomaml the query's
+at the adapted weights, for Reptile those of all inner steps, each counted. Inner steps leave scores as they are.
+
 In all three ``--max-update`` counts outer steps, and each sees the same sentences. Inner steps come on top: with N of
 them and a support fraction f, an update of fomaml computes N f + 1 - f times the gradients of an ordinary one (with
 ``--query all`` N f + 1), one of reptile N times. To compare at equal computation, give ``none`` as many times the
@@ -32,7 +36,7 @@ from torch import Tensor
 
 from neuron_spec.errors import ModelError
 from neuron_spec.meta import adapt, reptile, restored
-from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
+from neuron_spec.tasks.neuron_spec_dynamic import NeuronSpecDynamicTask
 
 METHODS = ("fomaml", "reptile", "none")
 QUERIES = ("rest", "all")
@@ -57,12 +61,13 @@ Batch = dict[str, Any]
 
 
 @register_task("neuron_spec_meta")
-class NeuronSpecMetaTask(NeuronSpecializationTask):
-    """Training by episodes; masks of any kind, validation and generation are the parent's."""
+class NeuronSpecMetaTask(NeuronSpecDynamicTask):
+    """Training by episodes; masks of any kind, how they move, validation and generation are the parent's."""
 
     @staticmethod
     def add_args(parser: argparse.ArgumentParser) -> None:
-        NeuronSpecializationTask.add_args(parser)
+        NeuronSpecDynamicTask.add_args(parser)
+        parser.set_defaults(dynamic_masks="none")
         parser.add_argument(
             "--meta", choices=METHODS, default=METHODS[0], help="how an update is made (default: %(default)s)"
         )
@@ -126,6 +131,7 @@ class NeuronSpecMetaTask(NeuronSpecializationTask):
             return loss, size, log | {"inner_loss": torch.zeros_like(loss), "inner_size": 0.0}
         model.train()
         model.set_num_updates(update_num)
+        # Scores of masks are among them: nothing reads those in an episode, and they are put back with the weights.
         parameters = [p for p in model.parameters() if p.requires_grad]
         steps, rate = self.args.inner_steps, self.args.inner_lr
         before: list[tuple[Tensor, Any, Batch]] = []  # of the first inner step
@@ -138,7 +144,8 @@ class NeuronSpecMetaTask(NeuronSpecializationTask):
 
         with restored(parameters):
             if self.args.meta == "reptile":
-                losses = reptile(parameters, loss_of_support, steps=steps, rate=rate)
+                with self.watching(support, model, update_num):
+                    losses = reptile(parameters, loss_of_support, steps=steps, rate=rate)
                 loss, size, log = before[0]
             else:
                 # So that the query's dropout is that of ordinary training.
