@@ -3,9 +3,11 @@
 For each direction and number of shots, a copy of the model takes a few updates on that many sentences and translates
 the test set, as in the meta-test of Langedijk et al. (ACL 2022), there for parsing. Ours: the sentences are the first
 of a random order drawn once per direction, so that fewer shots are part of more; every number of shots gets as many
-updates, each on one batch, going through the batches again and again; 0 shots is the model as it is.
+updates, each on one batch, going through the batches again and again; 0 shots is the model as it is. A specialized
+model has no masks for a new language: its directions may borrow those of a relative (ours too).
 
     OUTPUT/qa-en/20/          an evaluation, complete when its scores are there
+    OUTPUT/all/20/            those of all directions as one, for neuron-spec compare
     OUTPUT/adaptation.json    all scores
 """
 
@@ -24,10 +26,12 @@ import torch
 from fairseq import checkpoint_utils, tasks, utils
 
 from neuron_spec.artifacts import (
+    ADAPTATION,
     SCORES_JSON,
     hash_state,
     hash_text,
     is_already_here,
+    is_made_from,
     read_json,
     signature,
     write_json,
@@ -37,11 +41,11 @@ from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
 from neuron_spec.data.one_direction import cut
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
-from neuron_spec.evaluation import Evaluation, Outputs, evaluate, read_evaluation, write_evaluation
+from neuron_spec.evaluation import ALL, Evaluation, Outputs, evaluate, read_evaluation, write_evaluation
 from neuron_spec.generation import Translator
+from neuron_spec.joining import joined, write_joined
 from neuron_spec.meta import restored
 
-ADAPTATION = "adaptation"  # .json; .md, .png, .svg
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 _TRAIN = "train"
 
@@ -104,14 +108,19 @@ class Adaptation:
         shots: Sequence[int],
         updates: Updates,
         test: Test,
+        borrow: Mapping[str, str] | None = None,
     ) -> None:
         """Check everything, then load the model.
+
+        Args:
+            borrow: language -> the one whose masks its directions run through.
 
         Raises:
             ArtifactError: if the checkpoint or a data file is missing or damaged.
             CorpusError: if a direction has fewer training sentences than shots.
             DirectionError: if the checkpoint lacks a language.
-            NeuronSpecError: if the numbers of shots make no sense.
+            ModelError: if masks are to be borrowed that are not there, or by a direction that has its own.
+            NeuronSpecError: if the numbers of shots make no sense, or no direction has a language that borrows.
         """
         if not shots or min(shots) < 0 or len(set(shots)) < len(shots):
             raise NeuronSpecError(
@@ -119,6 +128,8 @@ class Adaptation:
             )
         state = read_checkpoint(path)
         trained = task_args(state, path)
+        self._borrow = dict(borrow or {})
+        self.lenders = lenders_of(directions, self._borrow)
         require_languages(directions, trained.langs, path)
         check_data_bin(data_bin, trained.langs, _TRAIN, directions)
         self.directions, self.shots, self.updates, self.test = list(directions), sorted(shots), updates, test
@@ -132,13 +143,16 @@ class Adaptation:
             [str(path)], task=self._task(directions[0])
         )
         self._model = models[0].to(self._device).train()
+        for direction, lender in self.lenders.items():
+            for model in (self._model, *self._translator.models):
+                model.borrow(direction, lender, trained.langs)
         self._criterion = self._task(directions[0]).build_criterion(trained_cfg.criterion)
         self._training_sets = {direction: self._training_set(direction) for direction in directions}
         for direction in directions:
             self._require_enough(direction)
 
     def run(self, output: Path) -> dict[Direction, dict[int, Evaluation]]:
-        """Every direction's evaluation at every number of shots; what is complete is read.
+        """Every direction's evaluation at every number of shots, and theirs as one; what is complete is read.
 
         Raises:
             ArtifactError: if ``output`` holds an evaluation of something else.
@@ -153,6 +167,8 @@ class Adaptation:
             else:
                 write_evaluation(folder, self._evaluate(direction, shots, made))
             results[direction][shots] = read_evaluation(folder)
+        for shots in self.shots:
+            _write_all(output / ALL / str(shots), [curve[shots] for curve in results.values()])
         write_json(output / f"{ADAPTATION}.json", self._as_plain(results))
         return results
 
@@ -245,15 +261,29 @@ class Adaptation:
                 "shots": shots,
                 **asdict(self.updates),
                 "subset": self.test.subset,
-                "fairseq_flags": [flag for flag in self.test.flags if flag != "--cpu"],
+                "fairseq_flags": self._flags,
+                # Of all directions: --missing-direction compose may take one's for another.
+                **({"borrowed": self._borrowed} if self.lenders else {}),
             },
         )
+
+    @property
+    def _flags(self) -> list[str]:
+        return [flag for flag in self.test.flags if flag != "--cpu"]
+
+    @property
+    def _borrowed(self) -> dict[str, str]:
+        return {str(direction): str(lender) for direction, lender in self.lenders.items()}
 
     def _as_plain(self, results: Mapping[Direction, Mapping[int, Evaluation]]) -> dict[str, Any]:
         return {
             "checkpoint_sha256": self._inputs["checkpoint"],
             "updates": asdict(self.updates),
             "subset": self.test.subset,
+            "fairseq_flags": self._flags,
+            "references": "raw" if self.test.texts else "data-bin",
+            "borrow": self._borrow,
+            "borrowed": self._borrowed,
             "directions": {
                 str(direction): {
                     "in_training": direction in self.trained,
@@ -265,6 +295,29 @@ class Adaptation:
                 for direction, curve in results.items()
             },
         }
+
+
+def lenders_of(directions: Sequence[Direction], borrow: Mapping[str, str]) -> dict[Direction, Direction]:
+    """Direction -> the one whose masks it borrows, for those with a language that does: en-nl -> en-de.
+
+    Args:
+        borrow: language -> its lender.
+
+    Raises:
+        NeuronSpecError: if a language that borrows is in no direction.
+    """
+    if idle := borrow.keys() - {lang for d in directions for lang in (d.source, d.target)}:
+        raise NeuronSpecError(
+            "a language that borrows masks is in no direction",
+            got=", ".join(sorted(idle)),
+            expected=f"languages of {', '.join(map(str, directions))}",
+            mend="name its directions in --lang-pairs, or leave it out of --borrow",
+        )
+    return {
+        d: Direction(borrow.get(d.source, d.source), borrow.get(d.target, d.target))
+        for d in directions
+        if borrow.keys() & {d.source, d.target}
+    }
 
 
 def require_languages(directions: Sequence[Direction], langs: Sequence[str], where: object) -> None:
@@ -279,6 +332,14 @@ def require_languages(directions: Sequence[Direction], langs: Sequence[str], whe
                     expected=f"one of its --langs {','.join(langs)}",
                     mend="train the model with --langs that hold the language, and with --lang-pairs that leave it out",
                 )
+
+
+def _write_all(folder: Path, parts: Sequence[Evaluation]) -> None:
+    """The parts as one evaluation; one of other directions is overwritten, as it holds nothing else than its parts."""
+    together = joined(parts)
+    path = folder / SCORES_JSON
+    if not (path.is_file() and is_made_from(read_json(path, "scores")["signature"], together.signature)):
+        write_joined(folder, together)
 
 
 def _is_complete(folder: Path, made: Mapping[str, Any]) -> bool:

@@ -18,6 +18,9 @@ from safetensors.torch import save_file
 
 from neuron_spec.errors import ArtifactError
 
+ADAPTATION = "adaptation"  # .json, .md, .png, .svg
+CONFLICT = "conflict"  # .json, .md, .csv, .png, .svg
+CONFLICT_LAYERS = "conflict-layers"  # .png, .svg
 CORPUS_CARD = "corpus.json"
 SIGNATURE = "signature.json"
 SCORES_CSV = "scores.csv"
@@ -26,6 +29,7 @@ SCORES_TABLE = "table.md"
 HYPOTHESES = "hypotheses"
 REFERENCES = "references"
 SOURCES = "sources"
+TRANSFER = "transfer"  # .json, .md, .csv, .png, .svg
 
 _PACKAGES = (
     "neuron_spec",

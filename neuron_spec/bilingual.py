@@ -1,21 +1,14 @@
-"""The bilingual baseline: a dense model per direction, by plain fairseq. What fairseq does not know about it:
-
-how long each trains, and that their evaluations are one system's.
-"""
+"""The bilingual baseline: a dense model per direction, by plain fairseq. What fairseq does not know: how long each trains."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from neuron_spec.artifacts import SCORES_JSON, SIGNATURE, is_already_here, read_json, signature, write_json
 from neuron_spec.config import read_flags
 from neuron_spec.corpora.build import card_of
 from neuron_spec.directions import ENGLISH, Direction, parse_directions
-from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.evaluation import Evaluation, read_evaluation, write_evaluation
+from neuron_spec.errors import ArtifactError, DirectionError
 
 
 def share(sentences: Sequence[int], temperature: float) -> list[float]:
@@ -72,51 +65,3 @@ def _value(flags: Sequence[str], name: str, config: Path) -> str:
     if name not in flags:
         raise ArtifactError(f"config file without {name.removeprefix('--')}", where=config)
     return flags[flags.index(name) + 1]
-
-
-def join(folders: Sequence[Path], output: Path) -> Evaluation:
-    """One evaluation of all directions, in ``output``, from evaluations of some directions each.
-
-    Raises:
-        ArtifactError: if an evaluation is incomplete, or ``output`` holds another.
-        NeuronSpecError: if they were not translated and scored in the same way, or a direction is in two.
-    """
-    parts = [read_evaluation(folder) for folder in folders]
-    settings = [_without_directions(part) for part in parts]
-    for folder, own in zip(folders, settings, strict=True):
-        if own != settings[0]:
-            raise NeuronSpecError(
-                "evaluations made in different ways are not one system's",
-                where=folder,
-                got=own,
-                expected=f"{settings[0]}, as in {folders[0]}",
-                mend="evaluate all with the same flags",
-            )
-    directions = parse_directions(str(score.direction) for part in parts for score in part.scores)
-    made = signature(
-        "evaluate",
-        # Not "data": the hash of all directions' files at once, which no part knows.
-        inputs={
-            f"{name} of {'+'.join(str(score.direction) for score in part.scores)}": value
-            for part in parts
-            for name, value in part.signature["inputs"].items()
-        },
-        parameters={**settings[0], "directions": [str(direction) for direction in directions]},
-    )
-    mark = output / SIGNATURE
-    found = read_json(mark, "signature of an evaluation") if mark.is_file() else None
-    if is_already_here(output, found, made, what="evaluation") and (output / SCORES_JSON).is_file():
-        return read_evaluation(output)
-    joined = replace(
-        parts[0],
-        signature=made,
-        outputs=[outputs for part in parts for outputs in part.outputs],
-        scores=[score for part in parts for score in part.scores],
-    )
-    write_json(mark, made)
-    write_evaluation(output, joined)
-    return joined
-
-
-def _without_directions(part: Evaluation) -> dict[str, Any]:
-    return {key: value for key, value in part.signature["parameters"].items() if key != "directions"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from neuron_spec.checkpoints import checkpoint_sha256
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
+from neuron_spec.evaluation import read_evaluation
 from neuron_spec.generation import Translator
 from neuron_spec.meta import adapt, restored
 from neuron_spec.reporting.adaptation import table
@@ -37,7 +39,8 @@ def make(
 ) -> Adaptation:
     directions = kinds.get("directions", NEW)
     test = Test("test", {}, [*FLAGS, *kinds.get("flags", [])])
-    return Adaptation(held_out, data_bin, directions, [int(n) for n in shots.split(",")], updates, test)
+    numbers = [int(n) for n in shots.split(",")]
+    return Adaptation(held_out, data_bin, directions, numbers, updates, test, kinds.get("borrow"))
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +193,89 @@ def test_a_specialized_model_needs_to_know_what_a_new_direction_runs_through(wor
         make(path, data_bin, "4", directions=NEW[:1]).run(tmp_path / "refused")
     dense = make(path, data_bin, "4", directions=NEW[:1], flags=["--missing-direction", "dense"])
     assert dense.run(tmp_path / "dense")[NEW[0]].keys() == {4}
+
+
+@pytest.fixture(scope="module")
+def specialized(workshop: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With masks for qa and qb, and none for qm."""
+    cfg, _, model = workshop.build("--lang-pairs", "en-qa,qa-en,en-qb,qb-en", "--dropout", "0")
+    model.set_masks(workshop.masks(model, ["en-qa", "qa-en", "en-qb", "qb-en"]), workshop.langs)
+    return workshop.save(tmp_path_factory.mktemp("specialized") / "checkpoint.pt", cfg, model)
+
+
+def test_a_direction_learns_and_translates_through_borrowed_masks(specialized, data_bin, workshop):
+    adaptation = make(specialized, data_bin, "4", borrow={"qm": "qb"})
+    before = {key: value.clone() for key, value in adaptation._model.state_dict().items()}
+    for model in (adaptation._model, *adaptation._translator.models):
+        masks = model.masks(workshop.langs)
+        for direction in NEW:
+            own, lent = (masks.directions.index(d) for d in (direction, adaptation.lenders[direction]))
+            assert all(torch.equal(kept[own], kept[lent]) for kept in masks.kept.values())
+    lent = masks.directions.index(Direction("en", "qb"))
+    with restored(adaptation._parameters):
+        adaptation.learn(Direction("en", "qm"), 4)
+        for layer, kept in masks.kept.items():
+            weight = adaptation._model.state_dict()[f"{layer}.fc1.weight"]
+            moved = (weight != before[f"{layer}.fc1.weight"]).any(dim=1)
+            assert moved.any() and not moved[~kept[lent]].any(), "only the lender's neurons learn"
+
+
+def test_lenders_are_signed_only_where_there_are_any(specialized, held_out, data_bin, tmp_path):
+    results = make(specialized, data_bin, "0", borrow={"qm": "qa"}).run(tmp_path)
+    borrowed = {"qm-en": "qa-en", "en-qm": "en-qa"}
+    assert results[NEW[0]][0].signature["parameters"]["borrowed"] == borrowed
+    assert json.loads((tmp_path / "adaptation.json").read_text())["borrowed"] == borrowed
+    assert "borrowed" not in make(held_out, data_bin)._signature(NEW[0], 0)["parameters"]
+    with pytest.raises(ArtifactError, match=r"another adaptation[\s\S]*borrowed.qm-en"):
+        make(specialized, data_bin, "0", borrow={"qm": "qb"}).run(tmp_path)
+
+
+def test_lenders_that_make_no_sense_are_refused(specialized, held_out, data_bin):
+    for path, borrow, words in (
+        (held_out, {"qm": "qa"}, "dense model has no masks"),
+        (specialized, {"qm": "xx"}, "unknown language"),
+        (specialized, {"qm": "qm"}, "cannot lend"),
+        (specialized, {"qm": "qa", "qb": "qa"}, r"in no direction[\s\S]*qb"),
+    ):
+        with pytest.raises(NeuronSpecError, match=words):
+            make(path, data_bin, borrow=borrow)
+    with pytest.raises(ModelError, match="of its own"):
+        make(specialized, data_bin, directions=[Direction("en", "qb")], borrow={"qb": "qa"})
+
+
+def test_all_directions_are_one_evaluation_for_each_number_of_shots(results, adaptation):
+    output, curves = results
+    for shots in (0, 4, 20):
+        together = read_evaluation(output / "all" / str(shots))
+        assert together.outputs == [curves[d][shots].outputs[0] for d in NEW]
+        assert together.scores == [curves[d][shots].scores[0] for d in NEW]
+        assert (output / "all" / str(shots) / "signature.json").is_file()
+    at = (output / "all" / "4" / "scores.json").stat().st_mtime_ns
+    adaptation.run(output)
+    assert (output / "all" / "4" / "scores.json").stat().st_mtime_ns == at, "complete work is left"
+
+
+def test_more_directions_in_the_same_folder_are_joined_anew(results, held_out, data_bin, tmp_path):
+    shutil.copytree(results[0], tmp_path / "run")
+    make(held_out, data_bin, "4", directions=NEW[:1]).run(tmp_path / "run")
+    for shots, expected in ((4, NEW[:1]), (20, NEW)):
+        found = read_evaluation(tmp_path / "run" / "all" / str(shots))
+        assert [score.direction for score in found.scores] == expected
+
+
+def test_adaptations_of_other_checkpoints_and_seeds_can_be_compared(
+    results, specialized, held_out, data_bin, tmp_path, capsys
+):
+    make(specialized, data_bin, "20", borrow={"qm": "qa"}).run(tmp_path / "specialized")
+    make(held_out, data_bin, "20", updates=Updates(steps=3, rate=0.5, seed=2)).run(tmp_path / "seed-2")
+    systems = [
+        f"dense={results[0]}/all/20,{tmp_path}/seed-2/all/20",
+        f"specialized={tmp_path}/specialized/all/20",
+    ]
+    assert main(["compare", *systems, "--bootstrap", "20", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert {row["direction"] for row in compared["directions"]} == {"qm-en", "en-qm"}
+    assert len(compared["directions"][0]["seeds"]) == 2
 
 
 def test_the_command_writes_a_page_and_figures(held_out, data_bin, tmp_path, capsys):

@@ -27,6 +27,7 @@ from neuron_spec.comparison import System, comparable, compare, comparison_signa
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.evaluation import Outputs, evaluate, read_evaluation, write_evaluation
+from neuron_spec.joining import join
 from neuron_spec.neurons.weight_masks import WeightMasks
 from neuron_spec.reporting.systems import parameters_of, read_systems, trained_of, write_systems
 
@@ -215,19 +216,19 @@ def test_joined_evaluations_are_one_of_all_directions(tmp_path: Path) -> None:
     assert found.outputs == [outputs for part in parts for outputs in part.outputs]
     assert found.families == {"de": "Germanic"}
     made = (tmp_path / "all" / "scores.json").stat().st_mtime_ns
-    bilingual.join([Path(folder) for folder in folders], tmp_path / "all")
+    join([Path(folder) for folder in folders], tmp_path / "all")
     assert (tmp_path / "all" / "scores.json").stat().st_mtime_ns == made
     with pytest.raises(ArtifactError, match="another evaluation"):
-        bilingual.join([tmp_path / "0"], tmp_path / "all")
+        join([tmp_path / "0"], tmp_path / "all")
 
 
 def test_only_evaluations_made_alike_are_joined(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "a", evaluation("en-de"))
     write_evaluation(tmp_path / "b", evaluation("de-en", beam=4))
     with pytest.raises(NeuronSpecError, match="different ways"):
-        bilingual.join([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+        join([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
     with pytest.raises(DirectionError):
-        bilingual.join([tmp_path / "a", tmp_path / "a"], tmp_path / "all")
+        join([tmp_path / "a", tmp_path / "a"], tmp_path / "all")
     assert not (tmp_path / "all").exists()
 
 

@@ -1,12 +1,18 @@
 """Adapt a checkpoint to directions with few training sentences, and score it: BLEU and chrF++ against shots.
 
 The model must have been trained with --langs that hold the new language, so that it has its token, and with
---lang-pairs that leave it out. What is complete is skipped. Flags of fairseq-generate may follow after --;
---missing-direction compose|dense is what a specialized model needs for a direction without masks.
+--lang-pairs that leave it out. What is complete is skipped. A specialized model has no masks for a new direction:
+--borrow cs=ru takes those of a relative's; --missing-direction compose|dense, after -- as any flag of
+fairseq-generate, says what a direction does that borrows none.
 
-example:
+OUTPUT/all/20 is one evaluation of all directions at 20 shots, for neuron-spec compare.
+
+examples:
   neuron-spec adapt DATA_BIN --path checkpoint.pt --lang-pairs cs-en,en-cs --shots 0,20,100,1000 \\
     --steps 20 --lr 0.1 --output adaptation
+  neuron-spec adapt DATA_BIN --path specialized.pt --lang-pairs cs-en,en-cs --borrow cs=ru --lr 0.1 \\
+    --output adaptation-borrowed
+  neuron-spec compare dense=adaptation/all/20 specialized=adaptation-borrowed/all/20
 """
 
 from __future__ import annotations
@@ -40,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--optimizer", choices=("sgd", "adam"), default="sgd", help="of the updates (default %(default)s)"
     )
     parser.add_argument(
+        "--borrow",
+        type=_lenders,
+        default={},
+        metavar="LANG=LENDER,...",
+        help="run directions of a language without masks through those of another: nl=de takes en-de's for en-nl",
+    )
+    parser.add_argument(
         "--train-max-tokens",
         type=int,
         default=1000,
@@ -70,6 +83,14 @@ def _shots(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _lenders(text: str) -> dict[str, str]:
+    pairs = [part.split("=") for part in text.split(",")]
+    languages = [pair[0] for pair in pairs]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs) or len(set(languages)) < len(languages):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as nl=de,it=es, each language once")
+    return dict(pairs)
+
+
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.adaptation import Adaptation, Test, Updates
     from neuron_spec.corpora.build import raw_file
@@ -88,8 +109,9 @@ def run(args: argparse.Namespace) -> None:
     flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
     flags += [*(["--cpu"] if args.cpu else []), *args.fairseq_flags]
     test = Test(args.gen_subset, texts, flags)
-    adaptation = Adaptation(args.path, args.data_bin, directions, args.shots, updates, test)
-    page = write_adaptation(args.output, adaptation.run(args.output), updates, adaptation.trained)
+    adaptation = Adaptation(args.path, args.data_bin, directions, args.shots, updates, test, args.borrow)
+    results = adaptation.run(args.output)
+    page = write_adaptation(args.output, results, updates, adaptation.trained, adaptation.lenders)
     print(page.read_text(encoding="utf-8"), file=sys.stderr)
     print(page)
 

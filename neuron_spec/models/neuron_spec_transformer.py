@@ -437,6 +437,40 @@ class NeuronSpecTransformer(TransformerModel):
         for side in self.sides:
             side.mask_rows = rows.to(next(self.parameters()).device)
 
+    def borrow(self, direction: Direction, lender: Direction, langs: Sequence[str]) -> None:
+        """Send a direction without masks through another's, as if they were its own.
+
+        Raises:
+            DirectionError: if one names a language that is not in ``langs``.
+            ModelError: if the model is dense, the direction has masks, or the lender has none.
+        """
+        borrows, lends = direction_id(direction, langs), direction_id(lender, langs)
+        for side in self.sides:
+            rows = side.rows
+            if rows is None:
+                raise ModelError(
+                    f"a dense model has no {side.parts} to borrow",
+                    got=f"{direction} to borrow those of {lender}",
+                    mend="name a specialized checkpoint, or borrow nothing",
+                )
+            own, lent = rows[[borrows, lends]].tolist()
+            if own != _MISSING:
+                raise ModelError(
+                    f"a direction with {side.parts} of its own needs no others",
+                    got=f"{direction} to borrow those of {lender}",
+                    mend=f"leave {direction} out of what is borrowed",
+                )
+            if lent == _MISSING:
+                raise ModelError(
+                    f"a direction without {side.parts} cannot lend any",
+                    got=f"{direction} to borrow those of {lender}",
+                    expected=f"one of {', '.join(side._name(i) for i in (rows >= 0).nonzero().flatten().tolist())}",
+                    mend="name another lender",
+                )
+        for side in self.sides:  # after all checks: the sides may share one tensor
+            assert side.rows is not None
+            side.rows[borrows] = side.rows[lends]
+
     def masked_directions(self, langs: Sequence[str]) -> tuple[list[Direction], Tensor]:
         """The directions that have masks, and the row of each, int64 on the CPU.
 

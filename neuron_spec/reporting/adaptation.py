@@ -10,10 +10,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuron_spec.adaptation import ADAPTATION, Updates
-from neuron_spec.artifacts import write_text
+from neuron_spec.adaptation import Updates
+from neuron_spec.artifacts import ADAPTATION, write_text
 from neuron_spec.directions import Direction
-from neuron_spec.evaluation import DirectionScore, Evaluation
+from neuron_spec.evaluation import ALL, DirectionScore, Evaluation
 from neuron_spec.reporting import figures
 from neuron_spec.reporting.tables import Cell, markdown_table
 
@@ -24,31 +24,43 @@ _MARKERS = "osD^vPX*<>"
 _INK, _PALE = "#222222", "#DDDDDD"
 
 
-def write_adaptation(output: Path, results: Results, updates: Updates, trained: Sequence[Direction]) -> Path:
+def write_adaptation(
+    output: Path,
+    results: Results,
+    updates: Updates,
+    trained: Sequence[Direction],
+    lenders: Mapping[Direction, Direction],
+) -> Path:
     """Write ``adaptation.png``, ``.svg`` and, last, ``.md``, whose path is returned.
 
     Args:
         trained: the directions that the checkpoint was trained on.
+        lenders: direction -> the one whose masks it ran through, of those that borrowed.
     """
     for suffix in (".png", ".svg"):
         figures.save(curves(results), output / f"{ADAPTATION}{suffix}")
     path = output / f"{ADAPTATION}.md"
-    write_text(path, as_markdown(results, updates, trained))
+    write_text(path, as_markdown(results, updates, trained, lenders))
     return path
 
 
-def as_markdown(results: Results, updates: Updates, trained: Sequence[Direction]) -> str:
+def as_markdown(
+    results: Results, updates: Updates, trained: Sequence[Direction], lenders: Mapping[Direction, Direction]
+) -> str:
     """The page ``adaptation.md``."""
     known = [str(direction) for direction in results if direction in trained]
     signatures = {
         name: sorted({getattr(of.scores[0], name) for curve in results.values() for of in curve.values()})
         for name in ("bleu_signature", "chrf_signature")
     }
+    borrowed = [f"{direction} through those of {lender}" for direction, lender in lenders.items()]
     notes = [
         f"{updates.steps} updates of {updates.optimizer} at rate {updates.rate:g}, each on a batch of up to "
         f"{updates.max_tokens} tokens, seed {updates.seed}; 0 shots is the model as it is.",
         "One draw of sentences for each direction: another seed gives other scores, the more so the fewer the shots.",
         f"In the model's own training: {', '.join(known) or 'none of these directions'}.",
+        *([f"Masks are borrowed: {', '.join(borrowed)}."] if borrowed else []),
+        f"All directions as one evaluation, for `neuron-spec compare`: `{ALL}/` and the number of shots.",
         *(f"`{text}`" for texts in signatures.values() for text in texts),
     ]
     parts = ["# Adaptation to few training sentences", f"![Scores against shots]({ADAPTATION}.png)"]

@@ -7,7 +7,7 @@ command. What is in none of them (a device, a file from elsewhere) stands in cap
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,11 @@ def _data(run: Run) -> str:
 
 def _of_seed(run: Run, seed: Seed) -> list[str]:
     data_bin = run.folder / "corpus" / "data-bin"
-    trained = {name: _training(seed.folder / name) for name in (DENSE, *seed.evaluations)}
-    dense = _dense_checkpoint(seed, trained)
-    # An experiment hands on the last or the best checkpoint of every system alike.
-    handed_on = dense.name if dense.parent.name == DENSE else _LAST
+    trained = {name: training_of(seed.folder / name) for name in (DENSE, *seed.evaluations)}
+    checkpoints = _checkpoints(seed, trained)
+    dense = checkpoints[DENSE]
     profile = seed.folder / "profile.safetensors"
-    lines = [" ".join(map(_quoted, trained[DENSE]))] if trained[DENSE] else []
+    lines = [training_command(seed.folder / DENSE)] if trained[DENSE] else []
     if profile.is_file():
         made = ActivationCounts.load(profile).metadata.get("signature", {}).get("parameters", {})
         lines.append(
@@ -87,9 +86,8 @@ def _of_seed(run: Run, seed: Seed) -> list[str]:
     for path, made in masks.items():
         selected = made.metadata.get("signature", {}).get("parameters", {})
         lines.append(_line("neuron-spec", "select", profile, "--output", path, *_select(selected)))
-    lines += [" ".join(map(_quoted, words)) for name, words in trained.items() if words and name != DENSE]
+    lines += [training_command(seed.folder / n) for n, words in trained.items() if words and n != DENSE]
     for name, evaluation in seed.evaluations.items():
-        checkpoint = dense if name == DENSE else seed.folder / name / handed_on
         made = evaluation.signature.get("parameters", {})
         output = seed.folder / "evaluation" / name
         if "beam" in made:
@@ -99,7 +97,7 @@ def _of_seed(run: Run, seed: Seed) -> list[str]:
                     "evaluate",
                     data_bin,
                     "--path",
-                    checkpoint,
+                    checkpoints[name],
                     "--output",
                     output,
                     *_evaluate(made),
@@ -110,7 +108,7 @@ def _of_seed(run: Run, seed: Seed) -> list[str]:
     return lines
 
 
-def _training(folder: Path) -> list[str]:
+def training_of(folder: Path) -> list[str]:
     """The words of the command that trained what is in ``folder``; none if no script of ours did."""
     mark = folder / _MARK
     if not mark.is_file():
@@ -121,12 +119,100 @@ def _training(folder: Path) -> list[str]:
     return words
 
 
+def training_command(folder: Path) -> str:
+    """What trained what is in ``folder``; empty if no script of ours did, or it is not finished."""
+    return " ".join(map(_quoted, training_of(folder)))
+
+
+def _checkpoints(seed: Seed, trained: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """System -> the checkpoint that was evaluated, as the scripts name it."""
+    dense = _dense_checkpoint(seed, trained)
+    # An experiment hands on the last or the best checkpoint of every system alike.
+    handed_on = dense.name if dense.parent.name == DENSE else _LAST
+    return {DENSE: dense} | {n: seed.folder / n / handed_on for n in seed.evaluations if n != DENSE}
+
+
 def _dense_checkpoint(seed: Seed, trained: Mapping[str, Sequence[str]]) -> Path:
     for words in trained.values():
         if "--finetune-from-model" in words:
             return Path(words[words.index("--finetune-from-model") + 1])
     own = seed.folder / DENSE / _LAST
     return own if own.is_file() else Path("DENSE_CHECKPOINT")
+
+
+def conflict_command(run: Run, folder: Path, made: Mapping[str, Any]) -> str:
+    """What wrote ``folder``, by its signature."""
+    end = ": checkpoint"
+    checkpoints = {
+        name.removesuffix(end): sha256 for name, sha256 in made["inputs"].items() if name.endswith(end)
+    }
+    return _interference(run, folder, "conflict", checkpoints, made)
+
+
+def transfer_command(run: Run, folder: Path, made: Mapping[str, Any]) -> str:
+    """What wrote ``folder``, by its signature."""
+    parameters = made["parameters"]
+    flags: list[object] = ["--lr", parameters["lr"], "--steps", parameters["steps"]]
+    flags += ["--train-subset", parameters["train_subset"]]
+    flags += ["--normalize-rows"] if parameters["normalize_rows"] else []
+    return _interference(run, folder, "transfer", {"checkpoint": made["inputs"]["checkpoint"]}, made, *flags)
+
+
+def _interference(
+    run: Run,
+    folder: Path,
+    command: str,
+    checkpoints: Mapping[str, str],
+    made: Mapping[str, Any],
+    *flags: object,
+) -> str:
+    parameters = made["parameters"]
+    words = [*_on_data(run, command, checkpoints, parameters["directions"]), *flags]
+    if parameters["sentences"] != "all":
+        words += ["--sentences", parameters["sentences"]]
+    # The same for all checkpoints; without --overlap, the sets that overlap are these.
+    masks = {value for name, value in made["inputs"].items() if name.split(": ")[-1] == "masks"}
+    for flag, fingerprints in (("--masks", masks), ("--overlap", {parameters["overlap"]} - masks)):
+        words += [word for own in fingerprints - {"none"} for word in (flag, _masks_file(run, own))]
+    words += ["--gen-subset", parameters["subset"], "--seed", parameters["seed"]]
+    return _line(*words, "--output", folder)
+
+
+def adapt_command(run: Run, folder: Path, found: Mapping[str, Any]) -> str:
+    """What wrote ``folder``, by its ``adaptation.json``."""
+    updates, directions = found["updates"], found["directions"]
+    words = _on_data(run, "adapt", {"checkpoint": found["checkpoint_sha256"]}, directions)
+    words += ["--shots", ",".join(next(iter(directions.values()))["shots"])]
+    words += ["--steps", updates["steps"], "--lr", updates["rate"], "--optimizer", updates["optimizer"]]
+    words += ["--train-max-tokens", updates["max_tokens"], "--seed", updates["seed"]]
+    if found["borrow"]:
+        words += ["--borrow", ",".join(f"{lang}={lender}" for lang, lender in found["borrow"].items())]
+    words += ["--gen-subset", found["subset"], "--references", found["references"], "--output", folder]
+    return _line(*words, "--", *found["fairseq_flags"])
+
+
+def _on_data(
+    run: Run, command: str, checkpoints: Mapping[str, str], directions: Iterable[str]
+) -> list[object]:
+    """How a command on the run's data begins; ``checkpoints``: name -> hash of the weights."""
+    paths = [_checkpoint_file(run, sha256) or name.upper() for name, sha256 in checkpoints.items()]
+    data_bin = run.folder / "corpus" / "data-bin"
+    return ["neuron-spec", command, data_bin, "--path", *paths, "--lang-pairs", ",".join(directions)]
+
+
+def _checkpoint_file(run: Run, sha256: str) -> Path | None:
+    """The checkpoint of the system whose evaluation names these weights; None if none does."""
+    for seed in run.seeds:
+        trained = {name: training_of(seed.folder / name) for name in (DENSE, *seed.evaluations)}
+        for name, evaluation in seed.evaluations.items():
+            if evaluation.signature.get("inputs", {}).get("checkpoint") == sha256:
+                return _checkpoints(seed, trained)[name]
+    return None
+
+
+def _masks_file(run: Run, fingerprint: str) -> Path:
+    known = {seed.masks.fingerprint: seed.masks_file for seed in run.seeds}
+    return known.get(fingerprint, Path("MASKS"))
 
 
 def _profile(made: Mapping[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ from neuron_spec.neurons.overlap import (
 DPI = 150
 
 # Okabe and Ito's palette, told apart by colour-blind readers too, and markers for grey print.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 _FROM_ENGLISH, _INTO_ENGLISH, _OTHER = f"{ENGLISH}→x", f"x→{ENGLISH}", "x→y"
 _GROUP_COLORS = {_FROM_ENGLISH: "#0072B2", _INTO_ENGLISH: "#D55E00", _OTHER: "#009E73"}
@@ -437,7 +437,7 @@ def iou_over_layers(
 
 
 _WITHIN, _BETWEEN, _UNTOLD = "within families", "between families", "family unknown"
-_PAIR_KINDS = {_WITHIN: (_COLORS[1], "D"), _BETWEEN: (_COLORS[0], "o"), _UNTOLD: (_MUTED, "X")}
+_PAIR_KINDS = {_WITHIN: (COLORS[1], "D"), _BETWEEN: (COLORS[0], "o"), _UNTOLD: (_MUTED, "X")}
 
 
 def _draw_overlaps(ax: Axes, values: Tensor, kinds: Sequence[str]) -> set[str]:
@@ -546,7 +546,7 @@ def dendrograms(
     known = sorted({_family(code, families) for code in codes} - {UNKNOWN})
     looks = {
         # Colours repeat after seven families, then with other markers.
-        family: (_COLORS[i % len(_COLORS)], _MARKERS[(i + i // len(_COLORS)) % len(_MARKERS)])
+        family: (COLORS[i % len(COLORS)], _MARKERS[(i + i // len(COLORS)) % len(_MARKERS)])
         for i, family in enumerate(known)
     }
     most = max([len(tree.languages) for tree in trees.values() if tree is not None], default=2)
@@ -615,11 +615,11 @@ def scores_bars(
     directions = [
         Direction.parse(text) for text in dict.fromkeys(text for row in rows.values() for text in row)
     ]
-    if not directions or len(rows) > len(_COLORS):
+    if not directions or len(rows) > len(COLORS):
         raise NeuronSpecError(
             "scores cannot be drawn",
             got=f"{len(rows)} systems, {len(directions)} directions",
-            expected=f"1 to {len(_COLORS)} systems with one score or more",
+            expected=f"1 to {len(COLORS)} systems with one score or more",
         )
     ordered = [directions[index] for index in in_family_order(directions, families)]
     panels = [(group, [d for d in ordered if _group(d) == group]) for group in _GROUP_COLORS]
@@ -635,7 +635,7 @@ def scores_bars(
         ax.set_xlabel(metric, fontsize=9, color=_INK)
     handles = [
         Line2D([], [], color=color, marker=marker, markersize=5.5, linestyle="none", label=system)
-        for system, color, marker in zip(rows, _COLORS, _MARKERS, strict=False)
+        for system, color, marker in zip(rows, COLORS, _MARKERS, strict=False)
     ]
     _legend_above(figure, f"{metric} per direction", handles)
     return figure
@@ -656,7 +656,7 @@ def _draw_scores(ax: Axes, rows: Mapping[str, Mapping[str, float]], members: Seq
     for y, scores in lines:
         present = [score for score in scores if score is not None]
         ax.plot([min(present), max(present)], [y, y], color="#BBBBBB", linewidth=1.2, zorder=1)
-        for score, color, marker in zip(scores, _COLORS, _MARKERS, strict=False):
+        for score, color, marker in zip(scores, COLORS, _MARKERS, strict=False):
             if score is not None:
                 ax.scatter([score], [y], color=color, marker=marker, s=26, linewidths=0, zorder=2)
     ax.set_yticks([y for y, _ in lines], labels, fontsize=8)
@@ -677,11 +677,11 @@ def score_differences(comparison: Comparison) -> Figure:
         NeuronSpecError: if there are more systems than colours.
     """
     systems = list(dict.fromkeys(row.system for row in comparison.directions))
-    if not 0 < len(systems) <= len(_COLORS):
+    if not 0 < len(systems) <= len(COLORS):
         raise NeuronSpecError(
             "differences cannot be drawn",
             got=f"{len(systems)} systems and a baseline",
-            expected=f"1 to {len(_COLORS)} systems",
+            expected=f"1 to {len(COLORS)} systems",
         )
     directions = list(dict.fromkeys(row.direction for row in comparison.directions))
     families = {_foreign(row.direction): row.family for row in comparison.directions if row.family}
@@ -700,7 +700,7 @@ def score_differences(comparison: Comparison) -> Figure:
                 if (row.system, row.metric) == (system, metric)
             }
             for y, direction in enumerate(ordered):
-                _draw_difference(ax, rows[direction], y + 0.8 * shift, _COLORS[number], _MARKERS[number])
+                _draw_difference(ax, rows[direction], y + 0.8 * shift, COLORS[number], _MARKERS[number])
         ax.set_title(title, fontsize=10, color=_INK, loc="left")
         ax.set_xlabel(f"difference to {comparison.baseline}", fontsize=9, color=_INK)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=_TICK_STEPS))
@@ -712,7 +712,7 @@ def score_differences(comparison: Comparison) -> Figure:
 
     handles = [
         Line2D([], [], color=color, marker=marker, markersize=5, linewidth=1.2, label=system)
-        for system, color, marker in zip(systems, _COLORS, _MARKERS, strict=False)
+        for system, color, marker in zip(systems, COLORS, _MARKERS, strict=False)
     ]
     style: dict[str, Any] = {"color": _MUTED, "marker": "o", "markersize": 5, "linestyle": "none"}
     handles.append(Line2D([], [], **style, label=f"p < {comparison.alpha:g}, two-sided"))
@@ -776,9 +776,9 @@ def sweep_curves(
         NeuronSpecError: if there are more systems than colours.
     """
     systems = list(dict.fromkeys(name for row in rows.values() for panel in row.values() for name in panel))
-    if not 0 < len(systems) <= len(_COLORS):
+    if not 0 < len(systems) <= len(COLORS):
         raise NeuronSpecError(
-            "a sweep cannot be drawn", got=f"{len(systems)} systems", expected=f"1 to {len(_COLORS)}"
+            "a sweep cannot be drawn", got=f"{len(systems)} systems", expected=f"1 to {len(COLORS)}"
         )
     columns = max(map(len, rows.values()))
     width = max(3.3, 0.62 * len(ticks) + 0.9)
@@ -799,7 +799,7 @@ def sweep_curves(
     figure.supxlabel(label, fontsize=9, color=_INK)
     handles = [
         Line2D([], [], color=color, linewidth=1.4, marker=marker, markersize=4.5, label=system)
-        for system, color, marker in zip(systems, _COLORS, _MARKERS, strict=False)
+        for system, color, marker in zip(systems, COLORS, _MARKERS, strict=False)
     ]
     _legend_above(figure, "Mean BLEU change, 95% intervals over directions", handles)
     return figure
@@ -808,7 +808,7 @@ def sweep_curves(
 def _draw_change(ax: Axes, curve: _Curve, values: Sequence[float], number: int, of: int) -> None:
     """``number``: the system's, of ``of``; they stand side by side, so that none hides another's interval."""
     shift = 0.14 * (number - (of - 1) / 2)
-    color = _COLORS[number]
+    color = COLORS[number]
     positions = [place + shift for place, value in enumerate(values) if value in curve]
     points = [curve[value] for value in values if value in curve]
     for x, (_, low, high) in zip(positions, points, strict=True):

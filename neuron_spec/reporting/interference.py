@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import write_json, write_text
+from neuron_spec.artifacts import CONFLICT, CONFLICT_LAYERS, TRANSFER, write_json, write_text
 from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
 from neuron_spec.interference import OTHER, PARTS, SHARED, Cell
 from neuron_spec.neurons.masks import NeuronMasks
@@ -37,14 +37,14 @@ from neuron_spec.reporting.interference_figures import direction_maps, layer_gri
 from neuron_spec.reporting.tables import Cell as TableCell
 from neuron_spec.reporting.tables import markdown_table
 
-CONFLICT_JSON = "conflict.json"
-CONFLICT_CSV = "conflict.csv"
-CONFLICT_TABLE = "conflict.md"
-CONFLICT_FIGURES = ("conflict", "conflict-layers")
-TRANSFER_JSON = "transfer.json"
-TRANSFER_CSV = "transfer.csv"
-TRANSFER_TABLE = "transfer.md"
-TRANSFER_FIGURE = "transfer"
+CONFLICT_JSON = f"{CONFLICT}.json"
+CONFLICT_CSV = f"{CONFLICT}.csv"
+CONFLICT_TABLE = f"{CONFLICT}.md"
+CONFLICT_FIGURES = (CONFLICT, CONFLICT_LAYERS)
+TRANSFER_JSON = f"{TRANSFER}.json"
+TRANSFER_CSV = f"{TRANSFER}.csv"
+TRANSFER_TABLE = f"{TRANSFER}.md"
+TRANSFER_FIGURE = TRANSFER
 
 ACROSS = "across"
 ALL = "all parameters"

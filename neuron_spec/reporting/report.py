@@ -37,6 +37,9 @@ from neuron_spec.reporting.run_folder import (
     planned_comparisons,
     read_run,
 )
+from neuron_spec.reporting.sections.adaptation import adaptations
+from neuron_spec.reporting.sections.churn import churn
+from neuron_spec.reporting.sections.interference import conflicts, transfers
 from neuron_spec.reporting.sections.repeating import repeating
 from neuron_spec.reporting.sections.scores import differences, findings, scores
 from neuron_spec.reporting.sections.sets import ablations, overlap, sparsity
@@ -105,7 +108,11 @@ def page_of(
         *beside,
         sparsity(run),
         overlap(run),
+        *churn(run),
         *ablations(run),
+        *conflicts(run),
+        *transfers(run),
+        *adaptations(run),
         _samples(run),
         _corpus(run),
         repeating(run, plan),

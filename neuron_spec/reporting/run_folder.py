@@ -4,7 +4,9 @@
 - several seeds, as the built-in experiment's: ``corpus/`` and for each seed ``seed-N/masks/SYSTEM.safetensors``
   and ``seed-N/evaluation/SYSTEM/``.
 
-Both may hold ``ablation*/`` folders. Comparisons are made here if they are not there yet.
+Beside these, in the run's folder or a seed's, may stand what further commands wrote, ``ablation*/``, ``conflict*/``,
+``transfer*/`` and ``adaptation*/``, and the logs of trainings, ``SYSTEM/train.log``. Comparisons are made here if they
+are not there yet.
 """
 
 from __future__ import annotations
@@ -35,7 +37,6 @@ from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import Evaluation, read_evaluation
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.reporting import figures
-from neuron_spec.reporting.ablation import ABLATION_JSON
 
 DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
 # The order of columns; others follow by name.
@@ -90,10 +91,14 @@ class Run:
     def family(self, code: str) -> str:
         return str(self.card["families"].get(code, UNKNOWN))
 
-    def ablations(self) -> list[Path]:
-        """Folders of finished ablations."""
+    def holding(self, pattern: str) -> list[Path]:
+        """Folders with a file in the run or a seed of it, such as ``ablation*/ablation.json``."""
         roots = dict.fromkeys([self.folder, *(seed.folder for seed in self.seeds)])
-        return [path.parent for root in roots for path in sorted(root.glob(f"ablation*/{ABLATION_JSON}"))]
+        return [path.parent for root in roots for path in sorted(root.glob(pattern))]
+
+    def name_of(self, folder: Path) -> str:
+        """Its path below the run."""
+        return str(folder.relative_to(self.folder))
 
 
 def read_run(folder: Path) -> Run:

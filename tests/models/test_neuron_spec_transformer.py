@@ -433,6 +433,43 @@ def test_a_missing_direction_may_be_composed(workshop, batch, ffn_path):
 # Beam search
 
 
+def test_a_borrowing_direction_runs_through_its_lenders_neurons(workshop, batch):
+    _, _, model = workshop.build("--missing-direction", "dense")
+    model.set_masks(workshop.masks(model, ["en-qa", "qa-en", "en-qb"]), workshop.langs)
+    borrower, lender, other = (
+        one_direction(batch, direction_id(Direction.parse(name), workshop.langs))
+        for name in ("en-qm", "en-qa", "en-qb")
+    )
+    as_lender, as_before, dense, lenders_own = (
+        log_probabilities(model, all_in(borrower, "en-qa", workshop.langs)),
+        log_probabilities(model, other),
+        log_probabilities(model, borrower),  # looked up before, which borrowing must not outlive
+        log_probabilities(model, lender),
+    )
+    model.borrow(Direction("en", "qm"), Direction("en", "qa"), workshop.langs)
+    assert torch.equal(log_probabilities(model, borrower), as_lender) and not torch.equal(dense, as_lender)
+    assert torch.equal(log_probabilities(model, other), as_before)
+    assert torch.equal(log_probabilities(model, lender), lenders_own)
+    masks = model.masks(workshop.langs)
+    rows = [masks.directions.index(Direction("en", target)) for target in ("qm", "qa")]
+    assert all(torch.equal(kept[rows[0]], kept[rows[1]]) for kept in masks.kept.values())
+
+
+def test_only_a_direction_without_masks_borrows_and_only_from_one_with(workshop):
+    en_qa, en_qb, en_qm = (Direction("en", target) for target in ("qa", "qb", "qm"))
+    _, _, model = workshop.build()
+    with pytest.raises(ModelError, match="dense model has no masks to borrow"):
+        model.borrow(en_qm, en_qa, workshop.langs)
+    model.set_masks(workshop.masks(model, ["en-qa", "qa-en"]), workshop.langs)
+    with pytest.raises(ModelError, match="of its own"):
+        model.borrow(Direction("qa", "en"), en_qa, workshop.langs)
+    with pytest.raises(ModelError, match=r"cannot lend[\s\S]*one of en-qa, qa-en"):
+        model.borrow(en_qm, en_qb, workshop.langs)
+    with pytest.raises(DirectionError, match="unknown language"):
+        model.borrow(en_qm, Direction("en", "xx"), workshop.langs)
+    assert [str(d) for d in model.masks(workshop.langs).directions] == ["en-qa", "qa-en"]
+
+
 @pytest.mark.parametrize("ffn_path", PATHS)
 def test_beam_search_scores_are_those_of_teacher_forcing(workshop, ffn_path):
     cfg, task, model = workshop.build("--source-lang", "en", "--target-lang", "qb", "--ffn-path", ffn_path)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import random
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +23,9 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.evaluation import Outputs, evaluate, write_evaluation
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.reporting import figures, run_folder
+from neuron_spec.reporting import figures, interference, run_folder
 from neuron_spec.reporting.ablation import Ablation, write_ablation
-from neuron_spec.reporting.commands import _select, _training
+from neuron_spec.reporting.commands import _select, training_of
 from neuron_spec.reporting.report import write_report
 from neuron_spec.reporting.run_folder import (
     compared,
@@ -423,7 +428,7 @@ def test_commands_are_those_that_the_artefacts_know(run):
 
 
 def test_a_system_that_no_script_trained_has_no_command(tmp_path):
-    assert _training(tmp_path) == []
+    assert training_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -448,3 +453,158 @@ def test_a_system_that_no_script_trained_has_no_command(tmp_path):
 )
 def test_flags_of_select_from_its_signature(parameters, flags):
     assert _select(parameters) == flags.split()
+
+
+# ---------------------------------------------------------------- interference, adaptation, moving masks
+
+FOUR_DIRECTIONS = [Direction("en", code) for code in CODES]
+INPUTS = {"checkpoint": "ef" * 32, "checkpoint's masks": "none", "data": "ab" * 32}
+
+
+def parsed(command: str, text: str) -> argparse.Namespace:
+    """The page's command as its own command line reads it."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"neuron-spec {command} ")]
+    module = importlib.import_module(f"neuron_spec.cli.{command}")
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    own, _, passed_on = line.partition(" -- ")
+    return parser.parse_args(shlex.split(own)[2:], argparse.Namespace(fairseq_flags=passed_on.split()))
+
+
+def asked(run: Path, **more) -> dict[str, object]:
+    return {
+        "subset": "valid",
+        "directions": [str(d) for d in FOUR_DIRECTIONS],
+        "seed": 3,
+        "overlap": NeuronMasks.load(run / "masks.safetensors").fingerprint,
+        "families": CODES,
+        **more,
+    }
+
+
+def write_interference(run: Path) -> None:
+    ours = interference.Compared(FOUR_DIRECTIONS, CODES)
+    generator = torch.Generator().manual_seed(1)
+    gradients = torch.randn(8, 20, generator=generator, dtype=torch.float64)
+    cell = interference.Cell("encoder", 0, "fc1")
+    one = interference.Conflict({cell: gradients @ gradients.T}, torch.full((4, 2), 9), {cell: 20})
+    inputs = {f"{name}: {what}": value for name in ("dense", "best") for what, value in INPUTS.items()}
+    inputs["best: checkpoint"] = "aa" * 32
+    made = signature("conflict", inputs=inputs, parameters=asked(run, sentences=100))
+    interference.write_conflict(run / "conflict", ours, {"dense": one, "best": one}, made, seed=1)
+    step = {"lr": 0.0123456789, "steps": 2, "train_subset": "train", "sentences": 50, "normalize_rows": True}
+    made = signature("transfer", inputs=INPUTS, parameters=asked(run, **step))
+    after = 1 + torch.randn(4, 4, generator=generator, dtype=torch.float64) / 10
+    transfer = interference.Transfer([9] * 4, torch.ones(4).double(), after, 5.0)
+    interference.write_transfer(run / "transfer-2", ours, transfer, made, seed=1)
+
+
+def adaptation_json(**changed) -> dict[str, object]:
+    scores = {"0": {"bleu": 10.0, "chrf": 20.0}, "20": {"bleu": 11.0, "chrf": 22.0}}
+    better = {"0": {"bleu": 20.0, "chrf": 30.0}, "20": {"bleu": 23.0, "chrf": 34.0}}
+    return {
+        "checkpoint_sha256": "ef" * 32,
+        "updates": {"steps": 5, "rate": 0.0123456789, "optimizer": "adam", "max_tokens": 400, "seed": 7},
+        "subset": "test",
+        "fairseq_flags": ["--beam", "4"],
+        "references": "raw",
+        "borrow": {"nl": "de"},
+        "borrowed": {"en-nl": "en-de"},
+        "directions": {
+            "en-nl": {"in_training": False, "shots": scores},
+            "en-es": {"in_training": False, "shots": better},
+        },
+        **changed,
+    }
+
+
+def test_conflict_and_transfer_are_shown_with_the_commands_that_make_them(run):
+    write_interference(run)
+    text = write_report(run)[0].read_text()
+    content = json.loads((run / "conflict" / "conflict.json").read_text())
+    own = content["checkpoints"]["dense"]["groups"]["all parameters"]["kinds"]["en->x"]
+    (row,) = re.findall(r"\| dense +\| en->x .*", text)
+    assert f"| {own['mean']:+.2f} | {100 * own['conflict_fraction']:.0f}% " in re.sub(" +", " ", row)
+    assert {"conflict-conflict", "conflict-conflict-layers", "transfer-2-transfer"} <= {
+        path.stem for path in (run / "figures").iterdir()
+    }
+    conflict = parsed("conflict", text)
+    # One is the checkpoint of an evaluation, the other is known by its name alone.
+    assert [path.name for path in conflict.path] == ["DENSE_CHECKPOINT", "BEST"]
+    assert (conflict.overlap, conflict.masks) == (run / "masks.safetensors", None)
+    assert (conflict.sentences, conflict.seed, conflict.output) == (100, 3, run / "conflict")
+    transfer = parsed("transfer", text)
+    assert (transfer.lr, transfer.steps, transfer.sentences) == (0.0123456789, 2, 50)
+    assert transfer.normalize_rows and transfer.lang_pairs == "en-de,en-nl,en-es,en-pt"
+
+
+def test_masks_that_were_passed_are_named_as_such(run):
+    write_interference(run)
+    path = run / "transfer-2" / "transfer.json"
+    content = json.loads(path.read_text())
+    masks = content["signature"]["parameters"]["overlap"]
+    content["signature"]["inputs"]["masks"] = masks
+    write_json(path, content)
+    transfer = parsed("transfer", write_report(run)[0].read_text())
+    assert (transfer.masks, transfer.overlap) == (run / "masks.safetensors", None)
+
+
+def test_an_adaptation_is_shown_with_the_command_that_makes_it(run):
+    write_json(run / "adaptation-few" / "adaptation.json", adaptation_json())
+    text = write_report(run)[0].read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if "shots |" in line or line.startswith("| mean ")
+    ]
+    assert rows[0] == [
+        "direction", "BLEU, 0 shots", "BLEU, 20 shots", "chrF++, 0 shots", "chrF++, 20 shots",
+    ]  # fmt: skip
+    assert rows[1] == ["mean", "15.0", "17.0", "25.0", "28.0"]
+    assert "en-nl through those of en-de" in text
+    args = parsed("adapt", text)
+    assert (args.shots, args.steps, args.lr, args.optimizer, args.seed) == (
+        [0, 20],
+        5,
+        0.0123456789,
+        "adam",
+        7,
+    )
+    assert (args.borrow, args.train_max_tokens, args.fairseq_flags) == ({"nl": "de"}, 400, ["--beam", "4"])
+    assert args.lang_pairs == "en-nl,en-es" and args.output == run / "adaptation-few"
+
+
+def test_an_adaptation_of_an_earlier_version_is_refused(run):
+    content = adaptation_json()
+    del content["borrow"]
+    write_json(run / "adaptation" / "adaptation.json", content)
+    with pytest.raises(ArtifactError, match=r"adaptation[\s\S]*no borrow"):
+        write_report(run)
+
+
+def test_masks_that_moved_are_shown_in_every_layout(run, experiment, tmp_path):
+    seeds = Path(shutil.copytree(experiment, tmp_path / "experiment"))
+    for folder, name in ((run, "dynamic"), (seeds / "seed-2", "seed-2/dynamic")):
+        (folder / "dynamic").mkdir()
+        (folder / "dynamic" / "train.log").write_text(
+            "| INFO | train_inner | num_updates=10, mask_churn=0.02, mask_kept_fraction=0.7, mask_overlap=0.9\n"
+            "| INFO | train_inner | num_updates=20, mask_churn=0.01, mask_kept_fraction=0.7, mask_overlap=0.8\n"
+        )
+        (folder / "dynamic" / "complete.txt").write_text("fairseq-train data --task neuron_spec_dynamic\n")
+        text = write_report(run if folder == run else seeds)[0].read_text()
+        row = re.sub(" +", " ", text[text.index("## Masks that moved") :])
+        assert f"| {name} | 20 | 2.0 to 1.0 | 70.0 to 70.0 | 90.0 to 80.0 |" in row
+        assert "](figures/churn.png)" in text and "fairseq-train data --task neuron_spec_dynamic\n" in text
+
+
+def test_a_log_of_masks_that_stay_adds_nothing(written, run):
+    (run / "specialized").mkdir()
+    (run / "specialized" / "train.log").write_text("| INFO | train_inner | num_updates=10, loss=4.5\n")
+    write_report(run)
+    before, after = ((folder / "report.md").read_text() for folder in (written, run))
+    assert after == before.replace(str(written), str(run))
+
+
+def test_a_report_needs_no_fairseq():
+    code = "import sys, neuron_spec.reporting.report; sys.exit('fairseq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -194,7 +194,7 @@ def _sides(run: Run) -> list[str]:
 
 
 def ablations(run: Run) -> list[Section]:
-    folders = run.ablations()
+    folders = run.holding(f"ablation*/{ABLATION_JSON}")
     if not folders:
         return []
     text = (
@@ -216,7 +216,7 @@ def _ablation(run: Run, folder: Path) -> Section:
         ]
         for name, group in found["groups"].items()
     ]
-    name = str(folder.relative_to(run.folder))
+    name = run.name_of(folder)
     header = ("evaluated", "directions", "own", "others", "random", "own is largest, directions", "p")
     blocks: list[Block] = [Table(header, rows)]
     if (drawn := folder / f"{FIGURE}.png").is_file():

@@ -1,0 +1,206 @@
+#!/usr/bin/env bash
+# Subnetworks and meta-learning for languages with few sentences, on the built-in corpus (docs/subnetworks.md). A dense
+# model of the other languages goes on in six ways, {ordinary, meta} x {full model, static, dynamic subnetworks}; each
+# then adapts to three languages it never saw: two with a relative that it knows, one without. Run again to resume.
+#   scripts/experiments/subnetworks.sh [--cpu | --smoke] [--seeds N,N,...] [--shots N,N,...] [--meta METHOD]
+#                                      [--dynamic RULE] [--voters N,N,...] [--stop-after MINUTES] [--run DIR]
+#                                      [--results DIR] [--dry-run]
+#     (neither)              6+6 layers on one GPU
+#     --cpu                  3+3 layers on 2 CPU cores: hours a seed
+#     --smoke                the toy corpus and one seed on 2 CPU cores: minutes
+#     --seeds N,N,...        each seed has its own dense model, subnetworks and continuations (default 1,2; smoke 1)
+#     --shots N,N,...        training sentences of a new language (default 0,20,100,1000; smoke 0,20)
+#     --meta METHOD          fomaml or reptile (default fomaml)
+#     --dynamic RULE         learned or reselect (default learned)
+#     --voters N,N,...       static subnetworks are what the copies fine-tuned with these seeds vote for
+#                            (default 1,2,3; cpu and smoke 1)
+#     --stop-after MINUTES   stop then; the same command goes on, training from where it last saved
+#     --run DIR              where everything goes (default runs/subnetworks, with -cpu or -smoke)
+#     --results DIR          copy scores, comparisons, masks' statistics and figures there
+#     --dry-run              print every command, run none
+# Uses .venv, or else an active environment that has neuron-spec.
+set -euo pipefail
+self=$(realpath "$0")
+cd "$(dirname "$self")/../.."
+# shellcheck source=scripts/pipeline.sh
+source scripts/pipeline.sh
+# shellcheck source=scripts/systems.sh
+source scripts/systems.sh
+
+size=gpu seeds='' shots='' meta=fomaml dynamic=learned voters='' stop_after='' run='' results='' again=()
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --cpu | --smoke)
+      [[ $size == gpu ]] || refuse "--cpu and --smoke are two sizes: choose one"
+      size=${1#--} again+=("$1")
+      shift
+      ;;
+    --dry-run) dry_run=true; shift ;;
+    --stop-after) needs_value "$@"; stop_after=$2; shift 2 ;;
+    --seeds) needs_value "$@"; seeds=$2 again+=("$1" "$2"); shift 2 ;;
+    --shots) needs_value "$@"; shots=$2 again+=("$1" "$2"); shift 2 ;;
+    --meta) needs_value "$@"; meta=$2 again+=("$1" "$2"); shift 2 ;;
+    --dynamic) needs_value "$@"; dynamic=$2 again+=("$1" "$2"); shift 2 ;;
+    --voters) needs_value "$@"; voters=$2 again+=("$1" "$2"); shift 2 ;;
+    --run) needs_value "$@"; run=$2 again+=("$1" "$2"); shift 2 ;;
+    --results) needs_value "$@"; results=$2 again+=("$1" "$2"); shift 2 ;;
+    -h | --help) usage; exit 0 ;;
+    *) refuse "unknown option: $1" ;;
+  esac
+done
+[[ -z $stop_after ]] || needs_minutes "$stop_after"
+[[ $meta == fomaml || $meta == reptile ]] || refuse "--meta: got '$meta', expected fomaml or reptile"
+[[ $dynamic == learned || $dynamic == reselect ]] || refuse "--dynamic: got '$dynamic', expected learned or reselect"
+if [[ $size == smoke ]]; then seeds=${seeds:-1} shots=${shots:-0,20}; fi
+[[ $size == gpu ]] || voters=${voters:-1}
+seeds=${seeds:-1,2} shots=${shots:-0,20,100,1000} voters=${voters:-1,2,3}
+needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
+needs_list --shots "$shots" '[0-9]+' 'whole numbers'
+needs_list --voters "$voters" '[1-9][0-9]*' 'whole numbers from 1'
+if [[ -z $run ]]; then
+  run=runs/subnetworks
+  [[ $size == gpu ]] || run+=-$size
+fi
+# shellcheck source=scripts/homeassistant.sh
+source scripts/homeassistant.sh
+
+# Known languages; new ones with the relative whose masks they borrow; a new one without relatives.
+known=de,sv,es,pt,cs,sk,ru,hu,et related=nl=de,it=es unrelated=tr
+# Adaptation takes more of the same plain SGD that inner steps are made of.
+inner_steps=3 inner_lr=0.1 updates=300 adapting=(--steps 20 --lr "$inner_lr" --optimizer sgd)
+pruning=(--step-fraction 0.1 --quality-floor 0.95) stepping=(--lr 0.1 --sentences 500)
+case $size in
+  gpu) ;;
+  cpu)
+    data=(--langs "$langs" --vocab-size 8000 --valid-size 300 --test-size 200)
+    updates=150
+    pretraining+=(--max-update 2000 --total-num-update 2000)
+    pruning=(--step-fraction 0.2 --quality-floor 0.95 --sentences 150) stepping=(--lr 0.1 --sentences 200)
+    ;;
+  smoke)
+    langs=qa,qb,qm,qn,qx known=qa,qm related=qb=qa,qn=qm unrelated=qx
+    data=(--langs "$langs" --train-size 1500 --valid-size 60 --test-size 20)
+    updates=40
+    pruning=(--step-fraction 0.3 --quality-floor 0.9 --max-steps 8) stepping=(--lr 0.1 --sentences 100)
+    ;;
+esac
+# As many gradients of sentences as an episode takes: inner steps on its support, one step on its query.
+case $meta in
+  fomaml) episode=(--inner-steps "$inner_steps" --inner-lr "$inner_lr" --support-fraction 0.5) longer=$((updates * (inner_steps + 1) / 2)) ;;
+  reptile) episode=(--inner-steps "$inner_steps" --inner-lr "$inner_lr") longer=$((updates * inner_steps)) ;;
+esac
+systems=(full full-longer static dynamic meta-full meta-static meta-dynamic)
+
+if [[ -n $stop_after ]] && ! $dry_run; then run_for "$stop_after" "${again[@]}"; fi
+needs_environment
+
+# LANG,... : en-LANG and LANG-en of each
+directions() {
+  local lang pairs=()
+  for lang in ${1//,/ }; do pairs+=("en-$lang" "$lang-en"); done
+  (IFS=,; echo "${pairs[*]}")
+}
+known_pairs=$(directions "$known")
+new_pairs=$(directions "$(sed 's/=[^,]*//g' <<<"$related"),$unrelated")
+
+# SEED: neurons and heads that each direction needs
+find_static() {
+  local of=$run/seed-$1
+  stage neuron-spec prune "$data_bin" --path "$of/dense/$checkpoint" --output "$of/masks/static.safetensors" \
+    --sites both "${pruning[@]}" --fine-tune "$configs/finetune.yaml" --work "$of/fine-tuning" --voters "$voters" \
+    "${device[@]}"
+}
+
+# SEED SYSTEM: all start from the dense model and see the same sentences in each update
+train() {
+  local of=$run/seed-$1 masks=none number=$updates flags=(--meta none)
+  [[ $2 == *full* ]] || masks=$of/masks/static.safetensors
+  [[ $2 != full-longer ]] || number=$longer
+  [[ $2 != meta-* ]] || flags=(--meta "$meta" "${episode[@]}")
+  [[ $2 != *dynamic ]] || flags+=(--dynamic-masks "$dynamic")
+  logged "$of/$2/train.log" scripts/50_specialize.sh "$data_bin" "$of/dense/$checkpoint" "$masks" "$of/$2" \
+    "$configs/continue.yaml" --seed "$1" --lang-pairs "$known_pairs" "${continuing[@]}" \
+    --save-interval-updates "$(((number + 2) / 3))" --keep-interval-updates 2 \
+    --max-update "$number" --total-num-update "$number" --task neuron_spec_meta "${flags[@]}"
+}
+
+# SEED SYSTEM: to the new languages
+adapt() {
+  local of=$run/seed-$1 flags=("${device[@]}") missing=()
+  [[ $2 == *full* ]] || { flags+=(--borrow "$related"); missing=(--missing-direction dense); }
+  stage neuron-spec adapt "$data_bin" --path "$of/$2/$checkpoint" --lang-pairs "$new_pairs" --shots "$shots" \
+    --seed "$1" "${adapting[@]}" --output "$of/adaptation-$2" "${flags[@]}" -- --max-len-a 2 --max-len-b 10 \
+    "${missing[@]}"
+}
+
+# SEED: do gradients conflict, over training, with masks and without; does overlap go with transfer
+interference() {
+  local of=$run/seed-$1 system
+  # The full model has moved on from the dense one, whose masks they are.
+  local overlap=(--overlap "$of/masks/static.safetensors" --allow-other-checkpoint)
+  for system in full static dynamic; do
+    stage neuron-spec conflict "$data_bin" --output "$of/conflict-$system" "${overlap[@]}" "${device[@]}" \
+      --path "$of/dense/$checkpoint" "$of/$system"/checkpoint_*_*.pt "$of/$system/$checkpoint"
+  done
+  for system in full static; do
+    stage neuron-spec transfer "$data_bin" --path "$of/$system/$checkpoint" --output "$of/transfer-$system" \
+      "${overlap[@]}" "${stepping[@]}" "${device[@]}"
+  done
+}
+
+# OUTPUT FOLDER: evaluations in this folder of a seed, where SYSTEM is the system's name; all against the full model
+compare_in() {
+  local system seed folders compared=()
+  for system in "${systems[@]}"; do
+    folders=()
+    for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed/${2/SYSTEM/$system}"); done
+    compared+=("$system=$(IFS=,; echo "${folders[*]}")")
+  done
+  stage neuron-spec compare "${compared[@]}" --output "$result/$1"
+}
+
+say "corpus: $corpus"
+stage scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
+for seed in ${seeds//,/ }; do
+  of=$run/seed-$seed
+  say "seed $seed: pretrain a dense model of $known, by plain fairseq"
+  logged "$of/dense/train.log" scripts/20_pretrain.sh "$data_bin" "$of/dense" "$configs/pretrain.yaml" \
+    --seed "$seed" "${pretraining[@]}" --lang-pairs "$known_pairs"
+  say "seed $seed: static subnetworks"
+  find_static "$seed"
+  for system in "${systems[@]}"; do
+    say "seed $seed: continue training, $system"
+    train "$seed" "$system"
+    say "seed $seed: evaluate and adapt, $system"
+    evaluate "$seed" "$system"
+    adapt "$seed" "$system"
+  done
+  if [[ $seed == "${seeds%%,*}" ]]; then
+    say "seed $seed: conflict of gradients, transfer"
+    interference "$seed"
+  fi
+done
+
+say "compare over seeds"
+result=$run/comparison-seeds-${seeds//,/-}
+compare_in known evaluation/SYSTEM
+for n in ${shots//,/ }; do compare_in "shots-$n" "adaptation-SYSTEM/all/$n"; done
+say "table and figures"
+stage neuron-spec subnetworks "$result" --seed "$run/seed-${seeds%%,*}" --output "$result"
+
+if [[ -n $results ]]; then
+  say "copy the results to $results"
+  stage mkdir -p "$results"
+  stage cp "$run/corpus/corpus.json" "$results"
+  stage cp "$result"/subnetworks*.{md,csv,json,png} "$results"
+  for what in known $(printf 'shots-%s ' ${shots//,/ }); do
+    stage mkdir -p "$results/$what"
+    stage cp "$result/$what"/comparison.{md,csv,json,png} "$results/$what"
+  done
+  of=$run/seed-${seeds%%,*}
+  for what in conflict-{full,static,dynamic} transfer-{full,static}; do
+    stage mkdir -p "$results/$what"
+    stage cp "$of/$what/${what%%-*}".{md,csv,json} "$of/$what"/*.png "$results/$what"
+  done
+fi
+say "done: read $result/subnetworks.md"
