@@ -48,7 +48,7 @@ from neuron_spec.reporting.tables import Cell
 
 REPORT, REPORT_HTML = "report.md", "report.html"
 _SAMPLES = 3
-_PUBLISHED_PAIRS = "61 million"  # of EC30, in the paper
+_PUBLISHED_PAIRS = 61_000_000  # of EC30, in the paper
 _ABOUT = {
     DENSE: "the multilingual model that the others start from",
     CONTINUATION: "the control: the same extra updates on the same batches without masks, so that "
@@ -148,13 +148,15 @@ def _what_it_is(run: Run, comparisons: Mapping[Path, Comparison]) -> list[Block]
 
 def _reach(run: Run, pairs: int) -> str:
     """What a run of this size can show, and what not."""
-    text = (
-        f"**What this cannot show:** the published gains are of far larger models, trained on {_PUBLISHED_PAIRS} sentence "
-        f"pairs; these were trained on {pairs:,}. "
-    )
+    text = "**What this cannot show:** "
+    if pairs < _PUBLISHED_PAIRS / 2:
+        text += (
+            f"the published gains are of far larger models, trained on {_PUBLISHED_PAIRS // 10**6} million sentence "
+            f"pairs; these were trained on {pairs:,}. "
+        )
     if len(run.seeds) == 1:
         return text + (
-            "And there is one seed: how much one training differs from the next is not in any figure here, so "
+            "There is one seed: how much one training differs from the next is not in any figure here, so "
             "that a difference of a point or so of BLEU may be chance, whatever its interval. How sparse the sets "
             "are and whether related languages share neurons can be seen, for this model."
         )

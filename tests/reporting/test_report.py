@@ -376,6 +376,15 @@ def test_a_damaged_card_is_refused(run):
         write_report(run)
 
 
+def test_a_run_of_the_published_size_is_not_called_small(run):
+    words = "the published gains are of far larger models"
+    assert words in write_report(run)[0].read_text()
+    card = json.loads((run / "corpus" / "corpus.json").read_text())
+    card["pairs"]["train"] = dict.fromkeys(card["pairs"]["train"], 20_000_000)
+    write_json(run / "corpus" / "corpus.json", card)
+    assert words not in write_report(run)[0].read_text()
+
+
 def test_systems_on_different_directions_are_refused(run):
     shutil.rmtree(run / "comparison")
     write_system(run / "evaluation" / "dense", around_english(["de"]), 0.3)
