@@ -67,6 +67,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a text, each of which ends with a line break; a carriage return is none."""
+    return Path(path).read_bytes().decode("utf-8").split("\n")[:-1]
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 

@@ -93,19 +93,13 @@ def _lenders(text: str) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.adaptation import Adaptation, Test, Updates
-    from neuron_spec.corpora.build import raw_file
+    from neuron_spec.corpora.build import raw_texts
     from neuron_spec.directions import parse_directions
     from neuron_spec.reporting.adaptation import write_adaptation
 
     directions = parse_directions(args.lang_pairs)
     updates = Updates(args.steps, args.lr, args.optimizer, args.train_max_tokens, args.seed)
-    texts = {}
-    for d in directions if args.references == "raw" else ():
-        source, reference = (
-            _lines(raw_file(args.data_bin, args.gen_subset, d.source, d.target, side))
-            for side in (d.source, d.target)
-        )
-        texts[d] = source, reference
+    texts = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
     flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
     flags += [*(["--cpu"] if args.cpu else []), *args.fairseq_flags]
     test = Test(args.gen_subset, texts, flags)
@@ -114,8 +108,3 @@ def run(args: argparse.Namespace) -> None:
     page = write_adaptation(args.output, results, updates, adaptation.trained, adaptation.lenders)
     print(page.read_text(encoding="utf-8"), file=sys.stderr)
     print(page)
-
-
-def _lines(path: Path) -> list[str]:
-    # Bytes, because reading as text would turn a carriage return into a line break.
-    return path.read_bytes().decode("utf-8").split("\n")[:-1]

@@ -26,6 +26,7 @@ from neuron_spec.artifacts import (
     hash_text,
     is_already_here,
     read_json,
+    read_lines,
     signature,
     write_json,
     write_text,
@@ -117,7 +118,7 @@ def _score_logs(args: argparse.Namespace) -> None:
 
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
-    from neuron_spec.corpora.build import card_of
+    from neuron_spec.corpora.build import card_of, raw_texts
     from neuron_spec.data.data_bin import check_data_bin, data_sha256
     from neuron_spec.evaluation import Outputs
 
@@ -125,7 +126,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     trained = task_args(state, args.path)
     directions = parse_directions(args.lang_pairs or trained.lang_pairs)
     check_data_bin(args.data_bin, trained.langs, args.gen_subset, directions)
-    raw = _raw_texts(args, directions) if args.references == "raw" else {}
+    raw = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
     made = signature(
         "evaluate",
         inputs={
@@ -155,27 +156,6 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     card = card_of(args.data_bin)
     language_id = _language_identifier(args.data_bin, card) if card else None
     _write(args, outputs, made, language_id, card)
-
-
-def _raw_texts(
-    args: argparse.Namespace, directions: Sequence[Direction]
-) -> dict[Direction, tuple[list[str], list[str]]]:
-    """Source and reference lines of every direction, from the raw text beside the data-bin."""
-    from neuron_spec.corpora.build import raw_file
-
-    texts = {}
-    for d in directions:
-        source, reference = (
-            _lines(raw_file(args.data_bin, args.gen_subset, d.source, d.target, side))
-            for side in (d.source, d.target)
-        )
-        texts[d] = source, reference
-    return texts
-
-
-def _lines(path: Path) -> list[str]:
-    # Bytes, because reading as text would turn a carriage return into a line break.
-    return path.read_bytes().decode("utf-8").split("\n")[:-1]
 
 
 def _is_complete(output: Path, wanted: Mapping[str, Any]) -> bool:
@@ -213,7 +193,7 @@ def _translate(
         if not path.is_file():
             write_text(path, "".join(f"{line}\n" for line in translator.translate(direction)))
         done[direction] = (
-            _lines(path),
+            read_lines(path),
             translator.references(direction) if args.references == "data-bin" else [],
         )
     return done
@@ -227,7 +207,10 @@ def _language_identifier(data_bin: Path, card: Mapping[str, Any]) -> LanguageIde
     others = [lang for lang in card["langs"] if lang != PIVOT]
     sides = {lang: (lang, lang) for lang in others} | {PIVOT: (others[0], PIVOT)}
     return LanguageIdentifier().fit(
-        {lang: _lines(raw_file(data_bin, "train", pair, PIVOT, side)) for lang, (pair, side) in sides.items()}
+        {
+            lang: read_lines(raw_file(data_bin, "train", pair, PIVOT, side))
+            for lang, (pair, side) in sides.items()
+        }
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from neuron_spec.artifacts import (
     hash_text,
     is_already_here,
     read_json,
+    read_lines,
     signature,
     write_json,
     write_text,
 )
 from neuron_spec.corpora.sharding import check_disk
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError
 
 PIVOT = "en"
@@ -243,3 +245,20 @@ def raw_file(data_bin: str | Path, split: str, source: str, target: str, side: s
         mend="raw references are scored by default; where only a data-bin exists, score its "
         "detokenised targets with --references data-bin",
     )
+
+
+def raw_texts(
+    data_bin: str | Path, split: str, directions: Sequence[Direction]
+) -> dict[Direction, tuple[list[str], list[str]]]:
+    """Source and target lines of every direction, beside a data-bin of ours.
+
+    Raises:
+        ArtifactError: as `raw_file`.
+    """
+    texts = {}
+    for d in directions:
+        source, target = (
+            read_lines(raw_file(data_bin, split, d.source, d.target, side)) for side in (d.source, d.target)
+        )
+        texts[d] = source, target
+    return texts
