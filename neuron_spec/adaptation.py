@@ -88,6 +88,7 @@ class Test:
     Attributes:
         texts: raw sources and references, for directions that have them; the data-bin's references for others.
         flags: of ``fairseq-generate``.
+        families, tiers: of languages, by which scores are summed up; None: those of the language table, and none.
     """
 
     __test__ = False  # no test of pytest's
@@ -95,6 +96,8 @@ class Test:
     subset: str
     texts: Mapping[Direction, tuple[list[str], list[str]]]
     flags: Sequence[str]
+    families: Mapping[str, str] | None = None
+    tiers: Mapping[str, str] | None = None
 
 
 class Adaptation:
@@ -210,7 +213,7 @@ class Adaptation:
             translator.models[0].load_state_dict(self._model.state_dict())
         sources, references = self.test.texts.get(direction) or (None, translator.references(direction))
         outputs = Outputs(direction, translator.translate(direction), references, sources)
-        return evaluate([outputs], signature=made)
+        return evaluate([outputs], signature=made, families=self.test.families, tiers=self.test.tiers)
 
     @property
     def _parameters(self) -> list[torch.nn.Parameter]:

@@ -38,7 +38,7 @@ def make(
     held_out: Path, data_bin: Path, shots: str = "0,4,20", updates: Updates = UPDATES, **kinds: Any
 ) -> Adaptation:
     directions = kinds.get("directions", NEW)
-    test = Test("test", {}, [*FLAGS, *kinds.get("flags", [])])
+    test = Test("test", {}, [*FLAGS, *kinds.get("flags", [])], kinds.get("families"), kinds.get("tiers"))
     numbers = [int(n) for n in shots.split(",")]
     return Adaptation(held_out, data_bin, directions, numbers, updates, test, kinds.get("borrow"))
 
@@ -52,6 +52,14 @@ def adaptation(held_out: Path, data_bin: Path) -> Adaptation:
 def results(adaptation: Adaptation, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     output = tmp_path_factory.mktemp("results")
     return output, adaptation.run(output)
+
+
+def test_scores_are_summed_up_by_the_corpus_own_families(held_out, data_bin, tmp_path):
+    groups = {"families": {"qm": "M", "en": "E"}, "tiers": {"qm": "low"}}
+    make(held_out, data_bin, "0", **groups).run(tmp_path)
+    found = read_evaluation(tmp_path / "all" / "0")
+    assert (found.families, found.tiers) == (groups["families"], groups["tiers"])
+    assert {row.name for row in found.summary if row.kind == "family"} == {"M"}
 
 
 def hypotheses(results: Any) -> dict[tuple[str, int], list[str]]:

@@ -93,7 +93,7 @@ def _lenders(text: str) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.adaptation import Adaptation, Test, Updates
-    from neuron_spec.corpora.build import raw_texts
+    from neuron_spec.corpora.build import card_of, raw_texts
     from neuron_spec.directions import parse_directions
     from neuron_spec.reporting.adaptation import write_adaptation
 
@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> None:
     texts = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
     flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
     flags += [*(["--cpu"] if args.cpu else []), *args.fairseq_flags]
-    test = Test(args.gen_subset, texts, flags)
+    card = card_of(args.data_bin) or {}
+    test = Test(args.gen_subset, texts, flags, card.get("families"), card.get("tiers"))
     adaptation = Adaptation(args.path, args.data_bin, directions, args.shots, updates, test, args.borrow)
     results = adaptation.run(args.output)
     page = write_adaptation(args.output, results, updates, adaptation.trained, adaptation.lenders)

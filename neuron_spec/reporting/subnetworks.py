@@ -348,11 +348,12 @@ def _mask_table(masks: Mapping[str, Masks]) -> str:
 
 
 def _notes(found: Subnetworks) -> list[str]:
+    directions = len(found.curves[found.systems[0]])
     seeds = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
     notes = [
         f"Means over directions and {seeds}; ±: standard deviation over seeds. The baseline is {found.systems[0]}.",
         "95% interval and p: bootstrap and two-sided sign-flip test over directions, whose seeds are averaged first: "
-        "with six directions p is never below 0.031. wins, losses: directions of all seeds that differ significantly "
+        f"with {directions} new directions p is never below {2 / 2**directions:.3f}. wins, losses: directions of all seeds that differ significantly "
         "over sentences, after Holm's adjustment.",
         "By family: difference to the baseline, mean over its directions.",
     ]
@@ -376,12 +377,15 @@ def curves(found: Subnetworks) -> Figure:
         for name in found.systems:
             (curve,) = (own for own in found.curves[name] if own.direction == direction)
             _draw(ax, name, curve)
+        ax.set_ylim(bottom=0)  # once all are drawn, which sets the top
         family = _family_name(found, curve.family)
         ax.set_title(f"{direction}, {family}".replace("-", "→", 1), fontsize=8.5, color=_INK, loc="left")
     for ax in axes.flat[len(directions) :]:
         ax.set_axis_off()
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(found.systems), frameon=False, fontsize=8.5
+    )
     figure.supxlabel("training sentences (shots)", fontsize=9, color=_INK)
     figure.supylabel("BLEU", fontsize=9, color=_INK)
     return figure
@@ -408,4 +412,3 @@ def _draw(ax: Axes, name: str, curve: Curve) -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(length=0, colors=_INK, labelsize=8)
     ax.grid(axis="y", color=_PALE, linewidth=0.6)
-    ax.set_ylim(bottom=0)
