@@ -24,7 +24,7 @@ from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import Evaluation, Outputs, evaluate
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.reporting.subnetworks import read_subnetworks
+from neuron_spec.reporting.subnetworks import KNOWN, read_subnetworks
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "experiments" / "subnetworks.sh"
@@ -168,7 +168,7 @@ def write(folder: Path, names: str, errors: dict[str, tuple[int, int]]) -> None:
 @pytest.fixture(scope="module")
 def comparisons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparisons")
-    write(folder / "known", "en-qa,qa-en", {"full": (1, 1), "static": (1, 1), "dynamic": (2, 2)})
+    write(folder / KNOWN, "en-qa,qa-en", {"full": (1, 1), "static": (1, 1), "dynamic": (2, 2)})
     write(folder / "shots-0", NEW, {"full": (5, 6), "static": (4, 5), "dynamic": (5, 6)})
     write(folder / "shots-20", NEW, {"full": (3, 4), "static": (2, 2), "dynamic": (4, 4)})
     return folder
@@ -197,7 +197,7 @@ def test_the_page_holds_what_the_comparisons_hold(comparisons: Path, seed: Path,
     of = {(row["system"], row["shots"], row["family"]): row for row in rows}
     assert {key[1] for key in of} == {"", "0", "20"}
     assert {key[2] for key in of if key[1] == "20"} == {"all", "A", "X"}
-    for shots, folder in (("", "known"), ("0", "shots-0"), ("20", "shots-20")):
+    for shots, folder in (("", KNOWN), ("0", "shots-0"), ("20", "shots-20")):
         found = json.loads((comparisons / folder / "comparison.json").read_text())
         (theirs,) = (
             row
@@ -253,7 +253,7 @@ def test_scores_of_every_seed_are_in_the_curves(comparisons: Path) -> None:
 def test_what_does_not_belong_together_is_refused(comparisons: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no comparison of adaptations"):
         read_subnetworks(tmp_path)
-    for name in ("known", "shots-0"):
+    for name in (KNOWN, "shots-0"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "comparison.json").write_text((comparisons / name / "comparison.json").read_text())
     write(tmp_path / "shots-20", NEW, {"full": (3, 4), "static": (2, 2)})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "comparisons", type=Path, help="folder of neuron-spec compare's: known, shots-0, shots-20, ..."
+        "comparisons", type=Path, help="folder of neuron-spec compare's: against-full, shots-0, shots-20, ..."
     )
     parser.add_argument(
         "--seed", type=Path, metavar="DIR", help="with SYSTEM/checkpoint_last.pt, whose masks are described"

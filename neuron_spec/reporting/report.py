@@ -30,8 +30,12 @@ from neuron_spec.reporting.published import published_section, read_published
 from neuron_spec.reporting.run_folder import (
     CONTINUATION,
     DENSE,
+    DYNAMIC,
+    FULL,
+    FULL_LONGER,
     RANDOM,
     SPECIALIZED,
+    STATIC,
     Run,
     compared,
     planned_comparisons,
@@ -55,6 +59,11 @@ _ABOUT = {
     "specialization is not credited with what more training does",
     SPECIALIZED: "continues training with each direction running through, and updating, only its own FFN neurons",
     RANDOM: "as *specialized*, through as many neurons drawn at random: what sparsity alone does",
+    FULL: "goes on training from the dense model, with all its units",
+    FULL_LONGER: "the control for episodes: as *full*, with as many gradients as they take",
+    STATIC: "goes on training, each direction through its own neurons and attention heads",
+    DYNAMIC: "as *static*, with masks that move with the model",
+    **{f"meta-{name}": f"as *{name}*, by episodes of meta-learning" for name in (FULL, STATIC, DYNAMIC)},
 }
 
 

@@ -1,8 +1,8 @@
 """What a finished run left in its folder. Two layouts are known:
 
 - one run, as the quickstart's: ``corpus/``, ``masks.safetensors``, ``evaluation/SYSTEM/``;
-- several seeds, as the built-in experiment's: ``corpus/`` and for each seed ``seed-N/masks/SYSTEM.safetensors``
-  and ``seed-N/evaluation/SYSTEM/``.
+- several seeds, as the built-in experiments': ``corpus/`` and for each seed ``seed-N/masks/SYSTEM.safetensors``
+  and ``seed-N/evaluation/SYSTEM/``. The report's sets are the specialized system's, or else the static one's.
 
 Beside these, in the run's folder or a seed's, may stand what further commands wrote, ``ablation*/``, ``conflict*/``,
 ``transfer*/`` and ``adaptation*/``, and the logs of trainings, ``SYSTEM/train.log``. Comparisons are made here if they
@@ -39,11 +39,15 @@ from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.reporting import figures
 
 DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
+FULL, FULL_LONGER, STATIC, DYNAMIC = "full", "full-longer", "static", "dynamic"
 # The order of columns; others follow by name.
-SYSTEMS = (DENSE, CONTINUATION, SPECIALIZED, RANDOM)
+SYSTEMS = (
+    *(DENSE, CONTINUATION, SPECIALIZED, RANDOM),
+    *(FULL, FULL_LONGER, STATIC, DYNAMIC, "meta-full", "meta-static", "meta-dynamic"),
+)
 LAYOUTS = (
     "one run: corpus/corpus.json, masks.safetensors, evaluation/SYSTEM/scores.json; or "
-    "several seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors, "
+    "several seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors (or static.safetensors), "
     "seed-N/evaluation/SYSTEM/scores.json"
 )
 
@@ -54,7 +58,7 @@ class Seed:
 
     Attributes:
         number: of the seed; None in the layout of one run.
-        masks_file: of the specialized system.
+        masks_file: of the specialized or static system.
         evaluations: system -> its scores and texts.
     """
 
@@ -143,16 +147,18 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder,
         card,
-        [
-            _read_seed(of, _seed_number(of), of / "masks" / f"{SPECIALIZED}.safetensors", every)
-            for of in whole
-        ],
+        [_read_seed(of, _seed_number(of), _masks_file(of, every), every) for of in whole],
         [
             f"{of.name}, where {', '.join(s for s in every if s not in found)} is not evaluated yet"
             for of, found in seeds.items()
             if of not in whole
         ],
     )
+
+
+def _masks_file(of: Path, systems: Sequence[str]) -> Path:
+    name = STATIC if STATIC in systems and SPECIALIZED not in systems else SPECIALIZED
+    return of / "masks" / f"{name}.safetensors"
 
 
 def _seed_folders(folder: Path) -> list[Path]:

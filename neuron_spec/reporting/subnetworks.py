@@ -1,9 +1,9 @@
 """One page of what subnetworks and meta-learning do: for directions in training, and for new languages with few
 sentences. From what ``scripts/experiments/subnetworks.sh`` leaves:
 
-    COMPARISONS/known/comparison.json       the directions in training
-    COMPARISONS/shots-20/comparison.json    new languages, after that many sentences
-    SEED/SYSTEM/checkpoint_last.pt          whose masks are described
+    COMPARISONS/against-full/comparison.json    the directions in training
+    COMPARISONS/shots-20/comparison.json        new languages, after that many sentences
+    SEED/SYSTEM/checkpoint_last.pt              whose masks are described
 
 A comparison's first system is the baseline of all. BLEU and chrF++ are 0-100.
 """
@@ -38,15 +38,15 @@ from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL
 from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
 from neuron_spec.reporting import figures
+from neuron_spec.reporting.run_folder import DYNAMIC, FULL, STATIC
 from neuron_spec.reporting.tables import Cell, markdown_table
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
-KNOWN = "known"
-STATIC = "static"
+KNOWN = f"against-{FULL}"
 
 _SHOTS = re.compile(r"shots-(\d+)")
 _ROWS = ".mask_rows"
-_COLORS = {"full": "#0072B2", "static": "#D55E00", "dynamic": "#009E73"}
+_COLORS = {FULL: "#0072B2", STATIC: "#D55E00", DYNAMIC: "#009E73"}
 _OTHER_COLOR = "#777777"
 _INK, _PALE = "#222222", "#DDDDDD"
 

@@ -183,17 +183,18 @@ done
 
 say "compare over seeds"
 result=$run/comparison-seeds-${seeds//,/-}
-compare_in known evaluation/SYSTEM
+compare_in against-full evaluation/SYSTEM
 for n in ${shots//,/ }; do compare_in "shots-$n" "adaptation-SYSTEM/all/$n"; done
-say "table and figures"
+say "table, figures and report"
 stage neuron-spec subnetworks "$result" --seed "$run/seed-${seeds%%,*}" --output "$result"
+stage scripts/70_report.sh "$run"
 
 if [[ -n $results ]]; then
   say "copy the results to $results"
   stage mkdir -p "$results"
   stage cp "$run/corpus/corpus.json" "$results"
   stage cp "$result"/subnetworks*.{md,csv,json,png} "$results"
-  for what in known $(printf 'shots-%s ' ${shots//,/ }); do
+  for what in against-full $(printf 'shots-%s ' ${shots//,/ }); do
     stage mkdir -p "$results/$what"
     stage cp "$result/$what"/comparison.{md,csv,json,png} "$results/$what"
   done
@@ -203,4 +204,4 @@ if [[ -n $results ]]; then
     stage cp "$of/$what/${what%%-*}".{md,csv,json} "$of/$what"/*.png "$results/$what"
   done
 fi
-say "done: read $result/subnetworks.md"
+say "done: read $result/subnetworks.md and $run/report.html"

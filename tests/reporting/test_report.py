@@ -320,6 +320,18 @@ def test_seeds_are_put_together_and_unfinished_ones_named(experiment):
     assert f"{OverSeeds.of(bleu).mean:.1f} ± {OverSeeds.of(bleu).std:.1f}" in text
 
 
+def test_where_nothing_is_specialized_the_sets_are_the_static_ones(tmp_path):
+    folder = write_experiment(tmp_path / "run", {1: {"full": 0.3, "static": 0.28, "meta-static": 0.27}})
+    masks = folder / "seed-1" / "masks"
+    with pytest.raises(ArtifactError, match=r"not found(.|\n)*static\.safetensors"):
+        write_report(folder)
+    for ending in ("safetensors", "json"):
+        (masks / f"specialized.{ending}").rename(masks / f"static.{ending}")
+    text = write_report(folder)[0].read_text()
+    assert "as *static*, by episodes" in text
+    assert (folder / "comparison-seeds-1" / "against-full" / "comparison.json").is_file()
+
+
 def test_comparisons_stand_where_the_experiment_puts_them(experiment):
     root = experiment / "comparison-seeds-1-2"
     assert {path.name for path in root.iterdir()} == {"against-dense-continuation", "against-matched-random"}
