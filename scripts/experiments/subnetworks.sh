@@ -73,8 +73,7 @@ case $size in
   gpu) ;;
   cpu)
     data=(--langs "$langs" --vocab-size 8000 --valid-size 300 --test-size 200)
-    updates=150
-    pretraining+=(--max-update 2000 --total-num-update 2000)
+    updates=200
     pruning=(--step-fraction 0.2 --quality-floor 0.95 --sentences 150) stepping=(--lr 0.1 --sentences 200)
     ;;
   smoke)
