@@ -42,7 +42,7 @@ from neuron_spec.evaluation import (
     grouped,
     paired_bootstrap,
 )
-from neuron_spec.reporting.tables import Cell, markdown_table
+from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
 METRICS = {"bleu": "BLEU", "chrf": "chrF++"}
@@ -639,7 +639,7 @@ def _group_cells(row: GroupComparison) -> list[Cell]:
         _score(row.score),
         _difference(row.difference),
         row.interval and _bounds(*row.interval),
-        _p(row.p_value),
+        shown_p(row.p_value),
         "/".join(map(str, row.results.values())),
         "/".join(map(str, row.holm_results.values())),
     ]
@@ -653,9 +653,9 @@ def _direction_cells(row: DirectionComparison) -> list[Cell]:
         _score(row.score),
         _difference(row.difference),
         _bounds(row.low, row.high),
-        ", ".join(_p(seed.sacrebleu_p_value) for seed in row.seeds),
-        ", ".join(_p(seed.p_value) for seed in row.seeds),
-        ", ".join(_p(seed.holm_p_value) for seed in row.seeds),
+        ", ".join(shown_p(seed.sacrebleu_p_value) for seed in row.seeds),
+        ", ".join(shown_p(seed.p_value) for seed in row.seeds),
+        ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
         _results([seed.result for seed in row.seeds]),
     ]
 
@@ -680,10 +680,6 @@ def _difference(of: OverSeeds) -> str:
 
 def _bounds(low: float, high: float) -> str:
     return f"{low:+.2f} to {high:+.2f}"
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def _notes(comparison: Comparison) -> list[str]:

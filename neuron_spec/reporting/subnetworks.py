@@ -39,7 +39,7 @@ from neuron_spec.evaluation import ALL
 from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
 from neuron_spec.reporting import figures
 from neuron_spec.reporting.run_folder import DYNAMIC, FULL, STATIC
-from neuron_spec.reporting.tables import Cell, markdown_table
+from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 KNOWN = f"against-{FULL}"
@@ -317,7 +317,7 @@ def _table(found: Subnetworks, shots: int | None) -> str:
                 row.chrf,
                 _signed(row.difference),
                 None if row.low is None else f"{row.low:+.2f} to {row.high:+.2f}",
-                None if row.p_value is None else f"{row.p_value:.3f}",
+                None if row.p_value is None else shown_p(row.p_value),
                 row.wins,
                 row.losses,
                 *(_signed(rows[name, family].difference) for family in families),

@@ -33,7 +33,7 @@ from neuron_spec.checkpoints import masks_of, read_checkpoint, weights_sha256
 from neuron_spec.comparison import COMPARISON
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL
-from neuron_spec.reporting.tables import Cell, markdown_table
+from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 SYSTEMS = "systems"  # .md, .csv, .json
 DENSE = "dense"
@@ -314,7 +314,7 @@ def _score_table(table: Table) -> str:
             score.chrf,
             _shown(score.bleu_difference, "+.2f"),
             None if score.low is None else f"{score.low:+.2f} to {score.high:+.2f}",
-            _shown(score.p_value, ".3f"),
+            None if score.p_value is None else shown_p(score.p_value),
             score.wins,
             score.losses,
         ]

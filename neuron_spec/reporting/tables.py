@@ -93,6 +93,11 @@ def shown(cell: Cell) -> str:
     return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
 
 
+def shown_p(value: float) -> str:
+    """A p-value as tables show it, never as 0."""
+    return "<0.001" if value < 0.0005 else f"{value:.3f}"
+
+
 def columns_of_numbers(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
     """Of each column, whether all its cells are numbers, at least one of them known."""
     columns = zip(*([shown(cell) for cell in line] for line in (header, *rows)), strict=True)

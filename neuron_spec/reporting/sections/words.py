@@ -10,7 +10,7 @@ from neuron_spec.comparison import OverSeeds
 from neuron_spec.reporting import figures
 from neuron_spec.reporting.page import Picture
 from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.tables import Cell
+from neuron_spec.reporting.tables import Cell, shown_p
 
 
 def drawn(name: str, caption: str, figure: Figure) -> Picture:
@@ -33,7 +33,7 @@ def bounds(low: float, high: float) -> str:
 
 
 def p_value(value: float, *, sign: bool = False) -> str:
-    text = "<0.001" if value < 0.0005 else f"{value:.3f}"
+    text = shown_p(value)
     return text if not sign else f"\\< {text[1:]}" if text[0] == "<" else f"= {text}"
 
 
