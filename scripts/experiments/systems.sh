@@ -5,8 +5,8 @@
 #   scripts/experiments/systems.sh [--cpu | --smoke] [--seeds N,N,...] [--without SYSTEM,...] [--adapter-size N]
 #                                  [--alpha X] [--stop-after MINUTES] [--run DIR] [--results DIR] [--dry-run]
 #     (neither)              6+6 layers on one GPU
-#     --cpu                  3+3 layers on 2 CPU cores: beyond homeassistant.sh's hours, about two more a seed,
-#                            an estimate and not measured
+#     --cpu                  3+3 layers on 2 CPU cores: beyond homeassistant.sh's hours, about two more a seed of one
+#                            core, half of them for bilingual models
 #     --smoke                the toy corpus, four directions and one seed, on 2 CPU cores: minutes
 #     --seeds N,N,...        each seed has its own dense model and continuations (default 1,2,3; smoke 1)
 #     --without SYSTEM,...   leave out some of: adapters-pair, adapters-family, lass, bilingual
