@@ -96,14 +96,13 @@ def prune(
         ArtifactError: if other masks, or steps towards other masks, are there.
     """
     so_far = output.with_suffix(".steps.safetensors")
-    for path in (output, so_far):
-        found = _found(path, metadata["signature"])
-        if found is not None and path == output:
-            return found
+    if (done := _found(output, metadata["signature"])) is not None:
+        return done
+    begun = _found(so_far, metadata["signature"])
     meter = load()
     pruning = _Pruning(meter, meter.read(subset, sentences=sentences), rules)
-    if so_far.is_file():
-        pruning.resume(NeuronMasks.load(so_far))
+    if begun is not None:
+        pruning.resume(begun)
     while pruning.step():
         pruning.masks(metadata).save(so_far)
     masks = pruning.masks(metadata)

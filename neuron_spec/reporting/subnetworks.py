@@ -26,19 +26,18 @@ from torch import Tensor
 from neuron_spec.artifacts import (
     hash_file,
     hash_state,
-    read_json,
     require_file,
     signature,
     write_json,
     write_text,
 )
 from neuron_spec.checkpoints import masks_of, read_checkpoint
-from neuron_spec.comparison import COMPARISON
+from neuron_spec.comparison import COMPARISON, Comparison
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL
 from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
 from neuron_spec.reporting import figures
-from neuron_spec.reporting.run_folder import DYNAMIC, FULL, STATIC
+from neuron_spec.reporting.run_folder import DYNAMIC, FULL, STATIC, read_comparison
 from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
@@ -132,8 +131,8 @@ def read_subnetworks(
         ArtifactError: if a file is missing or damaged, or the comparisons are of different systems.
     """
     places = {n: comparisons / f"shots-{n}" for n in _numbers_of_shots(comparisons)}
-    found = {n: read_json(_file(place), "comparison") for n, place in places.items()}
-    known = read_json(_file(comparisons / KNOWN), "comparison")
+    found = {n: read_comparison(_file(place)) for n, place in places.items()}
+    known = read_comparison(_file(comparisons / KNOWN))
     systems = _systems(known)
     for n, one in found.items():
         if (how := _how(one)) != _how(known):
@@ -152,9 +151,9 @@ def read_subnetworks(
         masks = {name: _describe(of, states.get(STATIC, of)) for name, of in states.items() if of}
     return Subnetworks(
         systems=systems,
-        families=list(dict.fromkeys(row["family"] for row in first["directions"])),
-        related={row["family"] for row in known["directions"]},
-        seeds=len(first["directions"][0]["seeds"]),
+        families=list(dict.fromkeys(str(row.family) for row in first.directions)),
+        related={str(row.family) for row in known.directions},
+        seeds=len(first.directions[0].seeds),
         rows=[*_rows(known, None), *(row for n, one in found.items() for row in _rows(one, n))],
         masks=masks,
         curves={name: _curves(found, name) for name in systems},
@@ -183,61 +182,61 @@ def _file(folder: Path) -> Path:
     )
 
 
-def _systems(found: Mapping[str, Any]) -> list[str]:
-    return [found["baseline"], *dict.fromkeys(row["system"] for row in found["groups"])]
+def _systems(found: Comparison) -> list[str]:
+    return [found.baseline, *dict.fromkeys(row.system for row in found.groups)]
 
 
-def _how(found: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = found["signature"]["parameters"]
+def _how(found: Comparison) -> dict[str, Any]:
+    parameters = found.signature["parameters"]
     return {key: value for key, value in parameters.items() if key != "directions"}
 
 
-def _rows(found: Mapping[str, Any], shots: int | None) -> list[Row]:
+def _rows(found: Comparison, shots: int | None) -> list[Row]:
     groups = {
-        (row["system"], row["metric"], row["name"]): row
-        for row in found["groups"]
-        if row["group"] == ALL and row["kind"] in ("overall", "family")
+        (row.system, row.metric, row.name): row
+        for row in found.groups
+        if row.group == ALL and row.kind in ("overall", "family")
     }
     rows = []
     for system in _systems(found)[1:]:
         for name in dict.fromkeys(name for of, _, name in groups if of == system):
             bleu, chrf = (groups[system, metric, name] for metric in ("bleu", "chrf"))
-            of = shots, name, bleu["directions"]
-            base = bleu["baseline"]
-            baseline = Row(found["baseline"], *of, base["mean"], base["std"], chrf["baseline"]["mean"])
+            of = shots, name, bleu.directions
+            base = bleu.baseline
+            baseline = Row(found.baseline, *of, base.mean, base.std, chrf.baseline.mean)
             if baseline not in rows:
                 rows.append(baseline)
-            low, high = bleu["interval"] or (None, None)
+            low, high = bleu.interval or (None, None)
             rows.append(
                 Row(
                     system,
                     *of,
-                    bleu=bleu["score"]["mean"],
-                    bleu_std=bleu["score"]["std"],
-                    chrf=chrf["score"]["mean"],
-                    difference=bleu["difference"]["mean"],
-                    chrf_difference=chrf["difference"]["mean"],
+                    bleu=bleu.score.mean,
+                    bleu_std=bleu.score.std,
+                    chrf=chrf.score.mean,
+                    difference=bleu.difference.mean,
+                    chrf_difference=chrf.difference.mean,
                     low=low,
                     high=high,
-                    p_value=bleu["p_value"],
-                    wins=bleu["holm_results"].get("win", 0),
-                    losses=bleu["holm_results"].get("loss", 0),
+                    p_value=bleu.p_value,
+                    wins=bleu.holm_results.get("win", 0),
+                    losses=bleu.holm_results.get("loss", 0),
                 )
             )
     return rows
 
 
-def _curves(found: Mapping[int, Mapping[str, Any]], system: str) -> list[Curve]:
+def _curves(found: Mapping[int, Comparison], system: str) -> list[Curve]:
     curves: dict[str, Curve] = {}
     for n, one in found.items():
-        side = "baseline" if system == one["baseline"] else "score"
-        for row in one["directions"]:
-            if row["metric"] != "bleu" or (side == "score" and row["system"] != system):
+        is_baseline = system == one.baseline
+        for row in one.directions:
+            if row.metric != "bleu" or not (is_baseline or row.system == system):
                 continue
-            new = Curve(row["direction"], row["family"], [{} for _ in row["seeds"]])
-            curve = curves.setdefault(row["direction"], new)
-            for line, seed in zip(curve.scores, row["seeds"], strict=True):
-                line[n] = seed[side]
+            new = Curve(str(row.direction), str(row.family), [{} for _ in row.seeds])
+            curve = curves.setdefault(new.direction, new)
+            for line, seed in zip(curve.scores, row.seeds, strict=True):
+                line[n] = seed.baseline if is_baseline else seed.score
     return list(curves.values())
 
 

@@ -30,9 +30,10 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.checkpoints import masks_of, read_checkpoint, weights_sha256
-from neuron_spec.comparison import COMPARISON
+from neuron_spec.comparison import COMPARISON, Comparison
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL
+from neuron_spec.reporting.run_folder import read_comparison
 from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 SYSTEMS = "systems"  # .md, .csv, .json
@@ -115,11 +116,11 @@ def read_systems(
     Raises:
         ArtifactError: if a file is missing or damaged, or the benchmark lacks a system.
     """
-    found = read_json(comparison / f"{COMPARISON}.json", "comparison")
+    found = read_comparison(comparison / f"{COMPARISON}.json")
     scores = _scores(found)
     timed = read_json(benchmark, "benchmark")["systems"] if benchmark else None
     states = {name: _checkpoints(seed / name, checkpoint) for name in scores}
-    directions = len({row["direction"] for row in found["directions"]})
+    directions = len({row.direction for row in found.directions})
     costs = {
         name: _cost(name, seed, paths, directions, _timed(timed, name, benchmark))
         for name, paths in states.items()
@@ -130,32 +131,32 @@ def read_systems(
     for path in (path for paths in states.values() for path in paths):
         inputs[str(path.parent.relative_to(seed))] = weights_sha256(read_checkpoint(path))
     return Table(
-        baseline=found["baseline"],
+        baseline=found.baseline,
         directions=directions,
-        seeds=max(len(row["seeds"]) for row in found["directions"]),
+        seeds=max(len(row.seeds) for row in found.directions),
         scores=scores,
         costs=costs,
         signature=signature(SYSTEMS, inputs=inputs, parameters={"seed": seed.name}),
     )
 
 
-def _scores(found: Mapping[str, Any]) -> dict[str, Score]:
-    overall = [row for row in found["groups"] if row["kind"] == "overall" and row["group"] == ALL]
-    bleu = {row["system"]: row for row in overall if row["metric"] == "bleu"}
-    chrf = {row["system"]: row for row in overall if row["metric"] == "chrf"}
+def _scores(found: Comparison) -> dict[str, Score]:
+    overall = [row for row in found.groups if row.kind == "overall" and row.group == ALL]
+    bleu = {row.system: row for row in overall if row.metric == "bleu"}
+    chrf = {row.system: row for row in overall if row.metric == "chrf"}
     first = next(iter(bleu))
-    scores = {found["baseline"]: Score(bleu[first]["baseline"]["mean"], chrf[first]["baseline"]["mean"])}
+    scores = {found.baseline: Score(bleu[first].baseline.mean, chrf[first].baseline.mean)}
     for name, row in bleu.items():
-        low, high = row["interval"] or (None, None)
+        low, high = row.interval or (None, None)
         scores[name] = Score(
-            bleu=row["score"]["mean"],
-            chrf=chrf[name]["score"]["mean"],
-            bleu_difference=row["difference"]["mean"],
+            bleu=row.score.mean,
+            chrf=chrf[name].score.mean,
+            bleu_difference=row.difference.mean,
             low=low,
             high=high,
-            p_value=row["p_value"],
-            wins=row["holm_results"].get("win", 0),
-            losses=row["holm_results"].get("loss", 0),
+            p_value=row.p_value,
+            wins=row.holm_results.get("win", 0),
+            losses=row.holm_results.get("loss", 0),
         )
     return scores
 
