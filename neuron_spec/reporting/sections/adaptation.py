@@ -9,8 +9,9 @@ from typing import Any
 from neuron_spec.artifacts import ADAPTATION, read_json
 from neuron_spec.errors import ArtifactError
 from neuron_spec.reporting.commands import adapt_command
-from neuron_spec.reporting.page import Block, Code, Paragraph, Picture, Section, Table, plain
+from neuron_spec.reporting.page import Block, Code, Paragraph, Section, Table, plain
 from neuron_spec.reporting.run_folder import Run
+from neuron_spec.reporting.sections.words import left_in
 from neuron_spec.reporting.tables import Cell
 
 _METRICS = {"bleu": "BLEU", "chrf": "chrF++"}
@@ -39,11 +40,11 @@ def _adaptation(run: Run, folder: Path) -> Section:
     if len(rows) > 1:
         rows.append(["mean", *(fmean(row[i] for row in rows) for i in range(1, len(rows[0])))])  # type: ignore[misc]
     header = ("direction", *(f"{metric}, {n} shots" for metric in _METRICS.values() for n in shots))
-    blocks: list[Block] = [Table(header, rows), *_borrowing(found)]
-    if (drawn := folder / f"{ADAPTATION}.png").is_file():
-        file = name.replace("/", "-")
-        blocks.append(Picture(file, "BLEU and chrF++ against the number of shots", drawn.read_bytes()))
-    blocks += [
+    caption = "BLEU and chrF++ against the number of shots"
+    blocks: list[Block] = [
+        Table(header, rows),
+        *_borrowing(found),
+        *left_in(folder, ADAPTATION, name.replace("/", "-"), caption),
         Paragraph(f"In full: *{plain(f'{name}/{ADAPTATION}.md')}*. Again:"),
         Code(adapt_command(run, folder, found)),
     ]

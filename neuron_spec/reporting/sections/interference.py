@@ -8,9 +8,9 @@ from typing import Any
 
 from neuron_spec.artifacts import CONFLICT, CONFLICT_LAYERS, TRANSFER, read_json
 from neuron_spec.reporting.commands import conflict_command, transfer_command
-from neuron_spec.reporting.page import Block, Code, Paragraph, Picture, Section, Table, plain
+from neuron_spec.reporting.page import Block, Code, Paragraph, Section, Table, plain
 from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.sections.words import p_value
+from neuron_spec.reporting.sections.words import left_in, p_value
 from neuron_spec.reporting.tables import Cell
 
 _FAMILIES = ("same family", "other families", "p")
@@ -99,10 +99,7 @@ def _section(
     name = run.name_of(folder)
     blocks: list[Block] = [table]
     for figure, caption in captions.items():
-        if (drawn := folder / f"{figure}.png").is_file():
-            # Two folders may hold figures of one name.
-            file = f"{name.replace('/', '-')}-{figure}"
-            blocks.append(Picture(file, caption, drawn.read_bytes()))
+        blocks += left_in(folder, figure, f"{name.replace('/', '-')}-{figure}", caption)
     blocks += [Paragraph(f"In full: *{plain(f'{name}/{page}')}*. Again:"), Code(command)]
     return Section(name, blocks)
 

@@ -25,9 +25,9 @@ from neuron_spec.neurons.overlap import (
 from neuron_spec.neurons.selection import METHODS
 from neuron_spec.reporting import figures
 from neuron_spec.reporting.ablation import ABLATION_JSON, ABLATION_TABLE, FIGURE
-from neuron_spec.reporting.page import Block, Bullets, Paragraph, Picture, Section, Table, plain
+from neuron_spec.reporting.page import Block, Bullets, Paragraph, Section, Table, plain
 from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.sections.words import counted, drawn, mean_score, of_first_seed, p_value
+from neuron_spec.reporting.sections.words import counted, drawn, left_in, mean_score, of_first_seed, p_value
 from neuron_spec.reporting.tables import Cell
 
 _TEST_SEED = 1  # of random relabellings
@@ -218,13 +218,12 @@ def _ablation(run: Run, folder: Path) -> Section:
     ]
     name = run.name_of(folder)
     header = ("evaluated", "directions", "own", "others", "random", "own is largest, directions", "p")
-    blocks: list[Block] = [Table(header, rows)]
-    if (drawn := folder / f"{FIGURE}.png").is_file():
-        file = f"ablation-{name.replace('/', '-')}"
-        blocks.append(
-            Picture(file, "Loss increase of every direction without each set's neurons", drawn.read_bytes())
-        )
-    blocks.append(Paragraph(f"In full: *{plain(f'{name}/{ABLATION_TABLE}')}*."))
+    caption = "Loss increase of every direction without each set's neurons"
+    blocks: list[Block] = [
+        Table(header, rows),
+        *left_in(folder, FIGURE, f"ablation-{name.replace('/', '-')}", caption),
+        Paragraph(f"In full: *{plain(f'{name}/{ABLATION_TABLE}')}*."),
+    ]
     return Section(name, blocks)
 
 
