@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -128,6 +132,53 @@ class Workshop:
             named,
             {key: torch.rand(len(named), width, generator=generator) < kept for key, width in widths.items()},
         )
+
+    def trained_by_one_and_by_two_processes(
+        self, checkpoint: Path, folder: Path, *flags: object
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Four updates of ``fairseq-train`` on the CPU, by one process with twice the update-freq, and by two."""
+        from neuron_spec.checkpoints import read_checkpoint
+
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        cfg = self.config()
+        shape = [
+            f"--{side}-{name}={getattr(cfg.model, f'{side}_{name}'.replace('-', '_'))}"
+            for side in ("encoder", "decoder")
+            for name in ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
+        ]
+        user_dir = Path(__file__).parents[1] / "neuron_spec"
+        command = [
+            *(sys.executable, "-m", "fairseq_cli.train", self.data_bin, "--user-dir", user_dir),
+            *("--arch", "neuron_spec_transformer_tiny", *shape, *flags),
+            *("--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"),
+            *("--langs", ",".join(self.langs), "--lang-pairs", self.lang_pairs),
+            *("--encoder-langtok", "src", "--decoder-langtok", "--finetune-from-model", checkpoint, "--cpu"),
+            *("--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam", "--lr", "0.001", "--dropout", "0"),
+            *("--max-tokens", "200", "--max-update", "4", "--disable-validation", "--no-epoch-checkpoints"),
+            *("--num-workers", "0", "--seed", "1"),
+        ]  # fmt: skip
+        two = [
+            *command, "--update-freq", "1", "--save-dir", folder / "two", "--distributed-world-size", "2",
+            "--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
+            "--distributed-init-method", f"tcp://127.0.0.1:{port}",
+        ]  # fmt: skip
+
+        def run(*arguments: object) -> None:
+            done = subprocess.run(
+                [*map(str, arguments)], env={**os.environ, "PYTHONWARNINGS": "ignore"},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout[-2000:]
+
+        run(*command, "--update-freq", "2", "--save-dir", folder / "one")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda rank: run(*two, "--distributed-rank", rank), (0, 1)))
+        one, other = (
+            read_checkpoint(folder / name / "checkpoint_last.pt")["model"] for name in ("one", "two")
+        )
+        return one, other
 
     def save(self, path: Path, cfg: Any, model: Any) -> Path:
         """A checkpoint of the shape that fairseq's trainer writes."""

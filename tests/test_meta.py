@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import socket
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -370,44 +365,9 @@ def test_the_inner_loss_is_logged_in_bits(workshop):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_update_freq(workshop, data_bin, checkpoint, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[1]
-    cfg = workshop.config()
-    shape = [
-        f"--{side}-{name}={getattr(cfg.model, f'{side}_{name}'.replace('-', '_'))}"
-        for side in ("encoder", "decoder")
-        for name in ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
-    ]
-    command = [
-        *(sys.executable, "-m", "fairseq_cli.train", data_bin, "--user-dir", root / "neuron_spec"),
-        *("--task", "neuron_spec_meta", "--arch", "neuron_spec_transformer_tiny", *shape),
-        *("--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"),
-        *("--langs", ",".join(workshop.langs), "--lang-pairs", workshop.lang_pairs, *FOMAML, "0.3"),
-        *("--encoder-langtok", "src", "--decoder-langtok", "--finetune-from-model", checkpoint, "--cpu"),
-        *("--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam", "--lr", "0.001", "--dropout", "0"),
-        *("--max-tokens", "200", "--max-update", "4", "--disable-validation", "--no-epoch-checkpoints"),
-        *("--num-workers", "0", "--seed", "1"),
-    ]  # fmt: skip
-    two = [
-        *command, "--update-freq", "1", "--save-dir", tmp_path / "two", "--distributed-world-size", "2",
-        "--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
-        "--distributed-init-method", f"tcp://127.0.0.1:{port}",
-    ]  # fmt: skip
-
-    def run(*arguments: object) -> None:
-        done = subprocess.run(
-            [*map(str, arguments)], env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-2000:]
-
-    run(*command, "--update-freq", "2", "--save-dir", tmp_path / "one")
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda rank: run(*two, "--distributed-rank", rank), (0, 1)))
-    one, other = (read_checkpoint(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("one", "two"))
+def test_two_processes_train_as_one_with_twice_the_update_freq(workshop, checkpoint, tmp_path):
+    flags = ("--task", "neuron_spec_meta", *FOMAML, "0.3")
+    one, other = workshop.trained_by_one_and_by_two_processes(checkpoint, tmp_path, *flags)
     dense = read_checkpoint(checkpoint)["model"]
     for key, trained in one.items():
         torch.testing.assert_close(other[key], trained, atol=1e-6, rtol=1e-5)
