@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from neuron_spec import artifacts
-from neuron_spec.artifacts import hash_text, write_json, write_text
+from neuron_spec.artifacts import hash_text, read_json, write_json, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.evaluation import (
@@ -731,6 +731,45 @@ def write_comparison(output_dir: str | Path, comparison: Comparison) -> None:
     write_text(path.with_suffix(".md"), comparison_markdown(comparison))
     write_text(path.with_suffix(".csv"), _as_csv(comparison))
     write_json(path.with_suffix(".json"), as_plain(comparison))
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Read a ``comparison.json``.
+
+    Raises:
+        ArtifactError: if it is missing or not of the form that neuron-spec writes.
+    """
+    content = read_json(path, "comparison")
+    try:
+        directions = [
+            DirectionComparison(
+                **{
+                    **row,
+                    **_scores_in(row),
+                    "direction": Direction.parse(row["direction"]),
+                    "seeds": [SeedResult(**seed) for seed in row["seeds"]],
+                }
+            )
+            for row in content.pop("directions")
+        ]
+        groups = [
+            GroupComparison(
+                **{**row, **_scores_in(row), "interval": row["interval"] and tuple(row["interval"])}
+            )
+            for row in content.pop("groups")
+        ]
+        return Comparison(**content, directions=directions, groups=groups)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            "a comparison is not of the form that neuron-spec writes",
+            where=path,
+            got=f"{type(error).__name__}: {error}",
+            mend="delete its folder; it is made again",
+        ) from error
+
+
+def _scores_in(row: dict[str, Any]) -> dict[str, OverSeeds]:
+    return {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}
 
 
 def as_plain(comparison: Comparison) -> dict[str, Any]:

@@ -22,17 +22,14 @@ from neuron_spec.comparison import (
     COMPARISON,
     SAMPLES,
     Comparison,
-    DirectionComparison,
-    GroupComparison,
-    OverSeeds,
-    SeedResult,
     System,
     comparable,
     compare,
     comparison_signature,
+    read_comparison,
     write_comparison,
 )
-from neuron_spec.directions import UNKNOWN, Direction
+from neuron_spec.directions import UNKNOWN
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import Evaluation, read_evaluation
 from neuron_spec.neurons.masks import NeuronMasks
@@ -240,42 +237,3 @@ def compared(folder: Path, systems: Sequence[System]) -> Comparison:
         figures.save(figure, folder / f"{COMPARISON}.{kind}")
     write_comparison(folder, comparison)
     return comparison
-
-
-def read_comparison(path: Path) -> Comparison:
-    """Read a ``comparison.json``.
-
-    Raises:
-        ArtifactError: if it is missing or not of the form that neuron-spec writes.
-    """
-    content = read_json(path, "comparison")
-    try:
-        directions = [
-            DirectionComparison(
-                **{
-                    **row,
-                    **_over_seeds(row),
-                    "direction": Direction.parse(row["direction"]),
-                    "seeds": [SeedResult(**seed) for seed in row["seeds"]],
-                }
-            )
-            for row in content.pop("directions")
-        ]
-        groups = [
-            GroupComparison(
-                **{**row, **_over_seeds(row), "interval": row["interval"] and tuple(row["interval"])}
-            )
-            for row in content.pop("groups")
-        ]
-        return Comparison(**content, directions=directions, groups=groups)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            "a comparison is not of the form that neuron-spec writes",
-            where=path,
-            got=f"{type(error).__name__}: {error}",
-            mend="delete its folder; it is made again",
-        ) from error
-
-
-def _over_seeds(row: dict[str, Any]) -> dict[str, OverSeeds]:
-    return {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}

@@ -32,12 +32,12 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.checkpoints import masks_of, read_checkpoint
-from neuron_spec.comparison import COMPARISON, Comparison
+from neuron_spec.comparison import COMPARISON, Comparison, read_comparison
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL
 from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
 from neuron_spec.reporting import figures
-from neuron_spec.reporting.run_folder import DYNAMIC, FULL, STATIC, read_comparison
+from neuron_spec.reporting.run_folder import DYNAMIC, FULL, STATIC
 from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg

@@ -30,10 +30,9 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.checkpoints import masks_of, read_checkpoint, weights_sha256
-from neuron_spec.comparison import COMPARISON, Comparison
+from neuron_spec.comparison import COMPARISON, Comparison, read_comparison
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL
-from neuron_spec.reporting.run_folder import read_comparison
 from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 SYSTEMS = "systems"  # .md, .csv, .json

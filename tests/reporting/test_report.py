@@ -18,7 +18,7 @@ import torch
 
 from neuron_spec.artifacts import signature, write_json
 from neuron_spec.cli.main import main
-from neuron_spec.comparison import GroupComparison, OverSeeds, as_plain
+from neuron_spec.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.evaluation import Outputs, evaluate, write_evaluation
@@ -27,12 +27,7 @@ from neuron_spec.reporting import figures, interference, run_folder
 from neuron_spec.reporting.ablation import Ablation, write_ablation
 from neuron_spec.reporting.commands import _select, training_of
 from neuron_spec.reporting.report import write_report
-from neuron_spec.reporting.run_folder import (
-    compared,
-    planned_comparisons,
-    read_comparison,
-    read_run,
-)
+from neuron_spec.reporting.run_folder import compared, planned_comparisons, read_run
 from neuron_spec.reporting.sections.scores import _verdict
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
