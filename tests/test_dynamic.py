@@ -470,9 +470,17 @@ def test_another_rule_does_not_go_on_with_a_checkpoint(workshop, masks, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [RESELECT, LEARNED])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("neuron_spec_dynamic", *RESELECT),
+        ("neuron_spec_dynamic", *LEARNED),
+        ("neuron_spec_meta", *LEARNED, *FOMAML, "0.3"),
+    ],
+    ids=["reselect", "learned", "learned in episodes"],
+)
 def test_two_processes_train_as_one_with_twice_the_update_freq(workshop, checkpoint, masks, tmp_path, flags):
-    flags = ("--task", "neuron_spec_dynamic", *flags, "--neuron-masks", masks["both"])
+    flags = ("--task", *flags, "--neuron-masks", masks["both"])
     one, other = workshop.trained_by_one_and_by_two_processes(checkpoint, tmp_path, *flags)
     given = NeuronMasks.load(masks["neurons"]).kept["encoder.layers.0"]
     assert not torch.equal(one["encoder.layers.0.fc1.neuron_mask"], given)
