@@ -32,6 +32,12 @@ needs_list() {
   done
 }
 
+# For CPUs: glibc gives freed memory back to the system after each step, and asks for it again in the next.
+keep_freed_memory() {
+  export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-4294967296}
+  export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-17179869184}
+}
+
 has_gpu() { python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
 
 # COMMAND...: run it, or in a dry run print it
