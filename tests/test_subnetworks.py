@@ -168,9 +168,17 @@ def write(folder: Path, names: str, errors: dict[str, tuple[int, int]]) -> None:
 @pytest.fixture(scope="module")
 def comparisons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparisons")
-    write(folder / KNOWN, "en-qa,qa-en", {"full": (1, 1), "static": (1, 1), "dynamic": (2, 2)})
-    write(folder / "shots-0", NEW, {"full": (5, 6), "static": (4, 5), "dynamic": (5, 6)})
-    write(folder / "shots-20", NEW, {"full": (3, 4), "static": (2, 2), "dynamic": (4, 4)})
+    write(
+        folder / KNOWN,
+        "en-qa,qa-en",
+        {"full": (1, 1), "static": (1, 1), "dynamic": (2, 2), "meta-static": (1, 2)},
+    )
+    write(
+        folder / "shots-0", NEW, {"full": (5, 6), "static": (4, 5), "dynamic": (5, 6), "meta-static": (4, 5)}
+    )
+    write(
+        folder / "shots-20", NEW, {"full": (3, 4), "static": (2, 2), "dynamic": (4, 4), "meta-static": (1, 1)}
+    )
     return folder
 
 
@@ -178,7 +186,7 @@ def comparisons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seed(tmp_path_factory: pytest.TempPathFactory, workshop: Any) -> Path:
     """A dense checkpoint, one with masks, and one whose masks have moved."""
     folder = tmp_path_factory.mktemp("run") / "seed-1"
-    for name in ("full", "static", "dynamic"):
+    for name in ("full", "static", "dynamic", "meta-static"):
         (folder / name).mkdir(parents=True)
         cfg, _, model = workshop.build()
         if name != "full":
@@ -227,7 +235,7 @@ def test_the_page_holds_what_the_comparisons_hold(comparisons: Path, seed: Path,
 
 def test_masks_are_those_of_the_checkpoints(comparisons: Path, seed: Path, workshop: Any) -> None:
     found = read_subnetworks(comparisons, seed).masks
-    assert set(found) == {"static", "dynamic"}
+    assert set(found) == {"static", "dynamic", "meta-static"}
     _, _, model = workshop.build()
     kept = workshop.masks(model).kept
     fractions = torch.stack([rows.double().mean() for rows in kept.values()])
@@ -248,6 +256,23 @@ def test_scores_of_every_seed_are_in_the_curves(comparisons: Path) -> None:
     # Of the seeds at no shots 4 and 5 errors, at 20 shots 2 both.
     assert first[0] > second[0]
     assert first[20] == second[20] > first[0]
+
+
+def test_episodes_are_set_against_the_same_system_trained_ordinarily(comparisons: Path) -> None:
+    found = read_subnetworks(comparisons)
+    rows = {(row.system, row.shots): row for row in found.rows if row.family == "all"}
+    assert [(row.system, row.against, row.shots) for row in found.episodes] == [
+        ("meta-static", "static", shots) for shots in (None, 0, 20)
+    ]
+    for row in found.episodes:
+        means = [rows[name, row.shots].bleu for name in (row.system, row.against)]
+        assert row.difference == pytest.approx(means[0] - means[1])
+    in_training, none, some = found.episodes
+    assert in_training.difference < none.difference == 0 < some.difference
+    assert none.p_value == 1
+    # All four directions gain, so that two of the 2^4 flips are as far from 0; too few for an interval.
+    assert some.p_value == pytest.approx(2 / 2**4)
+    assert some.low is None
 
 
 def test_what_does_not_belong_together_is_refused(comparisons: Path, tmp_path: Path) -> None:

@@ -32,7 +32,13 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.checkpoints import masks_of, read_checkpoint
-from neuron_spec.comparison import COMPARISON, Comparison, read_comparison
+from neuron_spec.comparison import (
+    COMPARISON,
+    Comparison,
+    interval_over_directions,
+    read_comparison,
+    sign_flip_p_value,
+)
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL
 from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
@@ -42,6 +48,7 @@ from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 KNOWN = f"against-{FULL}"
+META = "meta-"  # what a system is called that is another one trained by episodes
 
 _SHOTS = re.compile(r"shots-(\d+)")
 _ROWS = ".mask_rows"
@@ -78,6 +85,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Episodes:
+    """A system trained by episodes against the same one trained ordinarily: mean difference in BLEU over directions,
+    whose seeds are averaged first, its 95 % interval, and two-sided p by flipping signs.
+    """
+
+    system: str
+    against: str
+    shots: int | None
+    difference: float
+    low: float | None
+    high: float | None
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Masks:
     """A checkpoint's masks, fractions 0-1, means over sites and directions.
 
@@ -111,6 +133,7 @@ class Subnetworks:
     related: set[str]
     seeds: int
     rows: list[Row]
+    episodes: list[Episodes]
     masks: dict[str, Masks]
     curves: dict[str, list[Curve]]
     signature: dict[str, Any]
@@ -155,6 +178,7 @@ def read_subnetworks(
         related={str(row.family) for row in known.directions},
         seeds=len(first.directions[0].seeds),
         rows=[*_rows(known, None), *(row for n, one in found.items() for row in _rows(one, n))],
+        episodes=[*_episodes(known, None), *(row for n, one in found.items() for row in _episodes(one, n))],
         masks=masks,
         curves={name: _curves(found, name) for name in systems},
         signature=signature(
@@ -226,6 +250,24 @@ def _rows(found: Comparison, shots: int | None) -> list[Row]:
     return rows
 
 
+def _episodes(found: Comparison, shots: int | None) -> list[Episodes]:
+    scores: dict[str, dict[str, float]] = {found.baseline: {}}
+    for row in found.directions:
+        if row.metric == "bleu":
+            scores[found.baseline][str(row.direction)] = row.baseline.mean
+            scores.setdefault(row.system, {})[str(row.direction)] = row.score.mean
+    rows = []
+    for system, own in scores.items():
+        against = system.removeprefix(META)
+        if against == system or against not in scores:
+            continue
+        differences = [score - scores[against][direction] for direction, score in own.items()]
+        low, high = interval_over_directions(differences) or (None, None)
+        p_value = sign_flip_p_value(differences)
+        rows.append(Episodes(system, against, shots, fmean(differences), low, high, p_value))
+    return rows
+
+
 def _curves(found: Mapping[int, Comparison], system: str) -> list[Curve]:
     curves: dict[str, Curve] = {}
     for n, one in found.items():
@@ -270,6 +312,7 @@ def write_subnetworks(output: Path, found: Subnetworks) -> Path:
     plain = {
         "signature": found.signature,
         "rows": [asdict(row) for row in found.rows],
+        "episodes": [asdict(row) for row in found.episodes],
         "masks": {name: asdict(of) for name, of in found.masks.items()},
         "curves": {name: [asdict(curve) for curve in of] for name, of in found.curves.items()},
     }
@@ -297,6 +340,8 @@ def as_markdown(found: Subnetworks) -> str:
     for shots in dict.fromkeys(row.shots for row in found.rows if row.shots is not None):
         parts += [f"### {shots:,} sentences a direction", _table(found, shots)]
     parts += ["## Directions in training", _table(found, None)]
+    if found.episodes:
+        parts += ["## Episodes against ordinary training", _episode_table(found.episodes)]
     if found.masks:
         parts += ["## Masks", _mask_table(found.masks)]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in _notes(found))]) + "\n"
@@ -334,6 +379,18 @@ def _family_name(found: Subnetworks, family: str) -> str:
     return family if family in found.related else f"{family} (no relative in training)"
 
 
+def _episode_table(episodes: Sequence[Episodes]) -> str:
+    of = {(row.system, row.against, row.shots): row for row in episodes}
+    columns = list(dict.fromkeys(row.shots for row in episodes))
+    cells: list[list[Cell]] = []
+    for system, against in dict.fromkeys((row.system, row.against) for row in episodes):
+        found = [of[system, against, shots] for shots in columns]
+        shown = [f"{row.difference:+.2f} (p {shown_p(row.p_value)})" for row in found]
+        cells.append([f"{system} - {against}", *shown])
+    named = ["in training" if shots is None else f"new, {shots:,} sentences" for shots in columns]
+    return markdown_table(["BLEU", *named], cells)
+
+
 def _mask_table(masks: Mapping[str, Masks]) -> str:
     rows: list[list[Cell]] = [
         [name, *(None if value is None else f"{100 * value:.1f}" for value in asdict(of).values())]
@@ -356,6 +413,8 @@ def _notes(found: Subnetworks) -> list[str]:
         "over sentences, after Holm's adjustment.",
         "By family: difference to the baseline, mean over its directions.",
     ]
+    if found.episodes:
+        notes.append("Episodes against ordinary training: the same test over directions.")
     if found.masks:
         notes.append(
             "Masks: means over sites and directions, of the first seed. Moved: 1 - IoU of a direction's set "
@@ -393,7 +452,7 @@ def curves(found: Subnetworks) -> Figure:
 def _draw(ax: Axes, name: str, curve: Curve) -> None:
     shots = list(curve.scores[0])
     values = [[line[n] for line in curve.scores] for n in shots]
-    is_meta, kind = name.startswith("meta-"), name.removeprefix("meta-")
+    is_meta, kind = name.startswith(META), name.removeprefix(META)
     ax.errorbar(
         range(len(shots)),
         [fmean(of) for of in values],
