@@ -42,6 +42,7 @@ setup(
         "analysis": ["scipy>=1.11"],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.7",
             "ruff>=0.9",
             "mypy>=1.14",
             "sacremoses>=0.1",

@@ -8,4 +8,5 @@ export PATH=$PWD/.venv/bin:$PATH
 ruff check .
 ruff format --check .
 mypy
-pytest "$@"
+# Two files of tests at a time, one thread each; what a file's tests share is made once. For --pdb run pytest itself.
+OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

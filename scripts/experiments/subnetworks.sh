@@ -135,12 +135,13 @@ adapt() {
 
 # SEED: do gradients conflict, over training, with masks and without; does overlap go with transfer
 interference() {
-  local of=$run/seed-$1 system
+  local of=$run/seed-$1 system saved
   # The full model has moved on from the dense one, whose masks they are.
   local overlap=(--overlap "$of/masks/static.safetensors" --allow-other-checkpoint)
   for system in full static dynamic; do
+    mapfile -t saved < <(printf '%s\n' "$of/$system"/checkpoint_*_*.pt | sort --version-sort)
     stage neuron-spec conflict "$data_bin" --output "$of/conflict-$system" "${overlap[@]}" "${device[@]}" \
-      --path "$of/dense/$checkpoint" "$of/$system"/checkpoint_*_*.pt "$of/$system/$checkpoint"
+      --path "$of/dense/$checkpoint" "${saved[@]}" "$of/$system/$checkpoint"
   done
   for system in full static; do
     stage neuron-spec transfer "$data_bin" --path "$of/$system/$checkpoint" --output "$of/transfer-$system" \
