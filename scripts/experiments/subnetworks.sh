@@ -202,7 +202,7 @@ if [[ -n $results ]]; then
   of=$run/seed-${seeds%%,*}
   for what in conflict-{full,static,dynamic} transfer-{full,static}; do
     stage mkdir -p "$results/$what"
-    stage cp "$of/$what/${what%%-*}".{md,csv,json} "$of/$what"/*.png "$results/$what"
+    stage cp "$of/$what/${what%%-*}".{md,json} "$of/$what"/*.png "$results/$what" # every pair, in the csv, is megabytes
   done
 fi
 say "done: read $result/subnetworks.md and $run/report.html"
