@@ -91,10 +91,10 @@ def layer_grids(
         ).double()
     lines = -(-len(grids) // panels)
     figure = Figure(
-        figsize=(panels * (0.5 * len(columns) + 0.6) + 3.0, lines * (0.42 * len(rows) + 1.6) + 0.6),
+        figsize=(panels * (0.5 * len(columns) + 0.6) + 3.0, lines * (0.42 * len(rows) + 0.5) + 1.7),
         dpi=DPI, layout="constrained",
     )  # fmt: skip
-    axes: list[Axes] = list(figure.subplots(lines, panels, squeeze=False, sharey=True).flat)
+    axes: list[Axes] = list(figure.subplots(lines, panels, squeeze=False, sharex=True, sharey=True).flat)
     scale = _around_zero(torch.cat([table.flatten() for table in tables.values()]))
     for ax, (name, table) in zip(axes, tables.items(), strict=True):
         _draw(ax, table, scale, positive_is_red=False, has_numbers=True)
