@@ -40,6 +40,12 @@ keep_freed_memory() {
 
 has_gpu() { python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
 
+# Sets device, the flag of stages: none where there is a GPU.
+choose_device() {
+  device=()
+  has_gpu || { device=(--cpu); keep_freed_memory; }
+}
+
 # COMMAND...: run it, or in a dry run print it
 stage() {
   local word words=()

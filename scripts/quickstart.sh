@@ -26,8 +26,7 @@ done
 
 say "install"
 scripts/00_install.sh
-device=(--cpu)
-if has_gpu; then device=(); else keep_freed_memory; fi
+choose_device
 
 if $smoke; then
   run=${run:-runs/smoke} corpus=toy configs=configs/smoke from_scratch=true

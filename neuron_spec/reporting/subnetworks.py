@@ -380,15 +380,13 @@ def _family_name(found: Subnetworks, family: str) -> str:
 
 
 def _episode_table(episodes: Sequence[Episodes]) -> str:
-    of = {(row.system, row.against, row.shots): row for row in episodes}
-    columns = list(dict.fromkeys(row.shots for row in episodes))
-    cells: list[list[Cell]] = []
-    for system, against in dict.fromkeys((row.system, row.against) for row in episodes):
-        found = [of[system, against, shots] for shots in columns]
-        shown = [f"{row.difference:+.2f} (p {shown_p(row.p_value)})" for row in found]
-        cells.append([f"{system} - {against}", *shown])
+    lines: dict[str, list[Cell]] = {}
+    for row in episodes:  # all systems are in all comparisons
+        line = lines.setdefault(row.system, [f"{row.system} - {row.against}"])
+        line.append(f"{row.difference:+.2f} (p {shown_p(row.p_value)})")
+    columns = dict.fromkeys(row.shots for row in episodes)
     named = ["in training" if shots is None else f"new, {shots:,} sentences" for shots in columns]
-    return markdown_table(["BLEU", *named], cells)
+    return markdown_table(["BLEU", *named], list(lines.values()))
 
 
 def _mask_table(masks: Mapping[str, Masks]) -> str:

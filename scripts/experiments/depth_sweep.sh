@@ -43,8 +43,7 @@ for number in "$pretrain_updates" "$updates"; do
 done
 
 $dry_run || command -v neuron-spec >/dev/null || scripts/00_install.sh
-device=(--cpu)
-if has_gpu; then device=(); else keep_freed_memory; fi
+choose_device
 often=("${device[@]}" --log-format simple --log-interval 50 --save-interval-updates 100 --keep-interval-updates 1
   --validate-interval-updates 1000000)
 

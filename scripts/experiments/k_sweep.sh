@@ -49,8 +49,7 @@ needs_list --ks "$ks" '[1-9][0-9]?(\.[0-9]*[1-9])?|0\.[0-9]*[1-9]|100' 'percents
 [[ $updates =~ ^[1-9][0-9]*$ ]] || refuse "--updates: got '$updates', expected a whole number from 1"
 
 $dry_run || command -v neuron-spec >/dev/null || scripts/00_install.sh
-device=(--cpu)
-if has_gpu; then device=(); else keep_freed_memory; fi
+choose_device
 training=("${device[@]}" --log-format simple --log-interval 20 --save-interval-updates 60 --keep-interval-updates 1
   --validate-interval-updates 1000000)
 
