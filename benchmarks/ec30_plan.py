@@ -41,7 +41,7 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 from ffn_step import micro_batches
 from torch import Tensor
 
-from neuron_spec.data.one_direction import OneDirectionEpochDataset
+from neuron_spec.backends.fairseq.batches import OneDirectionEpochDataset
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 
 MAX_TOKENS = 7680

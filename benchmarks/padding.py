@@ -1,7 +1,7 @@
 """What batches of one direction cost beside fairseq's, which mix directions: batches and padding.
 
   mixed            fairseq's own: all sentences by source, then target length
-  one direction    ours: each direction's sentences in turns (neuron_spec/data/one_direction.py)
+  one direction    ours: each direction's sentences in turns (neuron_spec/backends/fairseq/batches.py)
   fairseq's order  each direction's sentences by source, then target length: what the turns are there for
 
 A position is a place in a batch on either side, padding or not. Batches hold a multiple of 8 sentences or
@@ -36,7 +36,7 @@ from fairseq.data import data_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from neuron_spec import tasks as our_tasks  # registers
-from neuron_spec.data.one_direction import cut, in_turns, padding_percent
+from neuron_spec.backends.fairseq.batches import cut, in_turns, padding_percent
 
 MAX_TOKENS = (1000, 2000, 4000, 8000, 16384)
 DIRECTIONS = (2, 12, 24, 60, 300)

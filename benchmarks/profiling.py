@@ -24,9 +24,9 @@ import torch
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from torch import Tensor
 
+from neuron_spec.backends.fairseq.profiling import NeuronCounter
 from neuron_spec.directions import direction_id
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
-from neuron_spec.profiling import NeuronCounter
 
 BASELINE = "validation"
 DEFAULT_TOKENS = {

@@ -24,12 +24,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_text
+from neuron_spec.backends.fairseq.loading import TeacherForced, measured_rows
 from neuron_spec.directions import ENGLISH, Direction
 from neuron_spec.errors import ModelError, NeuronSpecError
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import NothingToCompare
-from neuron_spec.teacher_forcing import TeacherForced, measured_rows
 
 Neurons = dict[str, Tensor]
 """Layer key -> bool ``[F]``, True = switched off. Layers that are not named stay whole."""

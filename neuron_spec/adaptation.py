@@ -36,13 +36,13 @@ from neuron_spec.artifacts import (
     signature,
     write_json,
 )
-from neuron_spec.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
-from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
-from neuron_spec.data.one_direction import cut
+from neuron_spec.backends.fairseq.batches import cut
+from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
+from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
+from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
 from neuron_spec.evaluation import ALL, Evaluation, Outputs, evaluate, read_evaluation, write_evaluation
-from neuron_spec.generation import Translator
 from neuron_spec.joining import joined, write_joined
 from neuron_spec.meta import restored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuron_spec.config import read_flags
+from neuron_spec.backends.fairseq.config import read_flags
 from neuron_spec.corpora.build import card_of
 from neuron_spec.directions import ENGLISH, Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError

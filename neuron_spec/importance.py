@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuron_spec.backends.fairseq.loading import TeacherForced, Text
 from neuron_spec.modules.specialized_ffn import SpecializedFC1
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.teacher_forcing import TeacherForced, Text
 
 
 class ImportanceMeter(TeacherForced):

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from neuron_spec.artifacts import is_already_here, load_tensors, save_tensors
+from neuron_spec.backends.fairseq.loading import TeacherForced, Text, measured_rows
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.stability import Part
-from neuron_spec.teacher_forcing import TeacherForced, Text, measured_rows
 
 HALVES = (Part(1, 2), Part(2, 2))
 INTACT = "intact"

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import is_already_here
-from neuron_spec.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.fine_tuning import Copy, FineTuning
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
-from neuron_spec.fine_tuning import Copy, FineTuning
 from neuron_spec.neurons.weight_masks import WeightMasks, require_alpha
 
 

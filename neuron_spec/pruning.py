@@ -26,10 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_text, is_already_here
-from neuron_spec.checkpoints import read_checkpoint, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, weights_sha256
+from neuron_spec.backends.fairseq.fine_tuning import Copy, FineTuning
+from neuron_spec.backends.fairseq.loading import Text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import SelectionError
-from neuron_spec.fine_tuning import Copy, FineTuning
 from neuron_spec.importance import ImportanceMeter
 from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.masks import NeuronMasks
@@ -41,7 +42,6 @@ from neuron_spec.neurons.pruning import (
     vote,
     without_least_important,
 )
-from neuron_spec.teacher_forcing import Text
 
 # A checkpoint and directions to a meter; directions and seeds to the signature of their masks.
 Load = Callable[[Path, list[Direction]], ImportanceMeter]

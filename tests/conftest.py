@@ -137,7 +137,7 @@ class Workshop:
         self, checkpoint: Path, folder: Path, *flags: object
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Four updates of ``fairseq-train`` on the CPU, by one process with twice the update-freq, and by two."""
-        from neuron_spec.checkpoints import read_checkpoint
+        from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

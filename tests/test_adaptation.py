@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from neuron_spec.adaptation import Adaptation, Test, Updates, require_languages
-from neuron_spec.checkpoints import checkpoint_sha256
+from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256
+from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
 from neuron_spec.evaluation import read_evaluation
-from neuron_spec.generation import Translator
 from neuron_spec.meta import adapt, restored
 from neuron_spec.reporting.adaptation import table
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron_spec.checkpoints import is_specialized, read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import is_specialized, read_checkpoint
 from neuron_spec.corpora import toy
 from neuron_spec.evaluation import read_evaluation, read_generate_output
 from neuron_spec.neurons.masks import NeuronMasks

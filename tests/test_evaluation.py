@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
+from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
@@ -26,7 +27,6 @@ from neuron_spec.evaluation import (
     summarize,
     write_evaluation,
 )
-from neuron_spec.generation import Translator
 from neuron_spec.language_id import LanguageIdentifier
 
 EN_DE = Direction("en", "de")

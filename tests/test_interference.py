@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from neuron_spec import interference
-from neuron_spec.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.cli.main import main
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ModelError
@@ -29,7 +30,6 @@ from neuron_spec.reporting.interference import (
     summarize_conflict,
     summarize_transfer,
 )
-from neuron_spec.teacher_forcing import TeacherForced
 
 TWO = "en-qa,en-qb"
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from neuron_spec import fine_tuning
-from neuron_spec.checkpoints import checkpoint_sha256, read_checkpoint
+from neuron_spec.backends.fairseq import fine_tuning
+from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256, read_checkpoint
+from neuron_spec.backends.fairseq.fine_tuning import FineTuning
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError, SelectionError
-from neuron_spec.fine_tuning import FineTuning
 from neuron_spec.lass import Masking, make_masks
 from neuron_spec.neurons.weight_masks import WeightMasks, magnitude_mask
 

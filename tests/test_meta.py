@@ -11,7 +11,7 @@ import pytest
 import torch
 from fairseq import tasks
 
-from neuron_spec.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.meta import accumulate, adapt, reptile, restored

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from neuron_spec import fine_tuning
-from neuron_spec.checkpoints import checkpoint_sha256, read_checkpoint
+from neuron_spec.backends.fairseq import fine_tuning
+from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256, read_checkpoint
+from neuron_spec.backends.fairseq.fine_tuning import FineTuning
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
-from neuron_spec.fine_tuning import FineTuning
 from neuron_spec.importance import ImportanceMeter
 from neuron_spec.neurons.importance import Importance
 from neuron_spec.neurons.masks import NeuronMasks

@@ -16,15 +16,15 @@ import pytest
 import sentencepiece
 import torch
 
-from neuron_spec.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.commands import unknown_training_flags
+from neuron_spec.backends.fairseq.config import read_flags
+from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with, shards_of
 from neuron_spec.cli.main import main
-from neuron_spec.config import read_flags
 from neuron_spec.corpora.binarize import binarize
-from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with, shards_of
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import read_evaluation
-from neuron_spec.fairseq_commands import unknown_training_flags
 from neuron_spec.neurons.activations import ActivationCounts
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ import yaml
 
 from neuron_spec import bilingual
 from neuron_spec.artifacts import signature, write_json
-from neuron_spec.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.cli.main import main
 from neuron_spec.comparison import System, comparable, compare, comparison_signature, write_comparison
 from neuron_spec.directions import Direction, parse_directions

@@ -101,15 +101,15 @@ def _number(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.ablation import draw_random, measure
     from neuron_spec.artifacts import hash_file, hash_state, is_already_here, read_json, signature
-    from neuron_spec.checkpoints import (
+    from neuron_spec.backends.fairseq.checkpoints import (
         is_specialized,
         masks_of,
         read_checkpoint,
         task_args,
         weights_sha256,
     )
+    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
     from neuron_spec.corpora.build import card_of
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.reporting.ablation import ABLATION_JSON, ABLATION_TABLE, write_ablation
 
@@ -172,7 +172,7 @@ def _how_many(args: argparse.Namespace) -> dict[str, Any]:
 
 def _require_fit(args: argparse.Namespace, masks: NeuronMasks, state: dict[str, Any]) -> None:
     """Raises: ModelError if the masks are of a model of another shape, or of another dense checkpoint."""
-    from neuron_spec.checkpoints import is_specialized, weights_sha256
+    from neuron_spec.backends.fairseq.checkpoints import is_specialized, weights_sha256
     from neuron_spec.errors import ModelError
 
     end = ".fc1.weight"
@@ -254,8 +254,8 @@ def _load(
     directions: Sequence[Direction],
 ) -> Ablator:
     from neuron_spec.ablation import Ablator
-    from neuron_spec.checkpoints import token_flags
-    from neuron_spec.profiling import DTYPES
+    from neuron_spec.backends.fairseq.checkpoints import token_flags
+    from neuron_spec.backends.fairseq.profiling import DTYPES
 
     return Ablator(
         args.path,

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec import shipping
+    from neuron_spec.backends.fairseq import shipping
 
     if args.action == "shrink":
         shipping.shrink(args.path, args.corpus, args.output)

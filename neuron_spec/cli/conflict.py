@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from neuron_spec.artifacts import is_already_here, read_json, signature
-    from neuron_spec.data.data_bin import data_sha256
+    from neuron_spec.backends.fairseq.data_bin import data_sha256
     from neuron_spec.interference import Cell, Gradients, gradient_products
     from neuron_spec.reporting.interference import CONFLICT_JSON, CONFLICT_TABLE, Conflict, write_conflict
 
@@ -114,7 +114,7 @@ def names_of(paths: list[Path]) -> dict[str, Path]:
 
 def _require_alike(asked: dict[str, Asked]) -> None:
     """Raises: ModelError if checkpoints that stand side by side have other directions or language tokens."""
-    from neuron_spec.checkpoints import differing_token_flags
+    from neuron_spec.backends.fairseq.checkpoints import differing_token_flags
     from neuron_spec.errors import ModelError
 
     (name, first), *others = asked.items()

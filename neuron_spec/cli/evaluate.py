@@ -117,9 +117,9 @@ def _score_logs(args: argparse.Namespace) -> None:
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
-    from neuron_spec.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
+    from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
+    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
     from neuron_spec.corpora.build import card_of, raw_texts
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256
     from neuron_spec.evaluation import Outputs
 
     state = read_checkpoint(args.path)
@@ -178,7 +178,7 @@ def _translate(
     args: argparse.Namespace, directions: Sequence[Direction], made: Mapping[str, Any]
 ) -> dict[Direction, tuple[list[str], list[str]]]:
     """Hypotheses and the data-bin's references; directions translated before a kill are read back."""
-    from neuron_spec.generation import Translator
+    from neuron_spec.backends.fairseq.generation import Translator
 
     flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
     flags += ["--cpu"] if args.cpu else []

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_spec.config import keep_config, read_flags
+from neuron_spec.backends.fairseq.config import keep_config, read_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

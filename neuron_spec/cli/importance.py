@@ -52,8 +52,14 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from neuron_spec.artifacts import hash_state, hash_text, is_already_here, signature
-    from neuron_spec.checkpoints import masks_of, read_checkpoint, task_args, token_flags, weights_sha256
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
+    from neuron_spec.backends.fairseq.checkpoints import (
+        masks_of,
+        read_checkpoint,
+        task_args,
+        token_flags,
+        weights_sha256,
+    )
+    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
     from neuron_spec.directions import direction_id, parse_directions
     from neuron_spec.importance import ImportanceMeter
     from neuron_spec.neurons.importance import Importance

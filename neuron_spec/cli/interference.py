@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuron_spec.backends.fairseq.loading import TeacherForced
     from neuron_spec.directions import Direction
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.reporting.interference import Compared
-    from neuron_spec.teacher_forcing import TeacherForced
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,15 +78,15 @@ class Asked:
             NeuronSpecError: if directions, masks or text do not fit the checkpoint.
         """
         from neuron_spec.artifacts import hash_state
-        from neuron_spec.checkpoints import (
+        from neuron_spec.backends.fairseq.checkpoints import (
             is_specialized,
             masks_of,
             read_checkpoint,
             task_args,
             weights_sha256,
         )
+        from neuron_spec.backends.fairseq.data_bin import check_data_bin
         from neuron_spec.corpora.build import card_of
-        from neuron_spec.data.data_bin import check_data_bin
         from neuron_spec.directions import direction_id, parse_directions
         from neuron_spec.errors import ModelError
         from neuron_spec.neurons.masks import NeuronMasks
@@ -129,8 +129,8 @@ class Asked:
         return cls(args, path, trained, directions, inputs, masks, overlap, families)
 
     def load(self) -> TeacherForced:
-        from neuron_spec.checkpoints import token_flags
-        from neuron_spec.teacher_forcing import TeacherForced
+        from neuron_spec.backends.fairseq.checkpoints import token_flags
+        from neuron_spec.backends.fairseq.loading import TeacherForced
 
         return TeacherForced(
             self.path,
@@ -174,7 +174,7 @@ def _require_fit(
     allow_other_checkpoint: bool,
 ) -> None:
     """Raises: ModelError if the masks lack a direction, or are of another model or dense checkpoint."""
-    from neuron_spec.checkpoints import is_specialized, weights_sha256
+    from neuron_spec.backends.fairseq.checkpoints import is_specialized, weights_sha256
     from neuron_spec.errors import ModelError
 
     end = ".fc1.weight"

@@ -66,10 +66,10 @@ def _alpha(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.checkpoints import read_checkpoint, task_args
-    from neuron_spec.config import read_flags
+    from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args
+    from neuron_spec.backends.fairseq.config import read_flags
+    from neuron_spec.backends.fairseq.fine_tuning import FineTuning
     from neuron_spec.directions import parse_directions
-    from neuron_spec.fine_tuning import FineTuning
     from neuron_spec.lass import Masking, make_masks
 
     flags = [*read_flags(args.config), *(["--cpu"] if args.cpu else []), *args.fairseq_flags]

@@ -70,13 +70,18 @@ def _number_of_workers(text: str) -> int:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec import tasks as tasks  # registers
-    from neuron_spec.checkpoints import read_checkpoint, task_args, token_flags, weights_sha256
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
+    from neuron_spec.backends.fairseq.checkpoints import (
+        read_checkpoint,
+        task_args,
+        token_flags,
+        weights_sha256,
+    )
+    from neuron_spec.backends.fairseq.commands import validate
+    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
+    from neuron_spec.backends.fairseq.profiling import DTYPES, profile_signature
     from neuron_spec.directions import direction_id, parse_directions
-    from neuron_spec.fairseq_commands import validate
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.stability import Part
-    from neuron_spec.profiling import DTYPES, profile_signature
 
     state = read_checkpoint(args.path)
     trained = task_args(state, args.path)

@@ -88,18 +88,18 @@ def _seeds(text: str) -> list[int]:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import hash_text, signature
-    from neuron_spec.checkpoints import (
+    from neuron_spec.backends.fairseq.checkpoints import (
         is_specialized,
         read_checkpoint,
         task_args,
         token_flags,
         weights_sha256,
     )
-    from neuron_spec.config import read_flags
-    from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with
+    from neuron_spec.backends.fairseq.config import read_flags
+    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
+    from neuron_spec.backends.fairseq.fine_tuning import FineTuning
     from neuron_spec.directions import Direction, direction_id, parse_directions
     from neuron_spec.errors import ModelError
-    from neuron_spec.fine_tuning import FineTuning
     from neuron_spec.importance import ImportanceMeter
     from neuron_spec.pruning import Rules, Voters, prune, prune_fine_tuned
 

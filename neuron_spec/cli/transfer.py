@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from neuron_spec.artifacts import is_already_here, read_json, signature
-    from neuron_spec.data.data_bin import data_sha256
+    from neuron_spec.backends.fairseq.data_bin import data_sha256
     from neuron_spec.interference import INTACT, transfer_rows
     from neuron_spec.reporting.interference import TRANSFER_JSON, TRANSFER_TABLE, Transfer, write_transfer
 

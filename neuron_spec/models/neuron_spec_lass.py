@@ -22,7 +22,7 @@ from fairseq.models import register_model, register_model_architecture
 from torch import Tensor, nn
 
 from neuron_spec.artifacts import hash_text
-from neuron_spec.checkpoints import require_started_from
+from neuron_spec.backends.fairseq.checkpoints import require_started_from
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
 from neuron_spec.models import neuron_spec_transformer as transformer

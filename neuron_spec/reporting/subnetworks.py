@@ -31,7 +31,7 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.checkpoints import masks_of, read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
 from neuron_spec.comparison import (
     COMPARISON,
     Comparison,

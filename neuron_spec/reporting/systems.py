@@ -29,7 +29,7 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.checkpoints import masks_of, read_checkpoint, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, weights_sha256
 from neuron_spec.comparison import COMPARISON, Comparison, read_comparison
 from neuron_spec.errors import ArtifactError
 from neuron_spec.evaluation import ALL

@@ -16,13 +16,13 @@ from fairseq.tasks import register_task
 from torch import Tensor
 
 from neuron_spec.artifacts import hash_text
-from neuron_spec.checkpoints import checkpoint_sha256
-from neuron_spec.compat import gather_without_gpu
-from neuron_spec.data.data_bin import data_sha256
+from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256
+from neuron_spec.backends.fairseq.compat import gather_without_gpu
+from neuron_spec.backends.fairseq.data_bin import data_sha256
+from neuron_spec.backends.fairseq.profiling import DTYPES, NeuronCounter, profile_signature
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.neurons.stability import WHOLE, Part, part_flag
-from neuron_spec.profiling import DTYPES, NeuronCounter, profile_signature
 from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
 

@@ -17,9 +17,9 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from neuron_spec.artifacts import hash_text
-from neuron_spec.checkpoints import differing_token_flags, require_started_from
-from neuron_spec.data.data_bin import check_data_bin
-from neuron_spec.data.manager import DirectionDatasetManager
+from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
+from neuron_spec.backends.fairseq.checkpoints import differing_token_flags, require_started_from
+from neuron_spec.backends.fairseq.data_bin import check_data_bin
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import MISSING_DIRECTION, NeuronSpecTransformer

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuron_spec.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.evaluation import read_evaluation

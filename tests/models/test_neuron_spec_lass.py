@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import hash_text
-from neuron_spec.checkpoints import checkpoint_sha256, is_specialized, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256, is_specialized, weights_sha256
 from neuron_spec.directions import Direction, direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError
 from neuron_spec.models.neuron_spec_lass import NeuronSpecLass

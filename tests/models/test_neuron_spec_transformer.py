@@ -592,7 +592,7 @@ def test_the_task_refuses_masks_made_for_something_else(
 
 
 def test_the_task_takes_masks_of_the_checkpoint_it_starts_from(workshop, checkpoint, tmp_path):
-    from neuron_spec.checkpoints import checkpoint_sha256
+    from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256
 
     masks = workshop.masks(workshop.build()[2])
     masks.metadata = {"checkpoint_sha256": checkpoint_sha256(checkpoint)}

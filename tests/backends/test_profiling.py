@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neuron_spec import profiling
+from neuron_spec.backends.fairseq import profiling
+from neuron_spec.backends.fairseq.profiling import NeuronCounter
 from neuron_spec.cli.main import main
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.activations import ActivationCounts, side_of
 from neuron_spec.neurons.stability import WHOLE, Part, are_split, part_of
-from neuron_spec.profiling import NeuronCounter
 from neuron_spec.tasks.neuron_profiling import NeuronProfilingTask
 
 PAD = 1

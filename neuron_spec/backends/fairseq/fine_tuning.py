@@ -35,11 +35,11 @@ from neuron_spec.artifacts import (
     signature,
     write_json,
 )
-from neuron_spec.checkpoints import read_checkpoint, task_args, token_flags, weights_sha256
-from neuron_spec.data.data_bin import check_data_bin, data_sha256, folder_with, shards_of
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args, token_flags, weights_sha256
+from neuron_spec.backends.fairseq.commands import generation_config
+from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with, shards_of
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.fairseq_commands import generation_config
 
 assert tasks_of_ours  # registered
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from neuron_spec.config import KEPT_CONFIG, keep_config, read_flags, updates_of
+from neuron_spec.backends.fairseq.config import KEPT_CONFIG, keep_config, read_flags, updates_of
 from neuron_spec.errors import ArtifactError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron_spec import shipping
 from neuron_spec.artifacts import CORPUS_CARD, write_json
-from neuron_spec.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq import shipping
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.errors import ArtifactError
 
 CARD = {

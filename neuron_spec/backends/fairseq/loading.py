@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.artifacts import hash_text, is_already_here, read_json, write_json
-from neuron_spec.data.data_bin import check_data_bin, folder_with, shards_of
+from neuron_spec.backends.fairseq.commands import generation_config
+from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with, shards_of
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
-from neuron_spec.fairseq_commands import generation_config
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.stability import WHOLE, Part
 

@@ -134,7 +134,7 @@ def _flag(path: object, key: Any, value: Any) -> list[str]:
 
 
 def _require_known(path: object, flags: list[str]) -> None:
-    from neuron_spec.fairseq_commands import unknown_training_flags
+    from neuron_spec.backends.fairseq.commands import unknown_training_flags
 
     if unknown := unknown_training_flags(flags):
         raise ArtifactError(

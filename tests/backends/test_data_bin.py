@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_spec.data.data_bin import check_data_bin, data_sha256, files_of, split_prefix
+from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, files_of, split_prefix
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError
 

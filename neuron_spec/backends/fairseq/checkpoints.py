@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from neuron_spec import compat as compat
 from neuron_spec.artifacts import hash_state, require_file
+from neuron_spec.backends.fairseq import compat as compat
 from neuron_spec.errors import ArtifactError, ModelError
 
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")

@@ -18,7 +18,7 @@ from neuron_spec.artifacts import (
     versions,
     write_json,
 )
-from neuron_spec.checkpoints import read_checkpoint, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, weights_sha256
 from neuron_spec.errors import ArtifactError
 
 _HELD_OUT = ("valid.", "test.")

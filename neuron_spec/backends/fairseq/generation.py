@@ -14,11 +14,11 @@ from fairseq.data import Dictionary
 from tqdm import tqdm
 
 from neuron_spec import tasks as tasks_of_ours
-from neuron_spec.checkpoints import read_checkpoint, task_args, token_flags
-from neuron_spec.data.data_bin import check_data_bin, folder_with
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args, token_flags
+from neuron_spec.backends.fairseq.commands import generation_config
+from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
-from neuron_spec.fairseq_commands import generation_config
 
 assert tasks_of_ours  # registered
 

@@ -1,8 +1,11 @@
-"""Batches of one direction each, from fairseq's data sets that mix directions.
+"""Data sets whose samples carry a direction id, and batches of one direction each, from fairseq's data sets that mix them.
 
 fairseq sorts by source length, then by target length. Over all directions that pads little; within one,
 where so many fewer sentences share both lengths, it leaves the target side ragged. ``in_turns`` treats the
 two sides alike instead. The batch list is shuffled as ever, so directions interleave over updates.
+
+fairseq's own ``--enable-lang-ids`` gives every sentence of a mixed batch the first data set's ids; here
+the id is the sample's own, and the collater reads it from the samples.
 """
 
 from __future__ import annotations
@@ -12,13 +15,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from fairseq.data import (
+    BaseWrapperDataset,
     ConcatDataset,
     FairseqDataset,
+    LanguagePairDataset,
     SampledMultiDataset,
     SampledMultiEpochDataset,
     data_utils,
 )
+from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
+
+from neuron_spec.directions import Direction, direction_id
 
 logger = logging.getLogger(__name__)
 
@@ -154,3 +163,60 @@ class OneDirectionEpochDataset(_OneDirectionBatches, ResumableEpochDataset):
 OneDirectionSampledDataset.__name__ = SampledMultiDataset.__name__
 ResumableEpochDataset.__name__ = SampledMultiEpochDataset.__name__
 OneDirectionEpochDataset.__name__ = SampledMultiEpochDataset.__name__
+
+
+class DirectionTaggedDataset(BaseWrapperDataset):
+    """One direction's sentence pairs; batches get ``net_input["direction_ids"]``, int64 ``[B]``.
+
+    Beside it ``net_input["distinct_ids"]``, a tuple of the same ids, each once.
+    """
+
+    def __init__(self, dataset: LanguagePairDataset, direction_id: int) -> None:
+        super().__init__(dataset)
+        self.direction_id = direction_id
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "direction_id": self.direction_id}
+
+    def collater(self, samples: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
+        """As the wrapped data set; the samples may come from several such data sets."""
+        # The wrapped collater sorts by length: numbering the samples tells their new order.
+        numbered = [{**sample, "id": position} for position, sample in enumerate(samples)]
+        batch: dict[str, Any] = super().collater(numbered, **kwargs)
+        if not batch:
+            return batch
+        order = batch["id"].tolist()
+        batch["id"] = torch.tensor([samples[position]["id"] for position in order])
+        ids = [samples[position]["direction_id"] for position in order]
+        batch["net_input"]["direction_ids"] = torch.tensor(ids)
+        # The batch moves to the device; this stays on the host, where the way through the FFNs is chosen.
+        batch["net_input"]["distinct_ids"] = tuple(sorted(set(ids)))
+        return batch
+
+
+_ONE_DIRECTION = {
+    ConcatDataset: OneDirectionConcatDataset,
+    SampledMultiDataset: OneDirectionSampledDataset,
+    SampledMultiEpochDataset: OneDirectionEpochDataset,
+}
+_MIXED = {SampledMultiEpochDataset: ResumableEpochDataset}
+
+
+class DirectionDatasetManager(MultilingualDatasetManager):
+    """Tags every sub data set with its direction and chooses the batching."""
+
+    def load_a_dataset(
+        self, split: str, data_path: str, src: str, src_dict: Any, tgt: str, *args: Any, **kw: Any
+    ) -> Any:
+        dataset = super().load_a_dataset(split, data_path, src, src_dict, tgt, *args, **kw)
+        return DirectionTaggedDataset(dataset, direction_id(Direction(src, tgt), self.langs))
+
+    def load_dataset(self, split: str, training: bool, epoch: int = 0, *args: Any, **kw: Any) -> Any:
+        dataset = super().load_dataset(split, training, epoch, *args, **kw)
+        # The parent names its classes inside long methods; ours add methods and no state.
+        classes = _MIXED if self.args.batching == "mixed" else _ONE_DIRECTION
+        dataset.__class__ = classes.get(type(dataset), type(dataset))
+        dataset.split = split  # for the log: fairseq names its sampled data sets only
+        if isinstance(dataset, ResumableEpochDataset):
+            dataset.redraw(epoch)
+        return dataset

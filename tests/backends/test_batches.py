@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuron_spec.data.one_direction import (
+from neuron_spec.backends.fairseq.batches import (
     OneDirectionEpochDataset,
     ResumableEpochDataset,
     cut,
@@ -346,7 +346,7 @@ def test_one_line_tells_the_padding_that_the_model_is_fed(workshop, split, flags
         _, task, _ = workshop.build(*flags, "--batching", batching)
         with caplog.at_level(logging.INFO):
             kinds[batching] = counted(workshop.batches(task, split, multiple=1))
-    (line,) = (r for r in caplog.records if r.name == "neuron_spec.data.one_direction")
+    (line,) = (r for r in caplog.records if r.name == "neuron_spec.backends.fairseq.batches")
     assert line.levelno == logging.INFO
     found = LINE.fullmatch(line.getMessage())
     assert found, line.getMessage()

@@ -1,0 +1,1 @@
+"""What the method runs on; one folder per library."""

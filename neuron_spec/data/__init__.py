@@ -1,1 +1,0 @@
-"""Data sets whose samples carry a direction id, and batches of one direction."""
