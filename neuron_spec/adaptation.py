@@ -42,9 +42,16 @@ from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, f
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
-from neuron_spec.evaluation import ALL, Evaluation, Outputs, evaluate, read_evaluation, write_evaluation
-from neuron_spec.joining import joined, write_joined
 from neuron_spec.meta import restored
+from neuron_spec.scoring.evaluation import (
+    ALL,
+    Evaluation,
+    Outputs,
+    evaluate,
+    read_evaluation,
+    write_evaluation,
+)
+from neuron_spec.scoring.joining import joined, write_joined
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 _TRAIN = "train"

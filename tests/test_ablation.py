@@ -18,9 +18,9 @@ from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import NothingToCompare
+from neuron_spec.pages.ablation_figures import loss_increase_heatmap
+from neuron_spec.pages.figures import save
 from neuron_spec.reporting.ablation import Ablation, as_csv, diagonal_test, summarize
-from neuron_spec.reporting.ablation_figures import loss_increase_heatmap
-from neuron_spec.reporting.figures import save
 
 LANGS = ["en", "qa", "qb", "qm"]
 

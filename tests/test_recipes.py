@@ -24,8 +24,8 @@ from neuron_spec.cli.main import main
 from neuron_spec.corpora.binarize import binarize
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
-from neuron_spec.evaluation import read_evaluation
 from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.scoring.evaluation import read_evaluation
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"

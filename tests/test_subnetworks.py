@@ -19,12 +19,12 @@ import torch
 
 from neuron_spec.artifacts import signature
 from neuron_spec.cli.main import main
-from neuron_spec.comparison import System, comparable, compare, comparison_signature, write_comparison
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
-from neuron_spec.evaluation import Evaluation, Outputs, evaluate
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.reporting.subnetworks import KNOWN, read_subnetworks
+from neuron_spec.scoring.comparison import System, comparable, compare, comparison_signature, write_comparison
+from neuron_spec.scoring.evaluation import Evaluation, Outputs, evaluate
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "experiments" / "subnetworks.sh"

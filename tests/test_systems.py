@@ -23,13 +23,13 @@ from neuron_spec import bilingual
 from neuron_spec.artifacts import signature, write_json
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.cli.main import main
-from neuron_spec.comparison import System, comparable, compare, comparison_signature, write_comparison
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.evaluation import Outputs, evaluate, read_evaluation, write_evaluation
-from neuron_spec.joining import join
 from neuron_spec.neurons.weight_masks import WeightMasks
 from neuron_spec.reporting.systems import parameters_of, read_systems, trained_of, write_systems
+from neuron_spec.scoring.comparison import System, comparable, compare, comparison_signature, write_comparison
+from neuron_spec.scoring.evaluation import Outputs, evaluate, read_evaluation, write_evaluation
+from neuron_spec.scoring.joining import join
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "scripts" / "experiments"

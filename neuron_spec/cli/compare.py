@@ -25,11 +25,11 @@ from neuron_spec.artifacts import is_already_here, read_json
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
-    from neuron_spec.comparison import Comparison, System
+    from neuron_spec.scoring.comparison import Comparison, System
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from neuron_spec.comparison import ALPHA, SAMPLES
+    from neuron_spec.scoring.comparison import ALPHA, SAMPLES
 
     parser.add_argument(
         "systems", nargs="+", metavar="[NAME=]DIR[,DIR...]", help="evaluations, the baseline first"
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.comparison import (
+    from neuron_spec.scoring.comparison import (
         COMPARISON,
         as_plain,
         comparable,
@@ -86,8 +86,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _read_systems(texts: list[str]) -> list[System]:
-    from neuron_spec.comparison import System
-    from neuron_spec.evaluation import read_evaluation
+    from neuron_spec.scoring.comparison import System
+    from neuron_spec.scoring.evaluation import read_evaluation
 
     folders = dict(_named_folders(text) for text in texts)
     if len(folders) < len(texts):
@@ -128,8 +128,8 @@ def _is_complete(path: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _write(output: Path, comparison: Comparison) -> None:
-    from neuron_spec.comparison import COMPARISON, write_comparison
-    from neuron_spec.reporting.figures import save, score_differences
+    from neuron_spec.pages.figures import save, score_differences
+    from neuron_spec.scoring.comparison import COMPARISON, write_comparison
 
     figure = score_differences(comparison)
     for suffix in (".png", ".svg"):

@@ -35,8 +35,8 @@ from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
-    from neuron_spec.evaluation import Outputs
-    from neuron_spec.language_id import LanguageIdentifier
+    from neuron_spec.scoring.evaluation import Outputs
+    from neuron_spec.scoring.language_id import LanguageIdentifier
 
 REFERENCE_SOURCES = ("raw", "data-bin")
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _score_logs(args: argparse.Namespace) -> None:
-    from neuron_spec.evaluation import read_generate_output
+    from neuron_spec.scoring.evaluation import read_generate_output
 
     outputs = [read_generate_output(path) for path in args.generate_output]
     made = signature(
@@ -120,7 +120,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
     from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
     from neuron_spec.corpora.build import card_of, raw_texts
-    from neuron_spec.evaluation import Outputs
+    from neuron_spec.scoring.evaluation import Outputs
 
     state = read_checkpoint(args.path)
     trained = task_args(state, args.path)
@@ -202,7 +202,7 @@ def _translate(
 def _language_identifier(data_bin: Path, card: Mapping[str, Any]) -> LanguageIdentifier:
     """Learns each of the corpus' languages from its own training text."""
     from neuron_spec.corpora.build import PIVOT, raw_file
-    from neuron_spec.language_id import LanguageIdentifier
+    from neuron_spec.scoring.language_id import LanguageIdentifier
 
     others = [lang for lang in card["langs"] if lang != PIVOT]
     sides = {lang: (lang, lang) for lang in others} | {PIVOT: (others[0], PIVOT)}
@@ -221,7 +221,7 @@ def _write(
     language_id: LanguageIdentifier | None,
     card: Mapping[str, Any] | None,
 ) -> None:
-    from neuron_spec.evaluation import evaluate, write_evaluation
+    from neuron_spec.scoring.evaluation import evaluate, write_evaluation
 
     evaluation = evaluate(
         outputs,

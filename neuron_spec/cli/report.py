@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.reporting.report import write_report
+    from neuron_spec.report.report import write_report
 
     for path in write_report(args.run, args.published):
         print(path)

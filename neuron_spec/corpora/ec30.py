@@ -17,7 +17,7 @@ from typing import Any
 from neuron_spec.artifacts import CORPUS_CARD, atomic_path, hash_file, signature, write_json, write_text
 from neuron_spec.corpora.build import PIVOT, is_built
 from neuron_spec.errors import CorpusError
-from neuron_spec.language_id import LINES_PER_LANGUAGE
+from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 

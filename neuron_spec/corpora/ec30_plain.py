@@ -36,7 +36,7 @@ from neuron_spec.corpora.cleaning import normalize
 from neuron_spec.corpora.ec30 import LANGUAGES, SOURCES, TEST, TRAIN, VALID
 from neuron_spec.corpora.sharding import ScannedText, check_disk, in_processes, report_progress, scan
 from neuron_spec.errors import CorpusError
-from neuron_spec.language_id import LINES_PER_LANGUAGE
+from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 
 # EC40's authors hold out 842 pairs of the one language that NTREX-128 lacks; of a small file, a tenth.
 SAMPLED_VALID = 842

@@ -31,9 +31,9 @@ from neuron_spec.neurons.overlap import (
     group_of,
     permutation_test,
 )
-from neuron_spec.reporting import figures
-from neuron_spec.reporting.ablation_figures import loss_increase_heatmap
-from neuron_spec.reporting.tables import Cell, markdown_table
+from neuron_spec.pages import figures
+from neuron_spec.pages.ablation_figures import loss_increase_heatmap
+from neuron_spec.pages.tables import Cell, markdown_table
 
 ABLATION_JSON = "ablation.json"
 ABLATION_CSV = "ablation.csv"

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from neuron_spec.adaptation import Updates
 from neuron_spec.artifacts import ADAPTATION, write_text
 from neuron_spec.directions import Direction
-from neuron_spec.evaluation import ALL, DirectionScore, Evaluation
-from neuron_spec.reporting import figures
-from neuron_spec.reporting.tables import Cell, markdown_table
+from neuron_spec.pages import figures
+from neuron_spec.pages.tables import Cell, markdown_table
+from neuron_spec.scoring.evaluation import ALL, DirectionScore, Evaluation
 
 Results = Mapping[Direction, Mapping[int, Evaluation]]
 

@@ -51,8 +51,8 @@ from neuron_spec.neurons.stability import (
     random_iou_per_direction,
     select_again,
 )
-from neuron_spec.reporting import figures
-from neuron_spec.reporting.tables import Cell, markdown_table
+from neuron_spec.pages import figures
+from neuron_spec.pages.tables import Cell, markdown_table
 
 ANALYSIS_JSON = "analysis.json"
 ANALYSIS_TABLE = "analysis.md"

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import require_file
-from neuron_spec.reporting import figures
+from neuron_spec.pages import figures
 
 # Measure -> its panel's title. Logged as fractions, drawn in percent.
 MEASURES = {

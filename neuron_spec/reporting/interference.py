@@ -32,10 +32,10 @@ from neuron_spec.neurons.overlap import (
     pairwise_iou,
     permutation_test,
 )
-from neuron_spec.reporting import figures
-from neuron_spec.reporting.interference_figures import direction_maps, layer_grids
-from neuron_spec.reporting.tables import Cell as TableCell
-from neuron_spec.reporting.tables import markdown_table
+from neuron_spec.pages import figures
+from neuron_spec.pages.interference_figures import direction_maps, layer_grids
+from neuron_spec.pages.tables import Cell as TableCell
+from neuron_spec.pages.tables import markdown_table
 
 CONFLICT_JSON = f"{CONFLICT}.json"
 CONFLICT_CSV = f"{CONFLICT}.csv"

@@ -32,19 +32,19 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
-from neuron_spec.comparison import (
+from neuron_spec.errors import ArtifactError
+from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
+from neuron_spec.pages import figures
+from neuron_spec.pages.tables import Cell, markdown_table, shown_p
+from neuron_spec.report.run_folder import DYNAMIC, FULL, STATIC
+from neuron_spec.scoring.comparison import (
     COMPARISON,
     Comparison,
     interval_over_directions,
     read_comparison,
     sign_flip_p_value,
 )
-from neuron_spec.errors import ArtifactError
-from neuron_spec.evaluation import ALL
-from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
-from neuron_spec.reporting import figures
-from neuron_spec.reporting.run_folder import DYNAMIC, FULL, STATIC
-from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
+from neuron_spec.scoring.evaluation import ALL
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 KNOWN = f"against-{FULL}"

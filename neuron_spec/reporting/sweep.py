@@ -22,12 +22,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import write_text
-from neuron_spec.comparison import System, comparable, interval_over_directions
 from neuron_spec.errors import ArtifactError, NeuronSpecError
-from neuron_spec.evaluation import Evaluation, grouped, read_evaluation
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.reporting import figures
-from neuron_spec.reporting.tables import Cell, markdown_table
+from neuron_spec.pages import figures
+from neuron_spec.pages.tables import Cell, markdown_table
+from neuron_spec.scoring.comparison import System, comparable, interval_over_directions
+from neuron_spec.scoring.evaluation import Evaluation, grouped, read_evaluation
 
 SWEEP = "sweep"  # .csv, .md, .png, .svg
 PARAMETERS = {"k": "coverage k (%)", "depth": "layers of encoder and decoder each"}

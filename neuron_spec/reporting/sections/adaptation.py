@@ -8,11 +8,11 @@ from typing import Any
 
 from neuron_spec.artifacts import ADAPTATION, read_json
 from neuron_spec.errors import ArtifactError
-from neuron_spec.reporting.commands import adapt_command
-from neuron_spec.reporting.page import Block, Code, Paragraph, Section, Table, plain
-from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.sections.words import left_in
-from neuron_spec.reporting.tables import Cell
+from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table, plain
+from neuron_spec.pages.tables import Cell
+from neuron_spec.report.commands import adapt_command
+from neuron_spec.report.run_folder import Run
+from neuron_spec.report.words import left_in
 
 _METRICS = {"bleu": "BLEU", "chrf": "chrF++"}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import CONFLICT, CONFLICT_LAYERS, TRANSFER, read_json
-from neuron_spec.reporting.commands import conflict_command, transfer_command
-from neuron_spec.reporting.page import Block, Code, Paragraph, Section, Table, plain
-from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.sections.words import left_in, p_value
-from neuron_spec.reporting.tables import Cell
+from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table, plain
+from neuron_spec.pages.tables import Cell
+from neuron_spec.report.commands import conflict_command, transfer_command
+from neuron_spec.report.run_folder import Run
+from neuron_spec.report.words import left_in, p_value
 
 _FAMILIES = ("same family", "other families", "p")
 

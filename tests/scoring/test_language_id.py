@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuron_spec.errors import CorpusError
-from neuron_spec.language_id import LINES_PER_LANGUAGE, LanguageIdentifier, _code_points, _ngrams
+from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE, LanguageIdentifier, _code_points, _ngrams
 
 SYLLABLES = {"xa": "ka lo mi tu", "xb": "ke lu ma ti", "xc": "щу фы жа ло"}
 

@@ -18,17 +18,19 @@ import torch
 
 from neuron_spec.artifacts import signature, write_json
 from neuron_spec.cli.main import main
-from neuron_spec.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
-from neuron_spec.evaluation import Outputs, evaluate, write_evaluation
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.reporting import figures, interference, run_folder
+from neuron_spec.pages import figures
+from neuron_spec.report import run_folder
+from neuron_spec.report.commands import _select, training_of
+from neuron_spec.report.report import write_report
+from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
+from neuron_spec.report.scores import _verdict
+from neuron_spec.reporting import interference
 from neuron_spec.reporting.ablation import Ablation, write_ablation
-from neuron_spec.reporting.commands import _select, training_of
-from neuron_spec.reporting.report import write_report
-from neuron_spec.reporting.run_folder import compared, planned_comparisons, read_run
-from neuron_spec.reporting.sections.scores import _verdict
+from neuron_spec.scoring.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
+from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]
@@ -622,5 +624,5 @@ def test_a_log_of_masks_that_stay_adds_nothing(written, run):
 
 
 def test_a_report_needs_no_fairseq():
-    code = "import sys, neuron_spec.reporting.report; sys.exit('fairseq' in sys.modules)"
+    code = "import sys, neuron_spec.report.report; sys.exit('fairseq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

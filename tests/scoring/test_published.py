@@ -9,9 +9,10 @@ import pytest
 
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
-from neuron_spec.evaluation import DirectionScore, Evaluation, evaluate, read_generate_output
-from neuron_spec.reporting.page import Page, Paragraph, as_markdown
-from neuron_spec.reporting.published import (
+from neuron_spec.pages.page import Page, Paragraph, as_markdown
+from neuron_spec.pages.tables import markdown_table
+from neuron_spec.scoring.evaluation import DirectionScore, Evaluation, evaluate, read_generate_output
+from neuron_spec.scoring.published import (
     GAIN,
     SYSTEMS,
     TEST_SENTENCES,
@@ -21,7 +22,6 @@ from neuron_spec.reporting.published import (
     published_section,
     read_published,
 )
-from neuron_spec.reporting.tables import markdown_table
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "results" / "published" / "ec30.csv"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from neuron_spec.comparison import OverSeeds
-from neuron_spec.reporting import figures
-from neuron_spec.reporting.page import Picture
-from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.tables import Cell, shown_p
+from neuron_spec.pages import figures
+from neuron_spec.pages.page import Picture
+from neuron_spec.pages.tables import Cell, shown_p
+from neuron_spec.report.run_folder import Run
+from neuron_spec.scoring.comparison import OverSeeds
 
 
 def drawn(name: str, caption: str, figure: Figure) -> Picture:

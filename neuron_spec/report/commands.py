@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.comparison import System
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.reporting.run_folder import DENSE, RANDOM, Run, Seed
+from neuron_spec.report.run_folder import DENSE, RANDOM, Run, Seed
+from neuron_spec.scoring.comparison import System
 
 _MARK = "complete.txt"  # of scripts/once.sh: the command, then a hash for each input file
 _LAST = "checkpoint_last.pt"

@@ -16,7 +16,10 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from neuron_spec.comparison import (
+from neuron_spec.directions import UNKNOWN, Direction
+from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
+from neuron_spec.pages.figures import save, score_differences
+from neuron_spec.scoring.comparison import (
     LOSS,
     METRICS,
     TIE,
@@ -31,10 +34,7 @@ from neuron_spec.comparison import (
     sign_flip_p_value,
     write_comparison,
 )
-from neuron_spec.directions import UNKNOWN, Direction
-from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.evaluation import Outputs, PairedScore, evaluate, paired_bootstrap
-from neuron_spec.reporting.figures import save, score_differences
+from neuron_spec.scoring.evaluation import Outputs, PairedScore, evaluate, paired_bootstrap
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
 SENTENCES = 30

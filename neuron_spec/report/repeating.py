@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import hash_state
-from neuron_spec.comparison import System
 from neuron_spec.neurons.activations import ActivationCounts
-from neuron_spec.reporting.commands import commands_of, script_of
-from neuron_spec.reporting.page import Block, Bullets, Code, Paragraph, Section, Table, plain
-from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.tables import Cell
+from neuron_spec.pages.page import Block, Bullets, Code, Paragraph, Section, Table, plain
+from neuron_spec.pages.tables import Cell
+from neuron_spec.report.commands import commands_of, script_of
+from neuron_spec.report.run_folder import Run
+from neuron_spec.scoring.comparison import System
 
 _NO_MASKS = hash_state({})  # of a checkpoint without any
 

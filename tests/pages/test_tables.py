@@ -6,7 +6,7 @@ import pytest
 
 from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.reporting.tables import comparison_table, markdown_table, scores_table
+from neuron_spec.pages.tables import comparison_table, markdown_table, scores_table
 
 
 @dataclass(frozen=True)

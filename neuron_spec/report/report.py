@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuron_spec.artifacts import atomic_path, write_text
-from neuron_spec.comparison import Comparison, System
 from neuron_spec.directions import ENGLISH, language
-from neuron_spec.reporting.html import as_html
-from neuron_spec.reporting.page import (
+from neuron_spec.pages.html import as_html
+from neuron_spec.pages.page import (
     FIGURES,
     Block,
     Bullets,
@@ -26,8 +25,9 @@ from neuron_spec.reporting.page import (
     pictures,
     plain,
 )
-from neuron_spec.reporting.published import published_section, read_published
-from neuron_spec.reporting.run_folder import (
+from neuron_spec.pages.tables import Cell
+from neuron_spec.report.repeating import repeating
+from neuron_spec.report.run_folder import (
     CONTINUATION,
     DENSE,
     DYNAMIC,
@@ -41,14 +41,14 @@ from neuron_spec.reporting.run_folder import (
     planned_comparisons,
     read_run,
 )
+from neuron_spec.report.scores import differences, findings, scores
+from neuron_spec.report.sets import ablations, overlap, sparsity
+from neuron_spec.report.words import counted, of_first_seed
 from neuron_spec.reporting.sections.adaptation import adaptations
 from neuron_spec.reporting.sections.churn import churn
 from neuron_spec.reporting.sections.interference import conflicts, transfers
-from neuron_spec.reporting.sections.repeating import repeating
-from neuron_spec.reporting.sections.scores import differences, findings, scores
-from neuron_spec.reporting.sections.sets import ablations, overlap, sparsity
-from neuron_spec.reporting.sections.words import counted, of_first_seed
-from neuron_spec.reporting.tables import Cell
+from neuron_spec.scoring.comparison import Comparison, System
+from neuron_spec.scoring.published import published_section, read_published
 
 REPORT, REPORT_HTML = "report.md", "report.html"
 _SAMPLES = 3

@@ -17,9 +17,9 @@ from statistics import fmean
 from neuron_spec.artifacts import require_file
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
-from neuron_spec.evaluation import ALL, DirectionScore, Evaluation
-from neuron_spec.reporting.page import Paragraph, Section, Table
-from neuron_spec.reporting.tables import Cell
+from neuron_spec.pages.page import Paragraph, Section, Table
+from neuron_spec.pages.tables import Cell
+from neuron_spec.scoring.evaluation import ALL, DirectionScore, Evaluation
 
 SYSTEMS = ("dense", "specialized")
 GAIN = "specialized - dense"

@@ -34,7 +34,8 @@ from neuron_spec import artifacts
 from neuron_spec.artifacts import hash_text, read_json, write_json, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.evaluation import (
+from neuron_spec.pages.tables import Cell, markdown_table, shown_p
+from neuron_spec.scoring.evaluation import (
     BOOTSTRAP_SEED,
     Evaluation,
     Outputs,
@@ -42,7 +43,6 @@ from neuron_spec.evaluation import (
     grouped,
     paired_bootstrap,
 )
-from neuron_spec.reporting.tables import Cell, markdown_table, shown_p
 
 COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
 METRICS = {"bleu": "BLEU", "chrf": "chrF++"}

@@ -15,7 +15,7 @@ from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
-from neuron_spec.evaluation import (
+from neuron_spec.scoring.evaluation import (
     DirectionScore,
     Outputs,
     detokenized,
@@ -27,7 +27,7 @@ from neuron_spec.evaluation import (
     summarize,
     write_evaluation,
 )
-from neuron_spec.language_id import LanguageIdentifier
+from neuron_spec.scoring.language_id import LanguageIdentifier
 
 EN_DE = Direction("en", "de")
 REFERENCES = [
@@ -290,7 +290,7 @@ def test_an_unfinished_rewrite_is_not_taken_for_complete(tmp_path, evaluation, m
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuron_spec.evaluation.scores_table", fail)
+    monkeypatch.setattr("neuron_spec.scoring.evaluation.scores_table", fail)
     with pytest.raises(KeyboardInterrupt):
         write_evaluation(tmp_path, evaluation)
     with pytest.raises(ArtifactError, match="neuron-spec evaluate"):
@@ -352,7 +352,7 @@ def test_official_scoring_changes_references_too():
     assert evaluate([outputs], signature={}, official=True).scores == [official_scoring(outputs)]
 
 
-OFFICIAL = Path(__file__).parents[2] / "shared" / "official_ec30"
+OFFICIAL = Path(__file__).parents[3] / "shared" / "official_ec30"
 OFFICIAL_LOGS = sorted(OFFICIAL.glob("*/*/generate-test.txt"))
 
 

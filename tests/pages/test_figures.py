@@ -7,7 +7,7 @@ import torch
 from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.overlap import cluster, pairwise_iou
-from neuron_spec.reporting.figures import (
+from neuron_spec.pages.figures import (
     dendrograms,
     in_family_order,
     iou_heatmap,

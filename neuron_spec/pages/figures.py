@@ -29,7 +29,6 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from neuron_spec.artifacts import atomic_path
-from neuron_spec.comparison import METRICS, TIE, Comparison, DirectionComparison
 from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.activations import is_head_site
@@ -42,6 +41,7 @@ from neuron_spec.neurons.overlap import (
     pairwise_iou,
     sparsity,
 )
+from neuron_spec.scoring.comparison import METRICS, TIE, Comparison, DirectionComparison
 
 DPI = 150
 

@@ -10,7 +10,7 @@ from typing import Any
 from neuron_spec.artifacts import SCORES_JSON, SIGNATURE, is_already_here, read_json, signature, write_json
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.evaluation import Evaluation, read_evaluation, write_evaluation
+from neuron_spec.scoring.evaluation import Evaluation, read_evaluation, write_evaluation
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:

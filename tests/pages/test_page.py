@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
-from neuron_spec.reporting.figures import rendered
-from neuron_spec.reporting.html import _LARGEST_SVG, as_html, inline
-from neuron_spec.reporting.page import (
+from neuron_spec.pages.figures import rendered
+from neuron_spec.pages.html import _LARGEST_SVG, as_html, inline
+from neuron_spec.pages.page import (
     Bullets,
     Code,
     Page,

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, is_already_here, read_json
-from neuron_spec.comparison import (
+from neuron_spec.directions import UNKNOWN
+from neuron_spec.errors import ArtifactError
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.pages import figures
+from neuron_spec.scoring.comparison import (
     ALPHA,
     COMPARISON,
     SAMPLES,
@@ -29,11 +33,7 @@ from neuron_spec.comparison import (
     read_comparison,
     write_comparison,
 )
-from neuron_spec.directions import UNKNOWN
-from neuron_spec.errors import ArtifactError
-from neuron_spec.evaluation import Evaluation, read_evaluation
-from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.reporting import figures
+from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
 
 DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
 FULL, FULL_LONGER, STATIC, DYNAMIC = "full", "full-longer", "static", "dynamic"

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from neuron_spec.directions import Direction
-from neuron_spec.reporting.ablation_figures import arrow, kind_of, name_families, runs_of
-from neuron_spec.reporting.figures import DPI, in_family_order
+from neuron_spec.pages.ablation_figures import arrow, kind_of, name_families, runs_of
+from neuron_spec.pages.figures import DPI, in_family_order
 
 _INK, _MUTED, _EMPTY = "#222222", "#777777", "#dddddd"
 _MOST_WITH_NUMBERS = 16  # directions

@@ -23,12 +23,12 @@ from neuron_spec.neurons.overlap import (
     permutation_test,
 )
 from neuron_spec.neurons.selection import METHODS
-from neuron_spec.reporting import figures
+from neuron_spec.pages import figures
+from neuron_spec.pages.page import Block, Bullets, Paragraph, Section, Table, plain
+from neuron_spec.pages.tables import Cell
+from neuron_spec.report.run_folder import Run
+from neuron_spec.report.words import counted, drawn, left_in, mean_score, of_first_seed, p_value
 from neuron_spec.reporting.ablation import ABLATION_JSON, ABLATION_TABLE, FIGURE
-from neuron_spec.reporting.page import Block, Bullets, Paragraph, Section, Table, plain
-from neuron_spec.reporting.run_folder import Run
-from neuron_spec.reporting.sections.words import counted, drawn, left_in, mean_score, of_first_seed, p_value
-from neuron_spec.reporting.tables import Cell
 
 _TEST_SEED = 1  # of random relabellings
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neuron_spec.reporting.tables import Cell, markdown_table, shown
+from neuron_spec.pages.tables import Cell, markdown_table, shown
 
 FIGURES = "figures"
 

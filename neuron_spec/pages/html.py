@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
-from neuron_spec.reporting.page import Block, Bullets, Code, Page, Paragraph, Picture, Section, Table
-from neuron_spec.reporting.tables import Cell, columns_of_numbers, shown
+from neuron_spec.pages.page import Block, Bullets, Code, Page, Paragraph, Picture, Section, Table
+from neuron_spec.pages.tables import Cell, columns_of_numbers, shown
 
 _LARGEST_SVG = 150_000  # bytes; a larger one is slower to draw than a PNG is to load
 _INLINE = re.compile(
@@ -75,7 +75,7 @@ def as_html(page: Page) -> str:
 
 
 def _resource(name: str) -> str:
-    return files("neuron_spec.reporting").joinpath(name).read_text(encoding="utf-8")
+    return files("neuron_spec.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

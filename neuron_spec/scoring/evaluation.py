@@ -36,8 +36,8 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.language_id import LanguageIdentifier
-from neuron_spec.reporting.tables import scores_table
+from neuron_spec.pages.tables import scores_table
+from neuron_spec.scoring.language_id import LanguageIdentifier
 
 GROUPS = ("O2M", "M2O", "X2Y")
 ALL = "all"

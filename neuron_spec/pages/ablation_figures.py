@@ -21,7 +21,7 @@ from torch import Tensor
 
 from neuron_spec.directions import ENGLISH, UNKNOWN, Direction
 from neuron_spec.neurons.overlap import group_of
-from neuron_spec.reporting.figures import DPI, in_family_order
+from neuron_spec.pages.figures import DPI, in_family_order
 
 _INK, _MUTED = "#222222", "#777777"
 _COLOR_MAP = "viridis"

@@ -1,0 +1,1 @@
+"""What a page holds, and how it becomes Markdown or HTML; figures. Knows no result of its own."""
