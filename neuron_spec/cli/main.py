@@ -38,6 +38,9 @@ COMMANDS = {
     "user-dir": "print the folder to pass to fairseq's --user-dir",
 }
 
+_STUDIES: dict[str, str] = {
+    "ablate": "studies.ablation.command",
+}  # command of a study -> its module
 _PASS_ON = ("profile", "prune", "lass", "evaluate", "adapt")  # what follows -- goes to fairseq
 
 
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What current hydra and torch say about fairseq's way of using them, over and over.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(hydra|fairseq|torch|neuron_spec)\b")
     # Only the command asked for is imported: fairseq alone takes seconds.
-    module = importlib.import_module(f"neuron_spec.cli.{args.command.replace('-', '_')}")
+    module = importlib.import_module(module_of(args.command))
     command = argparse.ArgumentParser(
         prog=f"neuron-spec {args.command}",
         description=module.__doc__,
@@ -80,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"neuron-spec {args.command}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def module_of(command: str) -> str:
+    return f"neuron_spec.{_STUDIES.get(command, f'cli.{command}'.replace('-', '_'))}"
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

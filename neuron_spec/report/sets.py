@@ -28,7 +28,7 @@ from neuron_spec.pages.page import Block, Bullets, Paragraph, Section, Table, pl
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.run_folder import Run
 from neuron_spec.report.words import counted, drawn, left_in, mean_score, of_first_seed, p_value
-from neuron_spec.reporting.ablation import ABLATION_JSON, ABLATION_TABLE, FIGURE
+from neuron_spec.studies.ablation.page import ABLATION_JSON, ABLATION_TABLE, FIGURE
 
 _TEST_SEED = 1  # of random relabellings
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from neuron_spec.artifacts import signature, write_json
-from neuron_spec.cli.main import main
+from neuron_spec.cli.main import main, module_of
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.neurons.masks import NeuronMasks
@@ -28,9 +28,9 @@ from neuron_spec.report.report import write_report
 from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
 from neuron_spec.reporting import interference
-from neuron_spec.reporting.ablation import Ablation, write_ablation
 from neuron_spec.scoring.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
 from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
+from neuron_spec.studies.ablation.page import Ablation, write_ablation
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]
@@ -482,7 +482,7 @@ INPUTS = {"checkpoint": "ef" * 32, "checkpoint's masks": "none", "data": "ab" * 
 def parsed(command: str, text: str) -> argparse.Namespace:
     """The page's command as its own command line reads it."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"neuron-spec {command} ")]
-    module = importlib.import_module(f"neuron_spec.cli.{command}")
+    module = importlib.import_module(module_of(command))
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     own, _, passed_on = line.partition(" -- ")

@@ -11,8 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neuron_spec import ablation
-from neuron_spec.ablation import Ablator, choose, distinctive, draw_random, held_by_others, owned_sets
 from neuron_spec.cli.main import main
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
@@ -20,7 +18,16 @@ from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import NothingToCompare
 from neuron_spec.pages.ablation_figures import loss_increase_heatmap
 from neuron_spec.pages.figures import save
-from neuron_spec.reporting.ablation import Ablation, as_csv, diagonal_test, summarize
+from neuron_spec.studies.ablation import measure as ablation
+from neuron_spec.studies.ablation.measure import (
+    Ablator,
+    choose,
+    distinctive,
+    draw_random,
+    held_by_others,
+    owned_sets,
+)
+from neuron_spec.studies.ablation.page import Ablation, as_csv, diagonal_test, summarize
 
 LANGS = ["en", "qa", "qb", "qm"]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuron_spec.ablation import Ablator, Neurons
     from neuron_spec.directions import Direction
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.reporting.ablation import Ablation
+    from neuron_spec.studies.ablation.measure import Ablator, Neurons
+    from neuron_spec.studies.ablation.page import Ablation
 
 DEFAULT_FRACTION = 0.05
 ROWS = "rows"
@@ -99,7 +99,6 @@ def _number(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.ablation import draw_random, measure
     from neuron_spec.artifacts import hash_file, hash_state, is_already_here, read_json, signature
     from neuron_spec.backends.fairseq.checkpoints import (
         is_specialized,
@@ -111,7 +110,8 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
     from neuron_spec.corpora.build import card_of
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.reporting.ablation import ABLATION_JSON, ABLATION_TABLE, write_ablation
+    from neuron_spec.studies.ablation.measure import draw_random, measure
+    from neuron_spec.studies.ablation.page import ABLATION_JSON, ABLATION_TABLE, write_ablation
 
     state = read_checkpoint(args.path)
     trained = task_args(state, args.path)
@@ -232,8 +232,8 @@ def _chosen(
     Raises:
         NeuronSpecError: if so many neurons cannot be chosen.
     """
-    from neuron_spec.ablation import choose
     from neuron_spec.errors import NeuronSpecError
+    from neuron_spec.studies.ablation.measure import choose
 
     if args.ablate == "whole" and (args.fraction, args.count) != (None, None):
         raise NeuronSpecError(
@@ -253,9 +253,9 @@ def _load(
     masks: NeuronMasks,
     directions: Sequence[Direction],
 ) -> Ablator:
-    from neuron_spec.ablation import Ablator
     from neuron_spec.backends.fairseq.checkpoints import token_flags
     from neuron_spec.backends.fairseq.profiling import DTYPES
+    from neuron_spec.studies.ablation.measure import Ablator
 
     return Ablator(
         args.path,
@@ -280,8 +280,8 @@ def _ablation(
 ) -> Ablation:
     import torch
 
-    from neuron_spec.ablation import owner_of
-    from neuron_spec.reporting.ablation import Ablation
+    from neuron_spec.studies.ablation.measure import owner_of
+    from neuron_spec.studies.ablation.page import Ablation
 
     names = [str(direction) for direction in directions]
     nats = {
@@ -305,7 +305,7 @@ def _switched_off(
     args: argparse.Namespace, masks: NeuronMasks, chosen: Mapping[str, Neurons]
 ) -> dict[str, dict[str, Any]]:
     """Layer -> how many neurons it has, how many are switched off, and how distinctive they are."""
-    from neuron_spec.ablation import held_by_others
+    from neuron_spec.studies.ablation.measure import held_by_others
 
     table = {}
     for layer, holders in held_by_others(masks, chosen, args.side).items():

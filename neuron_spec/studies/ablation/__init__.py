@@ -1,0 +1,1 @@
+"""What does every direction lose when the neurons of one are switched off?"""
