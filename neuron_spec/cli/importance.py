@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.cli.interference import positive
+from neuron_spec.backends.fairseq.asked import positive
 from neuron_spec.modules.specialized_ffn import DROPPED_NEURONS
 
 

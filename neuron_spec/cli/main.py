@@ -39,6 +39,8 @@ COMMANDS = {
 }
 
 _STUDIES: dict[str, str] = {
+    "transfer": "studies.transfer.command",
+    "conflict": "studies.conflict.command",
     "ablate": "studies.ablation.command",
 }  # command of a study -> its module
 _PASS_ON = ("profile", "prune", "lass", "evaluate", "adapt")  # what follows -- goes to fairseq

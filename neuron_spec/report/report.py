@@ -46,9 +46,9 @@ from neuron_spec.report.sets import ablations, overlap, sparsity
 from neuron_spec.report.words import counted, of_first_seed
 from neuron_spec.reporting.sections.adaptation import adaptations
 from neuron_spec.reporting.sections.churn import churn
-from neuron_spec.reporting.sections.interference import conflicts, transfers
 from neuron_spec.scoring.comparison import Comparison, System
 from neuron_spec.scoring.published import published_section, read_published
+from neuron_spec.studies.conflict.section import conflicts, transfers
 
 REPORT, REPORT_HTML = "report.md", "report.html"
 _SAMPLES = 3

@@ -27,10 +27,10 @@ from neuron_spec.report.commands import _select, training_of
 from neuron_spec.report.report import write_report
 from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
-from neuron_spec.reporting import interference
 from neuron_spec.scoring.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
 from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
 from neuron_spec.studies.ablation.page import Ablation, write_ablation
+from neuron_spec.studies.conflict import page as interference
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]

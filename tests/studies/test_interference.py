@@ -9,16 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from neuron_spec import interference
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.cli.main import main
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ModelError
-from neuron_spec.interference import INTACT, SHARED, Cell, Gradients, Lookahead, cells_of, plan_passes
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.stability import Part
-from neuron_spec.reporting.interference import (
+from neuron_spec.studies.conflict import measure as interference
+from neuron_spec.studies.conflict.measure import (
+    INTACT,
+    SHARED,
+    Cell,
+    Gradients,
+    Lookahead,
+    cells_of,
+    plan_passes,
+)
+from neuron_spec.studies.conflict.page import (
     ALL,
     Compared,
     Conflict,

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.cli.interference import Asked, add_shared_arguments, positive
+from neuron_spec.backends.fairseq.asked import Asked, add_shared_arguments, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
 
     from neuron_spec.artifacts import is_already_here, read_json, signature
     from neuron_spec.backends.fairseq.data_bin import data_sha256
-    from neuron_spec.interference import Cell, Gradients, gradient_products
-    from neuron_spec.reporting.interference import CONFLICT_JSON, CONFLICT_TABLE, Conflict, write_conflict
+    from neuron_spec.studies.conflict.measure import Cell, Gradients, gradient_products
+    from neuron_spec.studies.conflict.page import CONFLICT_JSON, CONFLICT_TABLE, Conflict, write_conflict
 
     asked = {name: Asked.read(args, path, [args.gen_subset]) for name, path in names_of(args.path).items()}
     first = next(iter(asked.values()))

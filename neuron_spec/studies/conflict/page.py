@@ -20,7 +20,6 @@ from torch import Tensor
 
 from neuron_spec.artifacts import CONFLICT, CONFLICT_LAYERS, TRANSFER, write_json, write_text
 from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
-from neuron_spec.interference import OTHER, PARTS, SHARED, Cell
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import (
     Mantel,
@@ -36,6 +35,7 @@ from neuron_spec.pages import figures
 from neuron_spec.pages.interference_figures import direction_maps, layer_grids
 from neuron_spec.pages.tables import Cell as TableCell
 from neuron_spec.pages.tables import markdown_table
+from neuron_spec.studies.conflict.measure import OTHER, PARTS, SHARED, Cell
 
 CONFLICT_JSON = f"{CONFLICT}.json"
 CONFLICT_CSV = f"{CONFLICT}.csv"

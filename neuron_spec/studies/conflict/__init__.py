@@ -1,0 +1,1 @@
+"""Do the gradients of directions point apart, and in which layers?"""
