@@ -39,6 +39,8 @@ COMMANDS = {
 }
 
 _STUDIES: dict[str, str] = {
+    "prune": "studies.pruning.command",
+    "importance": "studies.pruning.importance_command",
     "transfer": "studies.transfer.command",
     "conflict": "studies.conflict.command",
     "ablate": "studies.ablation.command",

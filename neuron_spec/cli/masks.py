@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import is_already_here, signature
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.neurons.pruning import vote
+    from neuron_spec.studies.pruning.sets import vote
 
     files = [NeuronMasks.load(path) for path in args.masks]
     voted = vote(files)

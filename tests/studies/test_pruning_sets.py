@@ -5,9 +5,9 @@ import torch
 
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
-from neuron_spec.neurons.importance import Importance
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.pruning import join, sets_of, sites_of_kind, vote, without_least_important
+from neuron_spec.studies.pruning.importance import Importance
+from neuron_spec.studies.pruning.sets import join, sets_of, sites_of_kind, vote, without_least_important
 
 SITES = {
     "encoder.layers.0": 40,

@@ -24,9 +24,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.cli.importance import add_shared_arguments
-from neuron_spec.neurons.pruning import SITE_KINDS
 from neuron_spec.neurons.selection import NEURON_SETS
+from neuron_spec.studies.pruning.importance_command import add_shared_arguments
+from neuron_spec.studies.pruning.sets import SITE_KINDS
 
 DEFAULT_STEP, DEFAULT_FLOOR = 0.1, 0.95
 
@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.fine_tuning import FineTuning
     from neuron_spec.directions import Direction, direction_id, parse_directions
     from neuron_spec.errors import ModelError
-    from neuron_spec.importance import ImportanceMeter
-    from neuron_spec.pruning import Rules, Voters, prune, prune_fine_tuned
+    from neuron_spec.studies.pruning.measure import Rules, Voters, prune, prune_fine_tuned
+    from neuron_spec.studies.pruning.meter import ImportanceMeter
 
     _require_goes_together(args)
     rules = Rules(args.sites, args.neuron_sets, args.step_fraction, args.quality_floor, args.max_steps)

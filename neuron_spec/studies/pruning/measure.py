@@ -31,10 +31,10 @@ from neuron_spec.backends.fairseq.fine_tuning import Copy, FineTuning
 from neuron_spec.backends.fairseq.loading import Text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import SelectionError
-from neuron_spec.importance import ImportanceMeter
 from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.pruning import (
+from neuron_spec.studies.pruning.meter import ImportanceMeter
+from neuron_spec.studies.pruning.sets import (
     PrunedSet,
     join,
     sets_of,

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
     )
     from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
     from neuron_spec.directions import direction_id, parse_directions
-    from neuron_spec.importance import ImportanceMeter
-    from neuron_spec.neurons.importance import Importance
+    from neuron_spec.studies.pruning.importance import Importance
+    from neuron_spec.studies.pruning.meter import ImportanceMeter
 
     state = read_checkpoint(args.path)
     trained = task_args(state, args.path)

@@ -1,0 +1,1 @@
+"""How small can a static subnetwork be? Importance by gradient, pruning step by step, votes of several models."""
