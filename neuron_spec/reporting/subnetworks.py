@@ -33,7 +33,6 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
 from neuron_spec.errors import ArtifactError
-from neuron_spec.neurons.dynamic import churn, kept_fraction, mean_overlap
 from neuron_spec.pages import figures
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
 from neuron_spec.report.run_folder import DYNAMIC, FULL, STATIC
@@ -45,6 +44,7 @@ from neuron_spec.scoring.comparison import (
     sign_flip_p_value,
 )
 from neuron_spec.scoring.evaluation import ALL
+from neuron_spec.studies.dynamic.masks import churn, kept_fraction, mean_overlap
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 KNOWN = f"against-{FULL}"

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from neuron_spec.errors import ModelError
 from neuron_spec.meta import adapt, reptile, restored
-from neuron_spec.tasks.neuron_spec_dynamic import NeuronSpecDynamicTask
+from neuron_spec.studies.dynamic.task import NeuronSpecDynamicTask
 
 METHODS = ("fomaml", "reptile", "none")
 QUERIES = ("rest", "all")

@@ -7,7 +7,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from neuron_spec.neurons.dynamic import (
+from neuron_spec.neurons.selection import cumulative, top_fraction
+from neuron_spec.studies.dynamic.masks import (
     RunningCounts,
     Scores,
     budgets,
@@ -17,7 +18,6 @@ from neuron_spec.neurons.dynamic import (
     straight_through,
     top,
 )
-from neuron_spec.neurons.selection import cumulative, top_fraction
 
 FFN, HEADS = "encoder.layers.0", "decoder.layers.1.encoder_attn"
 

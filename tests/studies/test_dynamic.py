@@ -13,9 +13,9 @@ from fairseq import checkpoint_utils, tasks
 from neuron_spec.backends.fairseq.profiling import NeuronCounter
 from neuron_spec.errors import ModelError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts, is_head_site
-from neuron_spec.neurons.dynamic import RunningCounts
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.tasks.neuron_spec_dynamic import NeuronSpecDynamicTask, _buffers, counted, scored
+from neuron_spec.studies.dynamic.masks import RunningCounts
+from neuron_spec.studies.dynamic.task import NeuronSpecDynamicTask, _buffers, counted, scored
 
 NONE = ("--dynamic-masks", "none")
 RESELECT = ("--dynamic-masks", "reselect", "--reselect-every", "2", "--collect-every", "1")

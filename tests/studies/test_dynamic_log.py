@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuron_spec.errors import ArtifactError
-from neuron_spec.reporting.churn import MEASURES, churn_curves, read_churn
+from neuron_spec.studies.dynamic.log import MEASURES, churn_curves, read_churn
 
 Row = tuple[int, Mapping[str, float]]
 

@@ -7,7 +7,7 @@ from neuron_spec.pages.tables import Cell
 from neuron_spec.report.commands import training_command
 from neuron_spec.report.run_folder import Run
 from neuron_spec.report.words import drawn
-from neuron_spec.reporting.churn import MEASURES, Curves, churn_curves, read_churn
+from neuron_spec.studies.dynamic.log import MEASURES, Curves, churn_curves, read_churn
 
 _ABOUT = (
     "Of trainings that move their masks, as their logs have it, in percent: the mean over sites and directions, and over "

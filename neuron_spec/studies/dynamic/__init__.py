@@ -1,0 +1,1 @@
+"""What do masks do that move with the model?"""

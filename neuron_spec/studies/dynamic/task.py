@@ -1,0 +1,436 @@
+"""``neuron_spec_dynamic``: training in which the masks move with the model.
+
+After Choenni, Garrette and Shutova (2023), whose exact rules are not public; the rules are ours.
+
+reselect  Masks are selected anew every ``--reselect-every`` updates, from running counts of active neurons. A dropped
+          neuron is not computed on the gather path, and could never return: so every ``--collect-every``-th update
+          multiplies instead, which computes W1 x in full, and counts where a neuron would be active without its mask.
+          That is no further forward pass. Masks of heads stay.
+learned   Every unit has a score per direction, trained like a weight by the gradient of the loss by the mask; the
+          highest scores are kept, as many as the budget says, after every update. Neurons and heads.
+none      Masks stay: bit for bit the training of ``neuron_specialization``.
+
+Training starts from ``--neuron-masks``. The masks of the moment are in every checkpoint, which translates with
+``--task neuron_specialization``. Logged, 0-1: ``mask_churn`` (1 - IoU of old and new masks), ``mask_kept_fraction``,
+``mask_overlap`` (IoU of two directions), each the mean over sites and directions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from fairseq.distributed import utils as distributed_utils
+from fairseq.logging import metrics
+from fairseq.tasks import register_task
+from torch import Tensor, nn
+
+from neuron_spec.errors import ModelError
+from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+from neuron_spec.modules.specialized_attention import SpecializedAttention
+from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1
+from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.selection import cumulative, parse_k
+from neuron_spec.studies.dynamic.masks import (
+    RunningCounts,
+    Scores,
+    budgets,
+    churn,
+    kept_fraction,
+    mean_overlap,
+    straight_through,
+    top,
+)
+from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
+
+RULES = ("reselect", "learned", "none")
+# Gradients of these are the same in all processes, and so are scores.
+_DDP_BACKENDS = ("legacy_ddp", "no_c10d", "c10d", "pytorch_ddp")
+_HALF = ("fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16")
+# Of one rule alone, and what it is without the flag.
+_OF_RULE: dict[str, tuple[str, Any]] = {
+    "reselect_every": ("reselect", 100),
+    "reselect_from": ("reselect", 0),
+    "reselect_until": ("reselect", math.inf),
+    "reselect_k": ("reselect", None),
+    "collect_every": ("reselect", 4),
+    "count_decay": ("reselect", 0.99),
+    "score_gap": ("learned", 0.01),
+}
+
+Batch = dict[str, Any]
+
+
+@register_task("neuron_spec_dynamic")
+class NeuronSpecDynamicTask(NeuronSpecializationTask):
+    """Moves the masks in training; validation and generation are the parent's."""
+
+    @staticmethod
+    def add_args(parser: argparse.ArgumentParser) -> None:
+        NeuronSpecializationTask.add_args(parser)
+        parser.add_argument(
+            "--dynamic-masks", choices=RULES, default=RULES[0], help="how masks move (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--budget-percent",
+            metavar="P",
+            help="keep this percentage of every site's units (default: as many as --neuron-masks keep there)",
+        )
+        parser.add_argument(
+            "--initial-counts",
+            metavar="FILE",
+            help="reselect: begin the running counts with this profile; learned: order the first scores by it",
+        )
+        for flag, kind, text in (
+            ("--reselect-every", int, "reselect: updates from one selection to the next"),
+            ("--reselect-from", int, "reselect: first at this update, or the next that is due"),
+            ("--reselect-until", int, "reselect: not after this update"),
+            (
+                "--reselect-k",
+                str,
+                "reselect: keep the fewest neurons that cover k percent of the activations",
+            ),
+            ("--collect-every", int, "reselect: count in every such update"),
+            (
+                "--count-decay",
+                float,
+                "reselect: what an update leaves of the earlier counts of its directions",
+            ),
+            ("--score-gap", float, "learned: from dropped to kept in first scores; to compare with --lr"),
+        ):
+            default = _OF_RULE[flag[2:].replace("-", "_")][1]
+            said = "" if default in (None, math.inf) else f" (default: {default})"
+            parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=text + said)
+
+    def __init__(self, args: argparse.Namespace, langs: list[str], dicts: Any, training: bool) -> None:
+        super().__init__(args, langs, dicts, training)
+        if training:
+            _require_valid(args)
+        self._measured: dict[str, float] = {}  # of the masks of the moment
+        self._to_log: dict[str, float] = {}  # of the running update
+
+    def _flag(self, name: str) -> Any:
+        value = getattr(self.args, name)
+        return _OF_RULE[name][1] if value is None else value
+
+    def build_model(self, args: argparse.Namespace, from_checkpoint: bool = False) -> NeuronSpecTransformer:
+        model = super().build_model(args, from_checkpoint)
+        # A checkpoint that is run has the masks of its last update; only training moves them.
+        if not from_checkpoint and self.args.dynamic_masks != "none":
+            self._start(model)
+        return model
+
+    def _start(self, model: NeuronSpecTransformer) -> None:
+        if NeuronMasks.load(self.args.neuron_masks).metadata.get("neuron_sets") == "language":
+            raise ModelError(
+                "directions share their sets, and would move them apart",
+                where=self.args.neuron_masks,
+                got="sets per language",
+                expected="sets per direction",
+            )
+        masks = model.masks(self.langs)
+        # Rows in the order of the file, which is the model's; `masks` has them in the order of ids.
+        kept = _buffers(model)
+        _, order = model.masked_directions(self.langs)
+        percent = self.args.budget_percent and parse_k(self.args.budget_percent, "--budget-percent")
+        self._budget = budgets(kept, percent)
+        counts = self._initial_counts(masks, order)
+        if self.args.dynamic_masks == "learned":
+            scores = Scores(kept, self._budget, self._flag("score_gap"), counts)
+            model.dynamics = scores
+            _write(kept, scores.masks())
+            return
+        masks.require_neurons(where=self.args.neuron_masks)
+        running = RunningCounts(masks.widths, len(masks.directions), self._flag("count_decay"))
+        if counts is not None:
+            running.seed(counts)
+        model.dynamics = running
+
+    def _initial_counts(self, masks: NeuronMasks, order: Tensor) -> dict[str, Tensor] | None:
+        """Layer -> int64 ``[N, F]``, rows as in the model; None without ``--initial-counts``."""
+        if not (path := self.args.initial_counts):
+            return None
+        profile = ActivationCounts.load(path)
+        if profile.widths != masks.widths or (absent := {*masks.directions} - {*profile.directions}):
+            raise ModelError(
+                "the profile is not that of the masks",
+                where=path,
+                got=f"layers {profile.widths}"
+                if profile.widths != masks.widths
+                else f"no {', '.join(sorted(map(str, absent)))}",
+                expected=f"layers {masks.widths}, and all directions of {self.args.neuron_masks}",
+                mend="give the profile that --neuron-masks were selected from",
+            )
+        place = torch.tensor([profile.directions.index(d) for d in masks.directions])[order.argsort()]
+        return {layer: counts[place] for layer, counts in profile.counts.items()}
+
+    def train_step(
+        self,
+        sample: Batch,
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[Tensor, Any, Batch]:
+        """As fairseq's; on the way, counts active neurons or gives the scores their gradient."""
+        with self.watching(sample, model, update_num, ignore_grad):
+            return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def watching(
+        self, sample: Batch, model: Any, update_num: int, ignore_grad: bool = False
+    ) -> AbstractContextManager[None]:
+        """Inside the block, passes of this sample are seen by what moves the masks; the masks stay."""
+        own = _own_model(model)
+        if isinstance(own.dynamics, Scores):
+            return scored(own, own.dynamics)
+        if isinstance(own.dynamics, RunningCounts) and self._collects(update_num) and not ignore_grad:
+            return counted(own, own.dynamics, sample["net_input"], self.source_dictionary.pad())
+        return nullcontext()
+
+    def _collects(self, update_num: int) -> bool:
+        """Whether update ``update_num``, from 0, is counted: some are, as long as a selection is to come."""
+        every = self._flag("reselect_every")
+        next_selection = math.ceil(max(update_num + 1, self._flag("reselect_from")) / every) * every
+        return update_num % self._flag("collect_every") == 0 and next_selection <= self._flag(
+            "reselect_until"
+        )
+
+    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        """As fairseq's, after which the masks move."""
+        super().optimizer_step(optimizer, model, update_num)
+        own = _own_model(model)
+        if own.dynamics is None:
+            return
+        kept = _buffers(own)
+        if not self._measured:
+            self._measure(kept)
+        if isinstance(own.dynamics, Scores):
+            self._move(kept, own.dynamics.masks())
+        elif isinstance(own.dynamics, RunningCounts):
+            if self._collects(update_num):
+                own.dynamics.fold(_add_over_processes)
+            done = update_num + 1
+            first, last = self._flag("reselect_from"), self._flag("reselect_until")
+            if done % self._flag("reselect_every") == 0 and first <= done <= last:
+                self._move(kept, own.dynamics.select(kept, self._chooser()))
+        self._to_log |= self._measured
+
+    def _chooser(self) -> Callable[[str, int, Tensor], Tensor]:
+        if self.args.reselect_k is not None:
+            k = parse_k(self.args.reselect_k, "--reselect-k")
+            return lambda layer, row, counts: cumulative(counts, k)
+        return lambda layer, row, counts: top(counts[None], self._budget[layer][row : row + 1].cpu())[0]
+
+    def _move(self, kept: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+        new = {site: rows.to(kept[site].device) for site, rows in new.items()}
+        # One wait for the device. Masks that stay are not written, so that nothing is derived from them anew.
+        changed = torch.stack([(rows != kept[site]).any() for site, rows in new.items()]).tolist()
+        moved = churn(kept, new) if any(changed) else 0.0
+        if any(changed):
+            _write(kept, {site: new[site] for site, is_new in zip(new, changed, strict=True) if is_new})
+            self._measure(kept)
+        self._to_log = {"mask_churn": moved}
+
+    def _measure(self, kept: Mapping[str, Tensor]) -> None:
+        self._measured = {"mask_kept_fraction": kept_fraction(kept), "mask_overlap": mean_overlap(kept)}
+
+    def reduce_metrics(self, logging_outputs: list[Batch], criterion: Any) -> None:
+        super().reduce_metrics(logging_outputs, criterion)
+        for name, value in self._to_log.items():
+            metrics.log_scalar(name, value, priority=600, round=5)
+        self._to_log = {}  # validation has none
+
+
+def _own_model(model: Any) -> NeuronSpecTransformer:
+    """Ours, out of what fairseq wraps it in for several processes."""
+    while not isinstance(model, NeuronSpecTransformer):
+        model = model.module
+    return model
+
+
+def _buffers(model: NeuronSpecTransformer) -> dict[str, Tensor]:
+    """Site -> the model's own mask, bool ``[N, F]``, of the sites that have one."""
+    masks = {layer: fc1.neuron_mask for layer, fc1 in model.ffn_layers().items()}
+    masks |= {site: attention.head_mask for site, attention in model.attentions().items()}
+    return {site: mask for site, mask in masks.items() if mask is not None}
+
+
+def _write(kept: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+    for site, rows in new.items():
+        kept[site].copy_(rows)
+
+
+def _add_over_processes(counts: Tensor) -> Tensor:
+    if torch.distributed.is_initialized():
+        distributed_utils.all_reduce(counts, group=distributed_utils.get_data_parallel_group())
+    return counts
+
+
+@contextmanager
+def counted(
+    model: NeuronSpecTransformer, running: RunningCounts, net_input: Mapping[str, Any], padding: int
+) -> Iterator[None]:
+    """Inside the block, a forward pass in training counts every neuron that its tokens would make active."""
+    tokens = {"encoder": net_input["src_tokens"], "decoder": net_input["prev_output_tokens"]}
+    real = {side: of_side.ne(padding).t() for side, of_side in tokens.items()}  # [T, B]
+    fc1s = model.ffn_layers()
+
+    def watch(layer: str, fc1: SpecializedFC1) -> Callable[[Tensor], None]:
+        def count(preactivation: Tensor) -> None:
+            # Activation checkpointing has a first pass without gradient; the second counts.
+            if torch.is_grad_enabled() and layer in running.layers:
+                rows = _rows(fc1.route, preactivation.device)
+                running.count(layer, preactivation, real[layer.partition(".")[0]], rows)
+
+        return count
+
+    for layer, fc1 in fc1s.items():
+        fc1.watch = watch(layer, fc1)
+    try:
+        yield
+    finally:
+        for fc1 in fc1s.values():
+            fc1.watch = None
+
+
+def _rows(route: Route | None, device: torch.device) -> Tensor:
+    """int64 ``[B]``, or ``[1]`` of all sentences."""
+    assert route is not None
+    return torch.tensor(route.distinct, device=device) if route.rows is None else route.rows
+
+
+@contextmanager
+def scored(model: NeuronSpecTransformer, scores: Scores) -> Iterator[None]:
+    """Inside the block, forward and backward give the scores the gradient of the loss by the masks."""
+    modules = dict(model.named_modules())
+    with ExitStack() as watched:
+        for layer, fc1 in model.ffn_layers().items():
+            if fc1.neuron_mask is not None:
+                watched.enter_context(_scored_neurons(fc1, modules[f"{layer}.fc2"], scores[layer]))
+        for site, attention in model.attentions().items():
+            if attention.head_mask is not None:
+                watched.enter_context(_scored_heads(attention, scores[site]))
+        yield
+
+
+@contextmanager
+def _scored_neurons(fc1: SpecializedFC1, fc2: nn.Module, scores: Tensor) -> Iterator[None]:
+    """Between ReLU and fc2; under --activation-dropout the effect is, ours, that of before the dropout."""
+    effect: list[Tensor] = []
+
+    def watch(preactivation: Tensor) -> None:
+        kept = fc1.activation(preactivation)
+        dropped = fc1.activation(fc1.bias.detach()) if fc1.dropped_neurons == "bias" else 0.0
+        effect[:] = [kept - dropped]
+
+    def give(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (straight_through(inputs[0], _of_route(scores, fc1.route), effect.pop()),)
+
+    fc1.watch, hook = watch, fc2.register_forward_pre_hook(give)
+    try:
+        yield
+    finally:
+        fc1.watch = None
+        hook.remove()
+
+
+@contextmanager
+def _scored_heads(attention: SpecializedAttention, scores: Tensor) -> Iterator[None]:
+    effect: list[Tensor] = []
+
+    def watch(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        effect[:] = [inputs[0].detach()]
+
+    def give(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (straight_through(inputs[0], _of_route(scores, attention.route), effect.pop()),)
+
+    # Before the attention's own hook, which masks, and after it.
+    hooks = [
+        attention.out_proj.register_forward_pre_hook(watch, prepend=True),
+        attention.out_proj.register_forward_pre_hook(give),
+    ]
+    attention.watched = True
+    try:
+        yield
+    finally:
+        attention.watched = False
+        for hook in hooks:
+            hook.remove()
+
+
+def _of_route(scores: Tensor, route: Route | None) -> Tensor:
+    """``[F]`` if all sentences take the same row, else ``[B, F]``."""
+    assert route is not None
+    return scores[route.distinct[0]] if route.rows is None else scores[route.rows]
+
+
+def _require_valid(args: argparse.Namespace) -> None:
+    """Raises: NeuronSpecError if the flags name what cannot be trained so, or say nothing to the rule."""
+    rule = args.dynamic_masks
+    foreign = [name for name, (of, _) in _OF_RULE.items() if of != rule and getattr(args, name) is not None]
+    if rule == "none":
+        foreign += [name for name in ("budget_percent", "initial_counts") if getattr(args, name) is not None]
+    if foreign:
+        raise ModelError(
+            f"flags that say nothing to --dynamic-masks {rule}",
+            got=", ".join(f"--{name.replace('_', '-')}" for name in foreign),
+            mend="leave them out",
+        )
+    if rule == "none":
+        return
+    if not args.neuron_masks:
+        raise ModelError(
+            "no masks to begin with", mend="give --neuron-masks, when going on with a checkpoint too"
+        )
+    if args.reselect_k is not None and args.budget_percent is not None:
+        raise ModelError("two rules for how many neurons are kept", got="--reselect-k and --budget-percent")
+    for name in ("reselect_k", "budget_percent"):
+        if getattr(args, name) is not None:
+            parse_k(getattr(args, name), f"--{name.replace('_', '-')}")
+    checks: list[tuple[str, str, Callable[[Any], bool]]] = [
+        ("reselect_every", "1 or more", lambda n: n >= 1),
+        ("reselect_from", "0 or more", lambda n: n >= 0),
+        ("reselect_until", "1 or more", lambda n: n >= 1),
+        ("collect_every", "1 or more", lambda n: n >= 1),
+        ("count_decay", "a number from 0 to 1", lambda x: 0 <= x <= 1),
+        ("score_gap", "a number above 0", lambda x: 0 < x < math.inf),
+    ]
+    for name, expected, is_valid in checks:
+        if (value := getattr(args, name)) is not None and not is_valid(value):
+            raise ModelError(f"--{name.replace('_', '-')} is out of range", got=value, expected=expected)
+    _require_goes_together(args)
+
+
+def _require_goes_together(args: argparse.Namespace) -> None:
+    rule = args.dynamic_masks
+    refused = {"use_bmuf": "it averages weights over processes by itself"}
+    if rule == "learned":
+        refused |= dict.fromkeys(_HALF, "scores are trained in single precision; --amp keeps them so")
+        refused |= dict.fromkeys(
+            ("checkpoint_activations", "offload_activations"), "a layer's second pass was never tried"
+        )
+    for name, why in refused.items():
+        if getattr(args, name, False):
+            raise ModelError(
+                f"--dynamic-masks {rule} does not go with --{name.replace('_', '-')}", expected=why
+            )
+    if args.missing_direction != "error":
+        raise ModelError(
+            "only directions with masks of their own can move them",
+            got=f"--missing-direction {args.missing_direction}",
+            expected="error",
+            mend="leave it out in training; generation may compose or go dense",
+        )
+    backend = getattr(args, "ddp_backend", None)
+    if getattr(args, "distributed_world_size", 1) > 1 and backend not in _DDP_BACKENDS:
+        raise ModelError(
+            "masks must be the same in all processes",
+            got=f"--ddp-backend {backend}",
+            expected="--ddp-backend legacy_ddp or pytorch_ddp",
+        )
