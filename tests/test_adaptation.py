@@ -17,9 +17,9 @@ from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
-from neuron_spec.meta import adapt, restored
 from neuron_spec.reporting.adaptation import table
 from neuron_spec.scoring.evaluation import read_evaluation
+from neuron_spec.studies.meta.inner_steps import adapt, restored
 
 NEW = parse_directions("qm-en,en-qm")
 # Short hypotheses, as random weights never end one.

@@ -1,0 +1,1 @@
+"""Does training by episodes make a model that a few sentences adapt?"""
