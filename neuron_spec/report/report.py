@@ -44,9 +44,9 @@ from neuron_spec.report.run_folder import (
 from neuron_spec.report.scores import differences, findings, scores
 from neuron_spec.report.sets import ablations, overlap, sparsity
 from neuron_spec.report.words import counted, of_first_seed
-from neuron_spec.reporting.sections.adaptation import adaptations
 from neuron_spec.scoring.comparison import Comparison, System
 from neuron_spec.scoring.published import published_section, read_published
+from neuron_spec.studies.adaptation.section import adaptations
 from neuron_spec.studies.conflict.section import conflicts, transfers
 from neuron_spec.studies.dynamic.page import churn
 

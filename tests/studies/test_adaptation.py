@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from neuron_spec.adaptation import Adaptation, Test, Updates, require_languages
 from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
-from neuron_spec.reporting.adaptation import table
 from neuron_spec.scoring.evaluation import read_evaluation
+from neuron_spec.studies.adaptation.measure import Adaptation, Test, Updates, require_languages
+from neuron_spec.studies.adaptation.page import table
 from neuron_spec.studies.meta.inner_steps import adapt, restored
 
 NEW = parse_directions("qm-en,en-qm")

@@ -10,12 +10,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuron_spec.adaptation import Updates
 from neuron_spec.artifacts import ADAPTATION, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.pages import figures
 from neuron_spec.pages.tables import Cell, markdown_table
 from neuron_spec.scoring.evaluation import ALL, DirectionScore, Evaluation
+from neuron_spec.studies.adaptation.measure import Updates
 
 Results = Mapping[Direction, Mapping[int, Evaluation]]
 

@@ -92,10 +92,10 @@ def _lenders(text: str) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.adaptation import Adaptation, Test, Updates
     from neuron_spec.corpora.build import card_of, raw_texts
     from neuron_spec.directions import parse_directions
-    from neuron_spec.reporting.adaptation import write_adaptation
+    from neuron_spec.studies.adaptation.measure import Adaptation, Test, Updates
+    from neuron_spec.studies.adaptation.page import write_adaptation
 
     directions = parse_directions(args.lang_pairs)
     updates = Updates(args.steps, args.lr, args.optimizer, args.train_max_tokens, args.seed)

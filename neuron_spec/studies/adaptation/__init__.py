@@ -1,0 +1,1 @@
+"""How many sentences does a new direction need?"""
