@@ -18,8 +18,8 @@ from torch import Tensor
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ArtifactError, ModelError
-from neuron_spec.modules.adapter import adapter_parameters
 from neuron_spec.scoring.evaluation import read_evaluation
+from neuron_spec.studies.adapters.module import adapter_parameters
 
 ARCH = "neuron_spec_adapters_tiny"
 SIZE = 6
