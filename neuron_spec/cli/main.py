@@ -39,6 +39,7 @@ COMMANDS = {
 }
 
 _STUDIES: dict[str, str] = {
+    "lass": "studies.lass.command",
     "adapt": "studies.adaptation.command",
     "prune": "studies.pruning.command",
     "importance": "studies.pruning.importance_command",

@@ -14,7 +14,7 @@ from fairseq import tasks
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
-from neuron_spec.neurons.weight_masks import WeightMasks, pack
+from neuron_spec.studies.lass.weight_masks import WeightMasks, pack
 from neuron_spec.studies.meta.inner_steps import accumulate, adapt, reptile, restored
 from neuron_spec.studies.meta.task import rows_of, support_rows
 

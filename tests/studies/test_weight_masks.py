@@ -9,7 +9,7 @@ from neuron_spec.artifacts import load_tensors, save_tensors
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError, SelectionError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.weight_masks import WeightMasks, magnitude_mask, maskable, pack, unpack
+from neuron_spec.studies.lass.weight_masks import WeightMasks, magnitude_mask, maskable, pack, unpack
 
 DIRECTIONS = parse_directions("en-qa,qa-en,en-qb")
 SHAPES = {  # widths of no whole bytes among them

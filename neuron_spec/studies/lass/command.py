@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.config import read_flags
     from neuron_spec.backends.fairseq.fine_tuning import FineTuning
     from neuron_spec.directions import parse_directions
-    from neuron_spec.lass import Masking, make_masks
+    from neuron_spec.studies.lass.measure import Masking, make_masks
 
     flags = [*read_flags(args.config), *(["--cpu"] if args.cpu else []), *args.fairseq_flags]
     trained = task_args(read_checkpoint(args.path), args.path)

@@ -20,7 +20,7 @@ from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.backends.fairseq.fine_tuning import Copy, FineTuning
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
-from neuron_spec.neurons.weight_masks import WeightMasks, require_alpha
+from neuron_spec.studies.lass.weight_masks import WeightMasks, require_alpha
 
 
 @dataclass(frozen=True)

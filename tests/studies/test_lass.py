@@ -19,8 +19,8 @@ from neuron_spec.backends.fairseq.fine_tuning import FineTuning
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError, SelectionError
-from neuron_spec.lass import Masking, make_masks
-from neuron_spec.neurons.weight_masks import WeightMasks, magnitude_mask
+from neuron_spec.studies.lass.measure import Masking, make_masks
+from neuron_spec.studies.lass.weight_masks import WeightMasks, magnitude_mask
 
 DIRECTIONS = parse_directions("en-qa,qa-en")
 KEY = "decoder.layers.1.encoder_attn.k_proj.weight"

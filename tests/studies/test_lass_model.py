@@ -13,8 +13,8 @@ from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256, is_specialized, weights_sha256
 from neuron_spec.directions import Direction, direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError
-from neuron_spec.models.neuron_spec_lass import NeuronSpecLass
-from neuron_spec.neurons.weight_masks import WeightMasks, pack
+from neuron_spec.studies.lass.model import NeuronSpecLass
+from neuron_spec.studies.lass.weight_masks import WeightMasks, pack
 
 ARCH = "neuron_spec_lass_tiny"
 EN_QA, QA_EN = Direction("en", "qa"), Direction("qa", "en")
@@ -257,7 +257,7 @@ def test_half_precision_runs_through_the_same_weights(workshop):
 
 
 def test_one_direction_at_a_time_is_unpacked_and_no_masked_weight_is_kept(workshop, monkeypatch):
-    from neuron_spec.models import neuron_spec_lass
+    from neuron_spec.studies.lass import model as neuron_spec_lass
 
     _, task, model = build(workshop)
     model.set_weight_masks(random_masks(workshop, model), workshop.langs)

@@ -1,0 +1,1 @@
+"""The LaSS baseline: a mask per weight, from fine-tuning per direction."""

@@ -1,0 +1,242 @@
+"""``neuron_spec_lass``: fairseq's transformer of which each direction runs through its own weights (LaSS).
+
+A baseline: what a direction keeps to itself is a subnetwork of single weights in every matrix of the layers.
+A batch holds one direction. For a layer's pass its weights are replaced by masked ones, and back-propagation
+gives the dropped entries a gradient of exactly zero. Masks are buffers, a bit per weight, so a checkpoint
+carries them; without masks it is the plain transformer, with the plain transformer's keys.
+
+A gradient of zero leaves a weight alone under SGD. Under Adam, a weight that no direction keeps stays too,
+but one that a direction drops and others keep moves on by momentum in that direction's updates.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq.models import register_model, register_model_architecture
+from torch import Tensor, nn
+
+from neuron_spec.artifacts import hash_text
+from neuron_spec.backends.fairseq.checkpoints import require_started_from
+from neuron_spec.directions import Direction
+from neuron_spec.errors import ModelError
+from neuron_spec.models import neuron_spec_transformer as transformer
+from neuron_spec.models.neuron_spec_transformer import (
+    NeuronSpecTransformer,
+    SpecializedDecoder,
+    SpecializedDecoderLayer,
+    SpecializedEncoder,
+    SpecializedEncoderLayer,
+)
+from neuron_spec.modules.specialized_ffn import Route
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.studies.lass.weight_masks import WeightMasks, maskable, unpack
+
+_MASK = "weight_mask"  # a buffer of each Linear, beside its weight: uint8 [N, O, P]
+
+
+@dataclass
+class _Unpacked:
+    """One row of a layer's masks, and what it was unpacked from (held, so that no later mask gets its id)."""
+
+    key: tuple[Any, ...]
+    packed: list[Tensor]
+    kept: list[Tensor]
+
+
+class _MaskedLayer:
+    """Mixin for our layers: every Linear runs with the weights that the route's direction keeps."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.linears = [module for module in self.modules() if isinstance(module, nn.Linear)]  # type: ignore[attr-defined]
+        for linear in self.linears:
+            linear.register_buffer(_MASK, None)
+        self._unpacked: _Unpacked | None = None
+
+    def forward(self, *args: Any, route: Route | None = None, **kwargs: Any) -> Any:
+        """As the parent, with masked weights.
+
+        Raises:
+            ModelError: if the batch holds several directions.
+        """
+        with _replaced_weights(self.linears, self._masked_weights(route)):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    def _masked_weights(self, route: Route | None) -> list[Tensor]:
+        if route is None:  # without masks
+            return [linear.weight for linear in self.linears]
+        if len(route.distinct) != 1:
+            raise ModelError(
+                "weight masks need one direction per batch",
+                got=f"a batch of {len(route.distinct)}",
+                mend="drop --batching mixed",
+            )
+        # Not times the mask: a gradient that overflowed, in half precision, would not be zero times zero.
+        return [
+            torch.where(kept, linear.weight, 0.0)
+            for linear, kept in zip(self.linears, self._kept(route.distinct[0]), strict=True)
+        ]
+
+    def _kept(self, row: int) -> list[Tensor]:
+        """bool ``[O, I]`` per Linear; unpacked when the direction changes, and for one direction at a time."""
+        packed: list[Tensor] = [getattr(linear, _MASK) for linear in self.linears]
+        key = (row, *((id(mask), mask._version) for mask in packed))
+        if self._unpacked is None or self._unpacked.key != key:
+            kept = [
+                unpack(mask[row], linear.in_features)
+                if row < len(mask)  # one past the last: the dense layer
+                else torch.ones_like(linear.weight, dtype=torch.bool)
+                for mask, linear in zip(packed, self.linears, strict=True)
+            ]
+            self._unpacked = _Unpacked(key, packed, kept)
+        return self._unpacked.kept
+
+
+@contextmanager
+def _replaced_weights(linears: Sequence[nn.Linear], weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let the Linears compute with other tensors; their parameters stay registered, in their order.
+
+    An instance's own attribute is found before a module's parameter. fairseq's attention reads its projections'
+    weights past their forward, so replacing what those compute would not do.
+    """
+    try:
+        for linear, weight in zip(linears, weights, strict=True):
+            vars(linear)["weight"] = weight
+        yield
+    finally:
+        for linear in linears:
+            vars(linear).pop("weight", None)
+
+
+class MaskedEncoderLayer(_MaskedLayer, SpecializedEncoderLayer):
+    """An encoder layer of masked weights."""
+
+
+class MaskedDecoderLayer(_MaskedLayer, SpecializedDecoderLayer):
+    """A decoder layer of masked weights."""
+
+
+class MaskedEncoder(SpecializedEncoder):
+    """Routes by the masks' directions."""
+
+    layer_class = MaskedEncoderLayer
+
+
+class MaskedDecoder(SpecializedDecoder):
+    """Routes by the masks' directions."""
+
+    layer_class = MaskedDecoderLayer
+
+
+@register_model("neuron_spec_lass")
+class NeuronSpecLass(NeuronSpecTransformer):
+    """fairseq's transformer with a mask on every weight of its layers."""
+
+    masks_flag = "--weight-masks"
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        super(NeuronSpecTransformer, cls).add_args(parser)  # the parent's own flags are of specialized FFNs
+        parser.add_argument(
+            "--weight-masks",
+            default=None,  # said, or fairseq leaves it out of the arguments
+            metavar="FILE",
+            help="train with these masks (from neuron-spec lass); a checkpoint carries its own",
+        )
+
+    @classmethod
+    def build_encoder(cls, cfg: Any, src_dict: Any, embed_tokens: Any) -> MaskedEncoder:
+        return MaskedEncoder(cfg, src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, cfg: Any, tgt_dict: Any, embed_tokens: Any) -> MaskedDecoder:
+        return MaskedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """Weight key (``encoder.layers.0.fc1.weight``) -> its Linear, for every weight that is masked."""
+        shapes = maskable({name: weight.shape for name, weight in self.named_parameters()})
+        modules = dict(self.named_modules())
+        return {key: modules[key.removesuffix(".weight")] for key in shapes}
+
+    def start_training(
+        self, args: argparse.Namespace, directions: Sequence[Direction], langs: Sequence[str]
+    ) -> None:
+        """Take the masks of ``--weight-masks``, if any.
+
+        Raises:
+            ArtifactError: if the file is missing, damaged, or holds no weight masks.
+            ModelError: if it is for another checkpoint, model, dictionary or other directions.
+        """
+        if not (path := args.weight_masks):
+            return
+        if args.batching != "one-direction":
+            raise ModelError("weight masks need one direction per batch", got="--batching mixed")
+        masks = WeightMasks.load(path)
+        dictionary = hash_text(*self.encoder.dictionary.symbols)
+        if masks.metadata.get("dictionary_sha256", dictionary) != dictionary:
+            raise ModelError(
+                "the weight masks are for another dictionary",
+                where=path,
+                got=f"masks for languages {masks.metadata.get('langs')}",
+                expected=f"languages {list(langs)}, and the dictionary of their data-bin",
+                mend="use the data-bin and --langs that they were made with",
+            )
+        if args.missing_direction == "error":
+            masks.require_directions(directions, where=path)
+        if not args.allow_other_checkpoint:
+            require_started_from(
+                args,
+                masks.metadata.get("checkpoint_sha256"),
+                where=path,
+                what="the weight masks were made from another checkpoint",
+                mend="start from the checkpoint given to neuron-spec lass, or pass --allow-other-checkpoint",
+            )
+        self.set_weight_masks(masks, langs, where=path)
+
+    def set_weight_masks(self, masks: WeightMasks, langs: Sequence[str], where: object = None) -> None:
+        """Let each direction run through its own weights.
+
+        Raises:
+            ModelError: if the masks are for a model of other matrices.
+            DirectionError: if the masks name a language that is not in ``langs``.
+        """
+        linears = self.linears()
+        masks.require_fit({key: (len(m.weight), m.in_features) for key, m in linears.items()}, where=where)
+        self.set_mask_rows(masks.directions, langs)
+        for key, linear in linears.items():
+            setattr(linear, _MASK, masks.packed[key].to(linear.weight.device))
+
+    def weight_masks(self, langs: Sequence[str]) -> WeightMasks:
+        """The masks that the model carries.
+
+        Raises:
+            ModelError: if it has none.
+        """
+        directions, order = self.masked_directions(langs)
+        linears = self.linears()
+        packed = {key: getattr(linear, _MASK).cpu()[order] for key, linear in linears.items()}
+        return WeightMasks(directions, packed, {key: linear.in_features for key, linear in linears.items()})
+
+    def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
+        """Raises: ModelError, always: this model's masks are of weights."""
+        raise ModelError(
+            "this model takes masks of weights, not of neurons",
+            got="--neuron-masks",
+            expected="--weight-masks",
+            mend="use an architecture of neuron_spec_transformer for masks of neurons",
+        )
+
+    def mask_buffers(self) -> dict[str, tuple[nn.Module, str]]:
+        return {f"{key.removesuffix('weight')}{_MASK}": (m, _MASK) for key, m in self.linears().items()}
+
+
+for _size in ("", "_tiny", "_iwslt", "_big"):
+    register_model_architecture("neuron_spec_lass", f"neuron_spec_lass{_size}")(
+        getattr(transformer, _size.removeprefix("_") or "base")
+    )
