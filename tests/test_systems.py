@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import yaml
 
-from neuron_spec import bilingual
 from neuron_spec.artifacts import signature, write_json
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.cli.main import main, module_of
@@ -29,6 +28,7 @@ from neuron_spec.reporting.systems import parameters_of, read_systems, trained_o
 from neuron_spec.scoring.comparison import System, comparable, compare, comparison_signature, write_comparison
 from neuron_spec.scoring.evaluation import Outputs, evaluate, read_evaluation, write_evaluation
 from neuron_spec.scoring.joining import join
+from neuron_spec.studies.bilingual import measure as bilingual
 from neuron_spec.studies.lass.weight_masks import WeightMasks
 
 ROOT = Path(__file__).parents[1]

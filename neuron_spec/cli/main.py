@@ -39,6 +39,7 @@ COMMANDS = {
 }
 
 _STUDIES: dict[str, str] = {
+    "bilingual": "studies.bilingual.command",
     "lass": "studies.lass.command",
     "adapt": "studies.adaptation.command",
     "prune": "studies.pruning.command",

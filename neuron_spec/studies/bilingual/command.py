@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec import bilingual
     from neuron_spec.directions import Direction
     from neuron_spec.scoring.joining import join
+    from neuron_spec.studies.bilingual import measure as bilingual
 
     if args.action == "updates":
         print(*bilingual.updates_of(args.data_bin, Direction.parse(args.direction), args.config, args.of))

@@ -1,0 +1,1 @@
+"""The bilingual baseline: what does a model per direction do?"""
