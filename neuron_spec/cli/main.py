@@ -39,6 +39,7 @@ COMMANDS = {
 }
 
 _STUDIES: dict[str, str] = {
+    "sweep": "studies.sweep.command",
     "bilingual": "studies.bilingual.command",
     "lass": "studies.lass.command",
     "adapt": "studies.adaptation.command",

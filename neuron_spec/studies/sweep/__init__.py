@@ -1,0 +1,1 @@
+"""How do scores follow k, or depth?"""
