@@ -24,14 +24,14 @@ from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.cli.main import main, module_of
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.reporting.systems import parameters_of, read_systems, trained_of, write_systems
 from neuron_spec.scoring.comparison import System, comparable, compare, comparison_signature, write_comparison
 from neuron_spec.scoring.evaluation import Outputs, evaluate, read_evaluation, write_evaluation
 from neuron_spec.scoring.joining import join
 from neuron_spec.studies.bilingual import measure as bilingual
 from neuron_spec.studies.lass.weight_masks import WeightMasks
+from neuron_spec.studies.systems.page import parameters_of, read_systems, trained_of, write_systems
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "scripts" / "experiments"
 BASELINES = ("adapters-pair", "adapters-family", "lass", "bilingual")
 ENVIRONMENT = {

@@ -1,0 +1,1 @@
+"""What do systems score, and what do they cost?"""
