@@ -22,11 +22,11 @@ from neuron_spec.cli.main import main, module_of
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.reporting.subnetworks import KNOWN, read_subnetworks
 from neuron_spec.scoring.comparison import System, comparable, compare, comparison_signature, write_comparison
 from neuron_spec.scoring.evaluation import Evaluation, Outputs, evaluate
+from neuron_spec.studies.subnetworks.page import KNOWN, read_subnetworks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "experiments" / "subnetworks.sh"
 SYSTEMS = ("full", "full-longer", "static", "dynamic", "meta-full", "meta-static", "meta-dynamic")
 ENVIRONMENT = {

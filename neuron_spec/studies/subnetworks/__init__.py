@@ -1,0 +1,1 @@
+"""What do subnetworks and meta-learning do for known and new languages?"""
