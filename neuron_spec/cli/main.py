@@ -39,6 +39,7 @@ COMMANDS = {
 }
 
 _STUDIES: dict[str, str] = {
+    "analyze": "studies.analysis.command",
     "subnetworks": "studies.subnetworks.command",
     "systems": "studies.systems.command",
     "sweep": "studies.sweep.command",

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.neurons.overlap import scipy_part
-    from neuron_spec.reporting.analysis import (
+    from neuron_spec.studies.analysis.page import (
         ANALYSIS_JSON,
         ANALYSIS_TABLE,
         Question,

@@ -20,7 +20,7 @@ from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import pairwise_iou
 from neuron_spec.neurons.selection import ks_per_direction, select
-from neuron_spec.reporting.analysis import (
+from neuron_spec.studies.analysis.page import (
     Question,
     analyze,
     as_markdown,
