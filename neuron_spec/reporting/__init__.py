@@ -1,1 +1,0 @@
-"""Tables, figures and pages made from results; the only place that imports matplotlib."""
