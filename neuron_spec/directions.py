@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 from neuron_spec.errors import DirectionError
 
 UNKNOWN = "unknown"
 ENGLISH = "en"
 LINEAGE_LEVELS = 3  # family, branch, group
+
+
+class Group(NamedTuple):
+    """Directions by where English stands, in the spelling of each place that names them.
+
+    Attributes:
+        key: of command lines and ``analysis.json``.
+        code: of ``scores.csv`` and what is read from it.
+        text: of Markdown, and of the JSON beside it.
+        arrow: of figures and reports.
+    """
+
+    key: str
+    code: str
+    text: str
+    arrow: str
+
+
+FROM_ENGLISH = Group("en-x", "O2M", "en->x", "en→x")
+INTO_ENGLISH = Group("x-en", "M2O", "x->en", "x→en")
+WITHOUT_ENGLISH = Group("x-y", "X2Y", "without English", "x→y")
+GROUPS = (FROM_ENGLISH, INTO_ENGLISH, WITHOUT_ENGLISH)
 
 
 @dataclass(frozen=True, order=True)
@@ -25,6 +48,31 @@ class Direction:
 
     def __str__(self) -> str:
         return f"{self.source}-{self.target}"
+
+    @property
+    def arrow(self) -> str:
+        """``de→en``, as figures and reports write it."""
+        return f"{self.source}→{self.target}"
+
+    @property
+    def group(self) -> Group:
+        """Out of English, into it, or between two other languages."""
+        if self.source == ENGLISH:
+            return FROM_ENGLISH
+        return INTO_ENGLISH if self.target == ENGLISH else WITHOUT_ENGLISH
+
+    @property
+    def foreign(self) -> str | None:
+        """The language that is not English; None where neither is."""
+        return {FROM_ENGLISH: self.target, INTO_ENGLISH: self.source}.get(self.group)
+
+    def placed_by(self, side: str) -> str:
+        """The language by which figures place it: `foreign`, else its ``source`` or ``target``, as ``side`` says."""
+        return self.foreign or str(getattr(self, side))
+
+    def family(self, families: Mapping[str, str] | None = None) -> str:
+        """That of the language that is not English; ``unknown`` where neither is, as it has two."""
+        return UNKNOWN if self.foreign is None else family_of(self.foreign, families)
 
     @classmethod
     def parse(cls, text: str) -> Direction:
@@ -80,6 +128,12 @@ def direction_id(direction: Direction, langs: Sequence[str]) -> int:
     return langs.index(direction.source) * len(langs) + langs.index(direction.target)
 
 
+def direction_of(number: int, langs: Sequence[str]) -> Direction:
+    """The direction of an id: `direction_id` undone."""
+    source, target = divmod(number, len(langs))
+    return Direction(langs[source], langs[target])
+
+
 def matching(pattern: str, directions: Sequence[Direction]) -> list[Direction]:
     """The directions that a shell pattern such as ``en-*`` names.
 
@@ -120,6 +174,15 @@ def _language_table() -> dict[str, Language]:
 def language(code: str) -> Language:
     """The table's row for ``code``."""
     return _language_table().get(code, Language(code, code, UNKNOWN, UNKNOWN, UNKNOWN))
+
+
+def family_of(code: str, families: Mapping[str, str] | None = None) -> str:
+    """A language's family; ``unknown`` where that is so.
+
+    Args:
+        families: language -> family, such as a corpus card's; None: those of the language table.
+    """
+    return language(code).family if families is None else families.get(code, UNKNOWN)
 
 
 def tree_distance(first: str, second: str) -> int | None:

@@ -7,6 +7,8 @@ from neuron_spec.directions import (
     Direction,
     by_family,
     direction_id,
+    direction_of,
+    family_of,
     language,
     matching,
     parse_directions,
@@ -39,6 +41,36 @@ def test_ids_are_distinct_and_follow_langs_alone():
     ids = [direction_id(Direction(s, t), langs) for s, t in product(langs, langs)]
     assert ids == list(range(16))
     assert direction_id(Direction("qa", "en"), langs) != direction_id(Direction("qa", "en"), langs[::-1])
+
+
+def test_an_id_leads_back_to_its_direction():
+    langs = ["en", "qa", "qb"]
+    for direction in (Direction(s, t) for s, t in product(langs, langs)):
+        assert direction_of(direction_id(direction, langs), langs) == direction
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "code", "words", "arrow", "foreign"),
+    [
+        ("en-de", "en-x", "O2M", "en->x", "en→x", "de"),
+        ("de-en", "x-en", "M2O", "x->en", "x→en", "de"),
+        ("de-nl", "x-y", "X2Y", "without English", "x→y", None),
+    ],
+)
+def test_the_group_of_a_direction(text, key, code, words, arrow, foreign):
+    direction = Direction.parse(text)
+    assert direction.group == (key, code, words, arrow)
+    assert direction.foreign == foreign
+    assert direction.arrow == text.replace("-", "→")
+    assert direction.placed_by("source") == (foreign or direction.source)
+    assert direction.placed_by("target") == (foreign or direction.target)
+
+
+def test_the_family_of_a_direction_is_that_of_its_language_other_than_english():
+    assert Direction("en", "de").family() == Direction("nl", "en").family() == language("de").family
+    assert Direction("de", "nl").family() == UNKNOWN  # it has two
+    assert Direction("en", "de").family({"de": "ours"}) == family_of("de", {"de": "ours"}) == "ours"
+    assert Direction("en", "ru").family({"de": "ours"}) == family_of("xx") == UNKNOWN
 
 
 @pytest.mark.parametrize("direction", [Direction("en", "xx"), Direction("xx", "en")])

@@ -24,7 +24,7 @@ from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import Tensor, nn
 
-from neuron_spec.directions import Direction, direction_id
+from neuron_spec.directions import Direction, direction_id, direction_of
 from neuron_spec.errors import ModelError
 from neuron_spec.modules.specialized_attention import SpecializedAttention
 from neuron_spec.modules.specialized_ffn import (
@@ -197,7 +197,7 @@ class _SpecializedSide:
     def _name(self, number: int) -> str:
         if not self.langs:
             return f"direction id {number}"
-        return f"{self.langs[number // len(self.langs)]}-{self.langs[number % len(self.langs)]}"
+        return str(direction_of(number, self.langs))
 
     def _rows_of_directions(self, mask_rows: Tensor) -> tuple[list[int], Tensor]:
         """``mask_rows`` on the host and on the device, missing ones filled in as ``missing_direction`` says."""
@@ -481,7 +481,7 @@ class NeuronSpecTransformer(TransformerModel):
         if rows is None:
             raise ModelError("a dense model has no masks")
         ids = (rows >= 0).nonzero().flatten().tolist()
-        return [Direction(langs[i // len(langs)], langs[i % len(langs)]) for i in ids], rows[ids].cpu()
+        return [direction_of(i, langs) for i in ids], rows[ids].cpu()
 
     def masks(self, langs: Sequence[str]) -> NeuronMasks:
         """The masks that the model carries.

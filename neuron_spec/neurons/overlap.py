@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuron_spec.directions import ENGLISH, UNKNOWN, Direction
+from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import NeuronSpecError
 
 GROUPS = {
@@ -146,13 +146,6 @@ class Compared:
         return iou.fill_diagonal_(1)
 
 
-def group_of(direction: Direction) -> str | None:
-    """``en-x``, ``x-en``, or None without English."""
-    if direction.source == ENGLISH:
-        return "en-x"
-    return "x-en" if direction.target == ENGLISH else None
-
-
 def compared(side: str, directions: Sequence[Direction], group: str = "own") -> Compared:
     """The directions that the layers of ``side`` are compared over.
 
@@ -168,7 +161,7 @@ def compared(side: str, directions: Sequence[Direction], group: str = "own") -> 
         return found if len(found.rows) >= 2 else compared(side, directions, "all")
     own_side = "source" if side == "encoder" else "target"
     by = {"en-x": "target", "x-en": "source", "all": own_side}[group]
-    rows = [i for i, direction in enumerate(directions) if group in ("all", group_of(direction))]
+    rows = [i for i, direction in enumerate(directions) if group in ("all", direction.group.key)]
     return Compared(group, by, rows, [getattr(directions[i], by) for i in rows])
 
 

@@ -19,18 +19,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from neuron_spec.directions import ENGLISH, UNKNOWN, Direction
-from neuron_spec.neurons.overlap import group_of
+from neuron_spec.directions import GROUPS, UNKNOWN, WITHOUT_ENGLISH, Direction, Group
 from neuron_spec.pages.figures import DPI, in_family_order
 
 _INK, _MUTED = "#222222", "#777777"
 _COLOR_MAP = "viridis"
 _MOST_WITH_NUMBERS = 16  # directions
 _POINT = 1 / 72  # inch
-_PANELS = {"en-x": "en→x", "x-en": "x→en", None: "x→y"}
 _OWN = "#D55E00"  # of the frame around a direction's own cell
 
-_Kind = tuple[str | None, str]  # group, family
+_Kind = tuple[Group | None, str]  # group, family; no group of a language
 _Run = tuple[_Kind, int, int]  # of equal kinds: first, last
 
 
@@ -54,11 +52,11 @@ def loss_increase_heatmap(
     families = {code: family(code) for d in directions for code in (d.source, d.target)}
     columns = in_family_order(directions, families)
     rows = _rows_in_order(owners, families)
-    panels = {group: [i for i in columns if group_of(directions[i]) == group] for group in _PANELS}
+    panels = {group: [i for i in columns if directions[i].group == group] for group in GROUPS}
     panels = {group: members for group, members in panels.items() if members}
     row_kinds = [kind_of(owners[row], families) for row in rows]
 
-    labels = [arrow(Direction.parse(owners[row])) if "-" in owners[row] else owners[row] for row in rows]
+    labels = [Direction.parse(owners[row]).arrow if "-" in owners[row] else owners[row] for row in rows]
     shown = change[rows].double()
     if not random.isnan().any():  # an empty row sets the control apart
         labels += ["", "random"]
@@ -83,9 +81,11 @@ def loss_increase_heatmap(
             if (owned := own[i]) is not None:
                 place = (column - 0.5, rows.index(owned) - 0.5)
                 ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=_OWN, linewidth=1.8, zorder=3))
-        names = [_foreign(direction) if group else arrow(direction) for direction in chosen]
-        ax.set_xticks(range(len(members)), names, fontsize=font, rotation=0 if group else 90)
-        ax.set_xlabel(f"evaluated, {_PANELS[group]}", fontsize=9, color=_INK)
+        names = [direction.foreign or direction.arrow for direction in chosen]
+        ax.set_xticks(
+            range(len(members)), names, fontsize=font, rotation=90 if group is WITHOUT_ENGLISH else 0
+        )
+        ax.set_xlabel(f"evaluated, {group.arrow}", fontsize=9, color=_INK)
         name_families(ax, runs_of([kind_of(str(direction), families) for direction in chosen]), cell)
         for _, first, _ in runs_of(row_kinds)[1:]:
             ax.axhline(first - 0.5, color="white", linewidth=1.5)
@@ -174,12 +174,4 @@ def kind_of(owner: str, families: Mapping[str, str]) -> _Kind:
     if "-" not in owner:
         return None, families[owner]
     direction = Direction.parse(owner)
-    return group_of(direction), families[_foreign(direction)]
-
-
-def _foreign(direction: Direction) -> str:
-    return direction.target if direction.source == ENGLISH else direction.source
-
-
-def arrow(direction: Direction) -> str:
-    return f"{direction.source}→{direction.target}"
+    return direction.group, families[direction.placed_by("source")]

@@ -29,14 +29,21 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from neuron_spec.artifacts import atomic_path
-from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
+from neuron_spec.directions import (
+    FROM_ENGLISH,
+    GROUPS,
+    INTO_ENGLISH,
+    UNKNOWN,
+    WITHOUT_ENGLISH,
+    Direction,
+    family_of,
+)
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.overlap import (
     Compared,
     Tree,
     compared,
-    group_of,
     off_diagonal,
     pairwise_iou,
     sparsity,
@@ -48,9 +55,12 @@ DPI = 150
 # Okabe and Ito's palette, told apart by colour-blind readers too, and markers for grey print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X")
-_FROM_ENGLISH, _INTO_ENGLISH, _OTHER = f"{ENGLISH}→x", f"x→{ENGLISH}", "x→y"
-_GROUP_COLORS = {_FROM_ENGLISH: "#0072B2", _INTO_ENGLISH: "#D55E00", _OTHER: "#009E73"}
-_GROUP_WORDS = {"en-x": _FROM_ENGLISH, "x-en": _INTO_ENGLISH, "all": "all directions"}
+_GROUP_COLORS = {
+    FROM_ENGLISH.arrow: "#0072B2",
+    INTO_ENGLISH.arrow: "#D55E00",
+    WITHOUT_ENGLISH.arrow: "#009E73",
+}
+_GROUP_WORDS = {**{group.key: group.arrow for group in GROUPS}, "all": "all directions"}
 _INK, _MUTED, _PALE = "#222222", "#777777", "#DDDDDD"
 _COLOR_MAP = "viridis"
 _CELL_WITH_NUMBER = 0.24  # inches, at least
@@ -92,7 +102,7 @@ def in_family_order(
 
     def key(index: int) -> tuple[int, tuple[bool, str, str], str]:
         direction = directions[index]
-        return groups.index(_group(direction)), _place(_foreign(direction, by), families), str(direction)
+        return groups.index(direction.group.arrow), _place(direction.placed_by(by), families), str(direction)
 
     return sorted(range(len(directions)), key=key)
 
@@ -298,7 +308,7 @@ def _draw_families(
     n = len(ordered)
     runs: list[tuple[str, int, int]] = []  # name, first, last
     for (_, name), members in groupby(
-        range(n), key=lambda i: (_group(ordered[i]), _family(_foreign(ordered[i], by), families))
+        range(n), key=lambda i: (ordered[i].group.arrow, family_of(ordered[i].placed_by(by), families))
     ):
         positions = list(members)
         runs.append((name, positions[0], positions[-1]))
@@ -333,12 +343,12 @@ def _draw_families(
 
 def _axis_labels(ordered: Sequence[Direction]) -> tuple[list[str], str]:
     """Language codes where all directions share English on one side, else whole directions."""
-    groups = {_group(direction) for direction in ordered}
-    if groups == {_FROM_ENGLISH}:
-        return [direction.target for direction in ordered], f"target language of {_FROM_ENGLISH}"
-    if groups == {_INTO_ENGLISH}:
-        return [direction.source for direction in ordered], f"source language of {_INTO_ENGLISH}"
-    return [_arrow(direction) for direction in ordered], ""
+    groups = {direction.group.arrow for direction in ordered}
+    if groups == {FROM_ENGLISH.arrow}:
+        return [direction.target for direction in ordered], f"target language of {FROM_ENGLISH.arrow}"
+    if groups == {INTO_ENGLISH.arrow}:
+        return [direction.source for direction in ordered], f"source language of {INTO_ENGLISH.arrow}"
+    return [direction.arrow for direction in ordered], ""
 
 
 # Curves over layers ---------------------------------------------------------------------------
@@ -354,7 +364,7 @@ def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Directio
         NeuronSpecError: if a layer's name or shape is wrong, or there is none.
     """
     sides = _by_side(kept, directions)
-    groups = [group for group in _GROUP_COLORS if any(_group(d) == group for d in directions)]
+    groups = [group for group in _GROUP_COLORS if any(d.group.arrow == group for d in directions)]
     figure = _figure(*_curve_size(kept))
     axes = _side_axes(figure, sides)
     highest = 0.0
@@ -364,7 +374,7 @@ def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Directio
         for place, group in enumerate(groups):
             # Side by side, so that neither group hides the other.
             positions = [layer + 0.16 * (place - (len(groups) - 1) / 2) for layer in range(len(layers))]
-            own = percent[:, [_group(direction) == group for direction in directions]]
+            own = percent[:, [direction.group.arrow == group for direction in directions]]
             color, marker = _GROUP_COLORS[group], _MARKERS[place]
             ax.vlines(positions, own.amin(dim=1), own.amax(dim=1), color=color, linewidth=4, alpha=0.35)
             ax.plot(
@@ -464,7 +474,7 @@ def _draw_overlaps(ax: Axes, values: Tensor, kinds: Sequence[str]) -> set[str]:
 
 def _kinds_of_pairs(codes: Sequence[str], families: Mapping[str, str] | None) -> list[str]:
     """Of each pair of languages, in the order of `off_diagonal`."""
-    own = [_family(code, families) for code in codes]
+    own = [family_of(code, families) for code in codes]
     kinds = []
     for first, second in torch.triu_indices(len(own), len(own), offset=1).T.tolist():
         if UNKNOWN in (own[first], own[second]):
@@ -543,7 +553,7 @@ def dendrograms(
     if not trees:
         raise NeuronSpecError("no trees to draw", expected="one side or more")
     codes = {code for tree in trees.values() if tree is not None for code in tree.languages}
-    known = sorted({_family(code, families) for code in codes} - {UNKNOWN})
+    known = sorted({family_of(code, families) for code in codes} - {UNKNOWN})
     looks = {
         # Colours repeat after seven families, then with other markers.
         family: (COLORS[i % len(COLORS)], _MARKERS[(i + i // len(COLORS)) % len(_MARKERS)])
@@ -562,12 +572,12 @@ def dendrograms(
             ax.set_yticks([])
             _say(ax, "no pair of languages\nto compare")
         else:
-            _draw_tree(ax, tree, {code: looks.get(_family(code, families)) for code in tree.languages})
+            _draw_tree(ax, tree, {code: looks.get(family_of(code, families)) for code in tree.languages})
     handles = [
         Line2D([], [], color=color, marker=marker, markersize=6, linestyle="none", label=family)
         for family, (color, marker) in looks.items()
     ]
-    if any(_family(code, families) == UNKNOWN for code in codes):
+    if any(family_of(code, families) == UNKNOWN for code in codes):
         handles.append(Line2D([], [], **_UNKNOWN_LEAF, markersize=6, linestyle="none", label=UNKNOWN))
     _legend_above(figure, title, handles)
     return figure
@@ -622,7 +632,7 @@ def scores_bars(
             expected=f"1 to {len(COLORS)} systems with one score or more",
         )
     ordered = [directions[index] for index in in_family_order(directions, families)]
-    panels = [(group, [d for d in ordered if _group(d) == group]) for group in _GROUP_COLORS]
+    panels = [(group, [d for d in ordered if d.group.arrow == group]) for group in _GROUP_COLORS]
     panels = [(group, members) for group, members in panels if members]
 
     longest = max(len(members) for _, members in panels)
@@ -646,7 +656,7 @@ def _draw_scores(ax: Axes, rows: Mapping[str, Mapping[str, float]], members: Seq
     lines: list[tuple[float, list[float | None]]] = [
         (float(y), [row.get(str(direction)) for row in rows.values()]) for y, direction in enumerate(members)
     ]
-    labels = [_arrow(direction) for direction in members]
+    labels = [direction.arrow for direction in members]
     if shared:
         lines.append(
             (len(members) + 0.4, [sum(row[d] for d in shared) / len(shared) for row in rows.values()])
@@ -684,7 +694,7 @@ def score_differences(comparison: Comparison) -> Figure:
             expected=f"1 to {len(COLORS)} systems",
         )
     directions = list(dict.fromkeys(row.direction for row in comparison.directions))
-    families = {_foreign(row.direction): row.family for row in comparison.directions if row.family}
+    families = {row.direction.placed_by("source"): row.family for row in comparison.directions if row.family}
     ordered = [directions[index] for index in in_family_order(directions, families)]
 
     line_height = 0.2 + 0.12 * (len(systems) - 1)
@@ -706,7 +716,7 @@ def score_differences(comparison: Comparison) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=_TICK_STEPS))
         _plain_axis(ax)
         ax.grid(axis="x", color=_PALE, linewidth=0.6)
-    axes[0].set_yticks(range(len(ordered)), [_arrow(direction) for direction in ordered], fontsize=8)
+    axes[0].set_yticks(range(len(ordered)), [direction.arrow for direction in ordered], fontsize=8)
     axes[0].set_ylim(len(ordered) - 0.4, -0.6)
     _name_families(axes, ordered, families)
 
@@ -740,9 +750,10 @@ def _draw_difference(ax: Axes, row: DirectionComparison, y: float, color: str, m
 def _name_families(axes: Sequence[Axes], ordered: Sequence[Direction], families: Mapping[str, str]) -> None:
     """Part groups by a line through all panels, families by a pale one, and name these at the right."""
     runs = groupby(
-        range(len(ordered)), key=lambda i: (_group(ordered[i]), _family(_foreign(ordered[i]), families))
+        range(len(ordered)),
+        key=lambda i: (ordered[i].group.arrow, family_of(ordered[i].placed_by("source"), families)),
     )
-    before = _group(ordered[0])
+    before = ordered[0].group.arrow
     for (group, name), members in runs:
         positions = list(members)
         if positions[0] > 0:
@@ -845,27 +856,7 @@ def _plain_axis(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def _foreign(direction: Direction, by: str = "source") -> str:
-    """The language that is not English, by which a direction is placed; where neither is, the one ``by``."""
-    if direction.source == ENGLISH:
-        return direction.target
-    return direction.source if direction.target == ENGLISH else str(getattr(direction, by))
-
-
-def _family(code: str, families: Mapping[str, str] | None) -> str:
-    return language(code).family if families is None else families.get(code, UNKNOWN)
-
-
 def _place(code: str, families: Mapping[str, str] | None) -> tuple[bool, str, str]:
     """Sort key: families in the order of the alphabet, unknown ones last; within one by code."""
-    family = _family(code, families)
+    family = family_of(code, families)
     return family == UNKNOWN, family, code
-
-
-def _group(direction: Direction) -> str:
-    group = group_of(direction)
-    return _OTHER if group is None else _GROUP_WORDS[group]
-
-
-def _arrow(direction: Direction) -> str:
-    return f"{direction.source}→{direction.target}"

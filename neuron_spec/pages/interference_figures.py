@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from neuron_spec.directions import Direction
-from neuron_spec.pages.ablation_figures import arrow, kind_of, name_families, runs_of
+from neuron_spec.pages.ablation_figures import kind_of, name_families, runs_of
 from neuron_spec.pages.figures import DPI, in_family_order
 
 _INK, _MUTED, _EMPTY = "#222222", "#777777", "#dddddd"
@@ -42,7 +42,7 @@ def direction_maps(
         label: of the colour bar; rows, columns: of the axes.
     """
     order = in_family_order(directions, families)
-    names = [arrow(directions[i]) for i in order]
+    names = [directions[i].arrow for i in order]
     runs = runs_of([kind_of(str(directions[i]), families) for i in order])
     ordered = {name: found[order][:, order].double() for name, found in maps.items()}
     others = torch.cat([found[~torch.eye(len(order)).bool()] for found in ordered.values()])

@@ -139,7 +139,7 @@ def _what_it_is(run: Run, comparisons: Mapping[Path, Comparison]) -> list[Block]
     sentences = f"{tests[0]}" if len(tests) == 1 else f"{tests[0]} to {tests[-1]}"
     what = (
         f"{counted(len(tested), 'direction')} between {language(ENGLISH).name} and "
-        if all(score.other_language for score in tested)
+        if all(score.direction.foreign for score in tested)
         else f"{counted(len(tested), 'direction')} of {language(ENGLISH).name}, "
     ) + plain(", ".join(train))
     lines = [f"{what}; {sum(train.values()):,} training pairs, {sentences} test sentences a direction"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, is_already_here, read_json
-from neuron_spec.directions import UNKNOWN
+from neuron_spec.directions import family_of
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages import figures
@@ -90,7 +90,7 @@ class Run:
         return dict(self.card["families"])
 
     def family(self, code: str) -> str:
-        return str(self.card["families"].get(code, UNKNOWN))
+        return family_of(code, self.families)
 
     def holding(self, pattern: str) -> list[Path]:
         """Folders with a file in the run or a seed of it, such as ``ablation*/ablation.json``."""

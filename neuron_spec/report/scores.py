@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from neuron_spec.directions import ENGLISH
+from neuron_spec.directions import ENGLISH, GROUPS
 from neuron_spec.pages import figures
 from neuron_spec.pages.page import Bullets, Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.run_folder import SPECIALIZED, Run
 from neuron_spec.report.words import bounds, counted, difference, drawn, mean_score, p_value
 from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
+from neuron_spec.scoring.evaluation import ALL
 
-_GROUPS = {"O2M": f"{ENGLISH}→x", "M2O": f"x→{ENGLISH}", "X2Y": "x→y", "all": "all"}
+_GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 
 
 def findings(comparisons: Mapping[Path, Comparison]) -> Iterator[str]:

@@ -34,12 +34,11 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
+from neuron_spec.directions import GROUPS, UNKNOWN, Direction, language
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.tables import scores_table
 from neuron_spec.scoring.language_id import LanguageIdentifier
 
-GROUPS = ("O2M", "M2O", "X2Y")
 ALL = "all"
 # Languages whose words 13a cannot find; every other language is scored with 13a.
 _TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
@@ -242,14 +241,7 @@ class DirectionScore:
     @property
     def group(self) -> str:
         """``O2M`` out of English, ``M2O`` into it, ``X2Y`` between two other languages."""
-        if self.direction.source == ENGLISH:
-            return "O2M"
-        return "M2O" if self.direction.target == ENGLISH else "X2Y"
-
-    @property
-    def other_language(self) -> str | None:
-        """The language that is not English; None where neither is."""
-        return {"O2M": self.direction.target, "M2O": self.direction.source}.get(self.group)
+        return self.direction.group.code
 
 
 def score(
@@ -496,24 +488,25 @@ def grouped(
     """Kind, name, group (see `GroupMean`) and members of every group that `summarize` shows; none is empty."""
     families, tiers = families or {}, tiers or {}
     parts = [("overall", ALL, ALL, list(scores))]
-    parts += [("group", group, group, [s for s in scores if s.group == group]) for group in GROUPS]
+    parts += [("group", g.code, g.code, [s for s in scores if s.group == g.code]) for g in GROUPS]
     named = {"family": {s.direction: _family(s, families) for s in scores}}
     if tiers:  # not every corpus has any
         named = {"tier": {s.direction: _tier(s, tiers) for s in scores}, **named}
     for kind, names in named.items():
         for name in sorted({name for name in names.values() if name is not None}):
             members = [s for s in scores if names[s.direction] == name]
-            parts += [(kind, name, group, [s for s in members if s.group == group]) for group in GROUPS]
+            parts += [(kind, name, g.code, [s for s in members if s.group == g.code]) for g in GROUPS]
             parts.append((kind, name, ALL, members))
     return (part for part in parts if part[-1])
 
 
 def _tier(of: DirectionScore, tiers: Mapping[str, str]) -> str | None:
-    return None if of.other_language is None else tiers.get(of.other_language, UNKNOWN)
+    code = of.direction.foreign
+    return None if code is None else tiers.get(code, UNKNOWN)
 
 
 def _family(of: DirectionScore, families: Mapping[str, str]) -> str | None:
-    code = of.other_language
+    code = of.direction.foreign
     return None if code is None else families.get(code, language(code).family)
 
 

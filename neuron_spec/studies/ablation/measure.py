@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.loading import TeacherForced, measured_rows
-from neuron_spec.directions import ENGLISH, Direction
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError, NeuronSpecError
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
@@ -50,8 +50,7 @@ def owner_of(direction: Direction, masks: NeuronMasks, side: str = "both") -> st
         return str(direction)
     if side != "both":
         return direction.source if side == "encoder" else direction.target
-    foreign = [code for code in (direction.source, direction.target) if code != ENGLISH]
-    return foreign[0] if len(foreign) == 1 else None
+    return direction.foreign
 
 
 def owned_sets(masks: NeuronMasks, side: str = "both") -> dict[str, dict[str, Tensor]]:

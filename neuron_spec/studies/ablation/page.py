@@ -22,13 +22,12 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import write_json, write_text
-from neuron_spec.directions import UNKNOWN, Direction, language
+from neuron_spec.directions import GROUPS, Direction, family_of
 from neuron_spec.neurons.overlap import (
     PERMUTATIONS,
     NothingToCompare,
     PermutationTest,
     family_contrast,
-    group_of,
     permutation_test,
 )
 from neuron_spec.pages import figures
@@ -44,7 +43,6 @@ _SPECIALIZED = (
     "The checkpoint is specialized: a direction runs without the neurons that it drops anyway, so that the "
     "sets of others can cost it little."
 )
-_GROUP_WORDS = {"en-x": "en->x", "x-en": "x->en", None: "without English"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Ablation:
         return self.without_random.mean(dim=0) - self.intact
 
     def family(self, code: str) -> str:
-        return language(code).family if self.families is None else self.families.get(code, UNKNOWN)
+        return family_of(code, self.families)
 
 
 # The numbers ----------------------------------------------------------------------------------
@@ -126,10 +124,10 @@ def summarize(ablation: Ablation, *, seed: int) -> dict[str, Any]:
         seed: of random relabellings.
     """
     groups: dict[str, Any] = {}
-    for group, words in _GROUP_WORDS.items():
-        columns = [i for i, d in enumerate(ablation.directions) if group_of(d) == group]
+    for group in GROUPS:
+        columns = [i for i, d in enumerate(ablation.directions) if d.group == group]
         if columns:
-            groups[words] = _group(ablation, columns, seed)
+            groups[group.text] = _group(ablation, columns, seed)
     names = [str(direction) for direction in ablation.directions]
     return {
         "unit": "nats per target token",
@@ -182,7 +180,7 @@ def _group(ablation: Ablation, columns: Sequence[int], seed: int) -> dict[str, A
 
 def _families(ablation: Ablation, square: Tensor, columns: Sequence[int], seed: int) -> dict[str, Any]:
     """What directions lose by the sets of relatives, and of others; `[n, n]`, own sets left out."""
-    families = [_foreign_family(ablation, ablation.directions[i]) for i in columns]
+    families = [ablation.directions[i].family(ablation.families) for i in columns]
     either_way = (square + square.T) / 2  # of a pair of languages; its mean is that of both ways
     try:
         same, other = family_contrast(either_way, families)
@@ -191,13 +189,6 @@ def _families(ablation: Ablation, square: Tensor, columns: Sequence[int], seed: 
         empty = dict.fromkeys(("same", "other", *PermutationTest._fields))
         return {**empty, "reason": _line(error)}
     return {"same": same, "other": other, **test._asdict(), "reason": None}
-
-
-def _foreign_family(ablation: Ablation, direction: Direction) -> str:
-    group = group_of(direction)
-    if group is None:
-        return UNKNOWN  # it has two
-    return ablation.family(direction.target if group == "en-x" else direction.source)
 
 
 def _mean(values: Tensor) -> float | None:

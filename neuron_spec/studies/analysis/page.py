@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from neuron_spec.artifacts import read_json, require_file, write_json, write_text
-from neuron_spec.directions import UNKNOWN, language, tree_distance
+from neuron_spec.directions import GROUPS, UNKNOWN, family_of, language, tree_distance
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
 from neuron_spec.neurons.masks import NeuronMasks
@@ -35,7 +35,6 @@ from neuron_spec.neurons.overlap import (
     cluster,
     compared,
     family_contrast,
-    group_of,
     mantel,
     mean_off_diagonal,
     off_diagonal,
@@ -92,7 +91,7 @@ class Question:
         return [side for side in SIDES if self.masks.side(side)]
 
     def family(self, code: str) -> str:
-        return language(code).family if self.families is None else self.families.get(code, UNKNOWN)
+        return family_of(code, self.families)
 
 
 # What is read ---------------------------------------------------------------------------------
@@ -253,7 +252,7 @@ def _side(question: Question, side: str) -> dict[str, Any]:
 def _dropped(question: Question, layer: str) -> dict[str, Any]:
     """Group of directions -> percent of neurons dropped: least, mean, most."""
     dropped = 100 * question.masks.sparsity()[layer]
-    groups = [group_of(direction) or "x-y" for direction in question.masks.directions]
+    groups = [direction.group.key for direction in question.masks.directions]
     return {
         group: {
             name: round(float(value), 3)
@@ -561,7 +560,7 @@ def _image(name: str, caption: str) -> str:
 
 def _what_is_compared(found: Mapping[str, Any]) -> str:
     lines = [f"{len(found['directions'])} directions: {', '.join(found['directions'])}.\n"]
-    words = {"en-x": "en->x", "x-en": "x->en", "all": "all directions"}
+    words = {**{group.key: group.text for group in GROUPS}, "all": "all directions"}
     for side, own in found["sides"].items():
         what = own["compared"]
         line = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neuron_spec.backends.fairseq.config import read_flags
 from neuron_spec.corpora.build import card_of
-from neuron_spec.directions import ENGLISH, Direction, parse_directions
+from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError
 
 
@@ -49,7 +49,7 @@ def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -
             expected=f"one of {', '.join(map(str, directions))}",
         )
     counts = card["pairs"]["train"]
-    sentences = [counts[d.target if d.source == ENGLISH else d.source] for d in directions]
+    sentences = [counts[d.placed_by("source")] for d in directions]
     flags = read_flags(config)
     if _value(flags, "--sampling-method", config) != "temperature":
         raise ArtifactError("shares are known for sampling-method: temperature", where=config)

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import CONFLICT, CONFLICT_LAYERS, TRANSFER, write_json, write_text
-from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, language
+from neuron_spec.directions import GROUPS, Direction, family_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import (
     Mantel,
     NothingToCompare,
     PermutationTest,
     family_contrast,
-    group_of,
     mantel,
     pairwise_iou,
     permutation_test,
@@ -48,7 +47,6 @@ TRANSFER_FIGURE = TRANSFER
 
 ACROSS = "across"
 ALL = "all parameters"
-_KINDS = {"en-x": "en->x", "x-en": "x->en", None: "without English"}
 # Below this cosine of a direction's own halves, dividing by it would show little but noise.
 LEAST_SPLIT_HALF = 0.2
 
@@ -77,13 +75,11 @@ class Compared:
     def family_of(self) -> dict[str, str]:
         """Language -> family, ``unknown`` where that is so."""
         codes = {code for d in self.directions for code in (d.source, d.target)}
-        if self.families is None:
-            return {code: language(code).family for code in codes}
-        return {code: self.families.get(code, UNKNOWN) for code in codes}
+        return {code: family_of(code, self.families) for code in codes}
 
     def members(self) -> dict[str, list[int]]:
         """Kind -> its directions; kinds without any are left out."""
-        kinds = {words: [i for i, d in enumerate(self.directions) if group_of(d) == group] for group, words in _KINDS.items()}  # fmt: skip
+        kinds = {g.text: [i for i, d in enumerate(self.directions) if d.group == g] for g in GROUPS}
         return {words: rows for words, rows in kinds.items() if rows}
 
     def pairs(self) -> dict[str, Tensor]:
@@ -104,10 +100,9 @@ class Compared:
         Args:
             similarity: float64 `[D, D]`; of a pair, the mean of both ways is taken.
         """
-        families = self.family_of
         found = {}
         for words, rows in self.members().items():
-            own = [_family(self.directions[row], families) for row in rows]
+            own = [self.directions[row].family(self.families) for row in rows]
             square = _both_ways(similarity)[rows][:, rows]
             result: dict[str, Any] = dict.fromkeys(("same", "other", *PermutationTest._fields, "reason"))
             try:
@@ -140,13 +135,6 @@ def overlap_of(masks: NeuronMasks, directions: Sequence[Direction]) -> Tensor:
     """IoU of the directions' sets, mean over layers, float64 `[D, D]`."""
     rows = [masks.directions.index(direction) for direction in directions]
     return torch.stack([pairwise_iou(masks.kept[layer][rows]) for layer in masks.layers]).mean(dim=0)
-
-
-def _family(direction: Direction, families: Mapping[str, str]) -> str:
-    group = group_of(direction)
-    if group is None:
-        return UNKNOWN  # it has two
-    return families[direction.target if direction.source == ENGLISH else direction.source]
 
 
 def _both_ways(matrix: Tensor) -> Tensor:

@@ -22,19 +22,20 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import write_text
+from neuron_spec.directions import GROUPS
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages import figures
 from neuron_spec.pages.tables import Cell, markdown_table
 from neuron_spec.scoring.comparison import System, comparable, interval_over_directions
-from neuron_spec.scoring.evaluation import Evaluation, grouped, read_evaluation
+from neuron_spec.scoring.evaluation import ALL, Evaluation, grouped, read_evaluation
 
 SWEEP = "sweep"  # .csv, .md, .png, .svg
 PARAMETERS = {"k": "coverage k (%)", "depth": "layers of encoder and decoder each"}
 DENSE, CONTINUATION, SPECIALIZED = "dense", "dense-continuation", "specialized"
 
 _POINT = re.compile(rf"({'|'.join(PARAMETERS)})-(\d+(?:\.\d+)?)")
-_GROUPS = {"O2M": "en→x", "M2O": "x→en", "X2Y": "x→y", "all": "all"}
+_GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 _EVALUATION = "evaluation"
 _MASKS = "masks.safetensors"
 
@@ -303,7 +304,7 @@ def _draw(sweep: Sweep, found: Sequence[Change]) -> Figure:
                 for system in sweep.points[0].systems
             }
             for group, title in _GROUPS.items()
-            if group != "all" and any(c.group == group for c in found)
+            if group != ALL and any(c.group == group for c in found)
         }
         for reference in sweep.references
     }
