@@ -9,50 +9,37 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 from neuron_spec import __version__
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.studies import STUDIES, Command
 
+_OWN = (
+    Command("data", "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card"),
+    Command("profile", "count how often each neuron is active, per direction and layer", passes_on=True),
+    Command("select", "select each direction's specialized neurons from a profile"),
+    Command("masks", "vote over several mask files"),
+    Command(
+        "evaluate",
+        "translate and score all directions, or score existing fairseq-generate output",
+        passes_on=True,
+    ),
+    Command("compare", "compare evaluated systems: differences, significance, wins and losses"),
+    Command("report", "write a run's report: tables, figures, sample translations"),
+    Command("flags", "print the fairseq flags of a config file"),
+    Command("checkpoint", "make a checkpoint small, or compare it with a corpus"),
+    Command("user-dir", "print the folder to pass to fairseq's --user-dir"),
+)
 COMMANDS = {
-    "data": "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card",
-    "profile": "count how often each neuron is active, per direction and layer",
-    "select": "select each direction's specialized neurons from a profile",
-    "importance": "how much each attention head and neuron matters to each direction, by gradient",
-    "prune": "static subnetworks: remove each set's least important heads and neurons while it stays good",
-    "masks": "vote over several mask files",
-    "lass": "the LaSS baseline's weight masks: fine-tune per direction, drop the smallest weights",
-    "analyze": "how far the sets overlap, by layer and language family; sparsity, dendrograms, stability",
-    "adapt": "adapt a model to directions with few training sentences: scores against shots",
-    "ablate": "switch off each direction's specialized neurons: what does every direction lose?",
-    "conflict": "do directions' gradients point apart? cosines by layer and group of parameters",
-    "transfer": "what a training step on one direction does to every direction's loss",
-    "evaluate": "translate and score all directions, or score existing fairseq-generate output",
-    "compare": "compare evaluated systems: differences, significance, wins and losses",
-    "bilingual": "the bilingual baseline: how long each direction's model trains, all their scores as one",
-    "systems": "one table of what systems score and cost",
-    "subnetworks": "one page of what subnetworks and meta-learning do for known and new languages",
-    "sweep": "table and figure of a sweep over k or depth",
-    "report": "write a run's report: tables, figures, sample translations",
-    "flags": "print the fairseq flags of a config file",
-    "checkpoint": "make a checkpoint small, or compare it with a corpus",
-    "user-dir": "print the folder to pass to fairseq's --user-dir",
+    command.name: replace(command, module=f"neuron_spec.cli.{command.name.replace('-', '_')}")
+    for command in _OWN
 }
-
-_STUDIES: dict[str, str] = {
-    "analyze": "studies.analysis.command",
-    "subnetworks": "studies.subnetworks.command",
-    "systems": "studies.systems.command",
-    "sweep": "studies.sweep.command",
-    "bilingual": "studies.bilingual.command",
-    "lass": "studies.lass.command",
-    "adapt": "studies.adaptation.command",
-    "prune": "studies.pruning.command",
-    "importance": "studies.pruning.importance_command",
-    "transfer": "studies.transfer.command",
-    "conflict": "studies.conflict.command",
-    "ablate": "studies.ablation.command",
-}  # command of a study -> its module
-_PASS_ON = ("profile", "prune", "lass", "evaluate", "adapt")  # what follows -- goes to fairseq
+COMMANDS |= {
+    command.name: replace(command, module=study.module(command.module))
+    for study in STUDIES
+    for command in study.commands
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="neuron-spec",
         description="Specialized neurons for multilingual machine translation on fairseq.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+        + "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
         + "\n\n'neuron-spec COMMAND --help' explains each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -77,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What current hydra and torch say about fairseq's way of using them, over and over.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(hydra|fairseq|torch|neuron_spec)\b")
     # Only the command asked for is imported: fairseq alone takes seconds.
-    module = importlib.import_module(module_of(args.command))
+    module = importlib.import_module(COMMANDS[args.command].module)
     command = argparse.ArgumentParser(
         prog=f"neuron-spec {args.command}",
         description=module.__doc__,
@@ -86,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(command)
     own, fairseq_flags = _split(arguments[1:])
     parsed = command.parse_args(own, argparse.Namespace(fairseq_flags=fairseq_flags))
-    if fairseq_flags and args.command not in _PASS_ON:
+    if fairseq_flags and not COMMANDS[args.command].passes_on:
         command.error("takes no flags after --")
     try:
         module.run(parsed)
@@ -94,10 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"neuron-spec {args.command}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def module_of(command: str) -> str:
-    return f"neuron_spec.{_STUDIES.get(command, f'cli.{command}'.replace('-', '_'))}"
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

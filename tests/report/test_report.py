@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from neuron_spec.artifacts import signature, write_json
-from neuron_spec.cli.main import main, module_of
+from neuron_spec.cli.main import COMMANDS, main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.neurons.masks import NeuronMasks
@@ -482,7 +482,7 @@ INPUTS = {"checkpoint": "ef" * 32, "checkpoint's masks": "none", "data": "ab" * 
 def parsed(command: str, text: str) -> argparse.Namespace:
     """The page's command as its own command line reads it."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"neuron-spec {command} ")]
-    module = importlib.import_module(module_of(command))
+    module = importlib.import_module(COMMANDS[command].module)
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     own, _, passed_on = line.partition(" -- ")
