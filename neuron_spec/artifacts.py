@@ -7,16 +7,22 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any
 
 from neuron_spec.errors import ArtifactError
+
+if TYPE_CHECKING:  # commands that write no tensors start without torch
+    import torch
 
 ADAPTATION = "adaptation"  # .json, .md, .png, .svg
 CONFLICT = "conflict"  # .json, .md, .csv, .png, .svg
@@ -47,6 +53,11 @@ _PACKAGES = (
 
 
 _COMPARED = ("stage", "inputs", "parameters")  # of two signatures; versions may differ
+_WHO_MADE_IT = ("command", "commit")  # of a signature, and of no hash: they change nothing in an artefact
+_TRAINED = "complete.txt"  # of scripts/once.sh: the command, then a hash for each input file
+OUTPUT = "OUTPUT"  # in a recorded command
+USER_DIR = '"$(neuron-spec user-dir)"'
+_RUNNING: ContextVar[str | None] = ContextVar("running", default=None)
 
 
 @contextmanager
@@ -103,6 +114,8 @@ def save_tensors(
 
     The same content gives the same bytes.
     """
+    from safetensors.torch import save_file
+
     header = {key: json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
     ordered = {key: tensors[key].contiguous() for key in sorted(tensors)}
     with atomic_path(path) as temporary:
@@ -128,6 +141,8 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, tor
     Raises:
         ArtifactError: if it is missing, truncated, or not such a file.
     """
+    from safetensors import SafetensorError, safe_open
+
     require_file(path, what)
     try:
         with safe_open(path, framework="pt") as file:
@@ -144,8 +159,22 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, tor
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
+    """Hash of a file; of tensors with a signature, as it would be without the command and commit that made it."""
+    if Path(path).suffix == ".safetensors":
+        tensors, metadata = load_tensors(path, "artefact")
+        made = metadata.get("signature") or {}
+        if any(key in made for key in _WHO_MADE_IT):
+            own = {key: value for key, value in made.items() if key not in _WHO_MADE_IT}
+            return _hash_as_saved(tensors, {**metadata, "signature": own})
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_as_saved(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "artefact"
+        save_tensors(file, tensors, metadata)
+        return hash_file(file)
 
 
 def hash_text(*parts: str) -> str:
@@ -160,6 +189,8 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
 
     Unlike a file's hash it survives dropping optimizer state or saving the same weights again.
     """
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -179,9 +210,61 @@ def versions() -> dict[str, str]:
     return found
 
 
+@contextmanager
+def running(words: Sequence[str], output: object = None) -> Iterator[None]:
+    """Inside the block, what is signed was made by this command.
+
+    Args:
+        output: of its words the place where it writes, which is recorded as OUTPUT: an artefact is the same wherever
+            it is put, and may be moved.
+    """
+    places = {str(output): OUTPUT, f"--output={output}": f"--output={OUTPUT}"}
+    token = _RUNNING.set(shlex.join([places.get(word, word) for word in words]))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+
+
+def command_line() -> str | None:
+    """The command that is running, as it was typed; None inside other programs, such as a notebook."""
+    program = Path(sys.argv[0]).name
+    typed = shlex.join([program, *sys.argv[1:]]) if program.startswith(("neuron-spec", "fairseq-")) else None
+    return _RUNNING.get() or typed
+
+
+def recorded_command(made: Mapping[str, Any] | None, output: object) -> str | None:
+    """The command that a signature recorded, writing to ``output``; None if it recorded none."""
+    command = (made or {}).get("command")
+    return command and re.sub(rf"(?<=[ =]){OUTPUT}(?= |$)", lambda _: shlex.quote(str(output)), command)
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of the checkout that the package runs from, ``-dirty`` where files differ; None outside one."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def signature(stage: str, *, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What an artefact was made from: hashes of its inputs, its parameters, the versions."""
-    return {"stage": stage, "inputs": dict(inputs), "parameters": dict(parameters), "versions": versions()}
+    """What an artefact was made from: hashes of its inputs, its parameters, the versions; and by which command.
+
+    ``command`` and ``commit`` are left out where they are not known.
+    """
+    who_made_it = {key: value for key, value in (("command", command_line()), ("commit", commit())) if value}
+    return {
+        "stage": stage,
+        "inputs": dict(inputs),
+        "parameters": dict(parameters),
+        "versions": versions(),
+        **who_made_it,
+    }
 
 
 def is_made_from(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
@@ -219,6 +302,60 @@ def is_already_here(
         expected=_some(asked, differing),
         mend="name another --output, or delete what is there",
     )
+
+
+def signature_in(path: str | os.PathLike[str], what: str) -> dict[str, Any] | None:
+    """The signature that an artefact carries, JSON or tensors; None if it is not there, empty if it has none.
+
+    Raises:
+        ArtifactError: if it is damaged.
+    """
+    if not Path(path).is_file():
+        return None
+    if Path(path).suffix == ".json":
+        content = read_json(path, what)
+    else:
+        _, content = load_tensors(path, what)
+    made = content.get("signature") if isinstance(content, dict) else None
+    return dict(made or {})
+
+
+def completed(
+    path: str | os.PathLike[str],
+    wanted: Mapping[str, Any],
+    *,
+    what: str,
+    where: str | os.PathLike[str] | None = None,
+) -> bool:
+    """Whether an artefact was made before from the same, which is then said.
+
+    Args:
+        path: the file that is written last.
+        where: what to call it, such as its folder; None: the file.
+
+    Raises:
+        ArtifactError: if what is there was made from something else, or is damaged.
+    """
+    if not is_already_here(where or path, signature_in(path, what), wanted, what=what):
+        return False
+    print(f"{where or path}: complete already", file=sys.stderr)
+    return True
+
+
+def training_command(folder: str | os.PathLike[str]) -> list[str]:
+    """The words of the command that trained what is in a folder; none if no script of ours did, or not to the end."""
+    mark = Path(folder) / _TRAINED
+    if not mark.is_file():
+        return []
+    words = shlex.split(mark.read_text(encoding="utf-8").partition("\n")[0])
+    if "--user-dir" in words:  # another place on every machine
+        words[words.index("--user-dir") + 1] = USER_DIR
+    return words
+
+
+def shown_command(words: Sequence[object]) -> str:
+    """A command for a shell; the substitution that stands for the user-dir remains one."""
+    return " ".join(str(word) if word == USER_DIR else shlex.quote(str(word)) for word in words)
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, str]:

@@ -1,19 +1,28 @@
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from neuron_spec import artifacts
 from neuron_spec.artifacts import (
     atomic_path,
+    completed,
+    hash_file,
     hash_state,
     is_already_here,
     is_made_from,
     load_tensors,
     read_json,
+    recorded_command,
     require_file,
+    running,
     save_tensors,
     signature,
     versions,
@@ -169,3 +178,68 @@ def test_what_is_here_is_kept_if_the_same_and_refused_if_not():
     many = made | {"parameters": {"k": {str(i): i for i in range(20)}}}
     with pytest.raises(ArtifactError, match="and 18 more"):
         is_already_here("out", many, made, what="mask file")
+
+
+# Who made it ----------------------------------------------------------------------------------
+
+
+def test_a_signature_records_the_command_and_compares_it_to_none(tmp_path):
+    with running(["neuron-spec", "select", "p", "--output", "a b", "--k", "90"], Path("a b")):
+        made = signature("select", inputs={}, parameters={"k": 90})
+    assert made["command"] == "neuron-spec select p --output OUTPUT --k 90"
+    assert recorded_command(made, tmp_path / "new place") == (
+        f"neuron-spec select p --output '{tmp_path}/new place' --k 90"
+    )
+    with running(["neuron-spec", "select", "q"]):
+        other = signature("select", inputs={}, parameters={"k": 90})
+    assert other["command"] != made["command"]
+    assert is_made_from(made, other) and is_already_here(tmp_path, made, other, what="file")
+    assert recorded_command(None, tmp_path) is None and recorded_command({"stage": "old"}, tmp_path) is None
+
+
+def test_outside_a_command_none_is_recorded(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/notebook", "x"])
+    assert "command" not in signature("s", inputs={}, parameters={})
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fairseq-validate", "data bin"])
+    assert signature("s", inputs={}, parameters={})["command"] == "fairseq-validate 'data bin'"
+
+
+def test_a_checkout_records_its_commit():
+    made = signature("s", inputs={}, parameters={})
+    if (Path(artifacts.__file__).parents[1] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", made["commit"])
+    else:
+        assert "commit" not in made
+
+
+def test_the_hash_of_an_artefact_does_not_depend_on_who_made_it(tmp_path):
+    made = {"stage": "s", "inputs": {}, "parameters": {}, "versions": {}}
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for path, more in zip(paths, ({}, {"command": "a", "commit": "b"}, {"command": "another"}), strict=True):
+        save_tensors(path, TENSORS, {"signature": {**made, **more}})
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+    # As it was hashed before commands were recorded.
+    assert {hash_file(path) for path in paths} == {hashlib.sha256(paths[0].read_bytes()).hexdigest()}
+
+
+def test_what_is_complete_is_said_and_what_is_another_is_refused(tmp_path, capsys):
+    made = signature("s", inputs={}, parameters={"k": 1})
+    for path in (tmp_path / "a.json", tmp_path / "a.safetensors"):
+        assert not completed(path, made, what="thing")
+        if path.suffix == ".json":
+            write_json(path, {"signature": made})
+        else:
+            save_tensors(path, TENSORS, {"signature": made})
+        assert capsys.readouterr().err == ""
+        assert completed(path, made, what="thing")
+        assert capsys.readouterr().err == f"{path}: complete already\n"
+        with pytest.raises(ArtifactError, match=r"another thing is already here[\s\S]*parameters.k: 1"):
+            completed(path, signature("s", inputs={}, parameters={"k": 2}), what="thing")
+    write_json(tmp_path / "unsigned.json", {})
+    with pytest.raises(ArtifactError, match="no signature"):
+        completed(tmp_path / "unsigned.json", made, what="thing", where=tmp_path)
+
+
+def test_artefacts_are_light():
+    code = "import sys, neuron_spec.artifacts; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -48,6 +48,7 @@ from neuron_spec.neurons.overlap import (
     pairwise_iou,
     sparsity,
 )
+from neuron_spec.pages.page import Picture
 from neuron_spec.scoring.comparison import METRICS, TIE, Comparison, DirectionComparison
 
 DPI = 150
@@ -85,6 +86,11 @@ def rendered(figure: Figure, kind: str) -> bytes:
             pad_inches=0.1, metadata={"Date" if kind == "svg" else "Software": None},
         )  # fmt: skip
     return drawn.getvalue()
+
+
+def drawn(name: str, caption: str, figure: Figure) -> Picture:
+    """A figure for a page."""
+    return Picture(name, caption, rendered(figure, "png"), rendered(figure, "svg"))
 
 
 def in_family_order(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from neuron_spec.pages.tables import Cell, markdown_table, shown
 
@@ -71,6 +72,20 @@ class Page:
     title: str
     blocks: Sequence[Block]
     sections: Sequence[Section]
+
+
+def left_in(folder: Path, figure: str, name: str, caption: str) -> list[Picture]:
+    """The figure that a command left in its folder, if it did; ``name`` tells it from other folders' on the page."""
+    path = folder / f"{figure}.png"
+    return [Picture(name, caption, path.read_bytes())] if path.is_file() else []
+
+
+def again(command: str | None, page: str | None = None) -> list[Block]:
+    """Where more stands, and the command that makes it again; None of what was made before commands were recorded."""
+    texts = [f"In full: *{plain(page)}*."] if page else []
+    if command is None:
+        return [Paragraph(text) for text in texts]
+    return [Paragraph(" ".join([*texts, "Again:"])), Code(command)]
 
 
 def plain(text: str) -> str:

@@ -98,6 +98,16 @@ def shown_p(value: float) -> str:
     return "<0.001" if value < 0.0005 else f"{value:.3f}"
 
 
+def signed(value: float | None, decimals: int = 2) -> Cell:
+    """With its sign; never a minus before a zero."""
+    return None if value is None else f"{value:+z.{decimals}f}"
+
+
+def percent(fraction: float | None, decimals: int = 0) -> Cell:
+    """A fraction, 0-1."""
+    return None if fraction is None else f"{100 * fraction:.{decimals}f}%"
+
+
 def columns_of_numbers(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
     """Of each column, whether all its cells are numbers, at least one of them known."""
     columns = zip(*([shown(cell) for cell in line] for line in (header, *rows)), strict=True)
@@ -129,7 +139,7 @@ def scores_table(evaluation: Scores) -> str:
             parts.append(f"## {title}\n\n" + markdown_table(header, rows))
 
     directions: list[list[Cell]] = [
-        [str(row.direction), row.sentences, *_means(row), _percent(row.language_id_accuracy_fraction)]
+        [str(row.direction), row.sentences, *_means(row), percent(row.language_id_accuracy_fraction, 1)]
         for row in evaluation.scores
     ]
     columns = ("direction", "sentences", *names, "references identified")
@@ -217,8 +227,4 @@ def _group_name(row: GroupRow) -> str:
 
 
 def _means(row: Means) -> list[Cell]:
-    return [row.bleu, row.chrf, _percent(row.off_target_fraction), _percent(row.empty_fraction)]
-
-
-def _percent(fraction: float | None) -> Cell:
-    return None if fraction is None else f"{100 * fraction:.1f}%"
+    return [row.bleu, row.chrf, percent(row.off_target_fraction, 1), percent(row.empty_fraction, 1)]

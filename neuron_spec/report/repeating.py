@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import hash_state
-from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.artifacts import hash_state, signature_in
 from neuron_spec.pages.page import Block, Bullets, Code, Paragraph, Section, Table, plain
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.commands import commands_of, script_of
-from neuron_spec.report.run_folder import Run
-from neuron_spec.scoring.comparison import System
+from neuron_spec.report.run_folder import PROFILE, Run
+from neuron_spec.scoring.comparison import Comparison
 
 _NO_MASKS = hash_state({})  # of a checkpoint without any
 
 
-def repeating(run: Run, plan: Mapping[Path, Sequence[System]]) -> Section:
+def repeating(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
     signatures = list(_signed_artefacts(run))
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in sorted(made.get("versions", {}).items()))
@@ -29,10 +28,10 @@ def repeating(run: Run, plan: Mapping[Path, Sequence[System]]) -> Section:
         [
             *_script(run),
             Paragraph(
-                "The stages, from what each artefact was made from. Add `--cpu` where there is no GPU; what stands in "
-                "capitals is in no artefact, its hash is below."
+                "The stages, as each artefact recorded the command that made it; what was made before commands were "
+                "recorded has none here."
             ),
-            Code(commands_of(run, plan)),
+            Code(commands_of(run, comparisons)),
         ],
         [
             Section(
@@ -83,10 +82,8 @@ def _signed_artefacts(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Path below the run -> signature, in the order of the stages."""
     yield "corpus", run.card["signature"]
     for seed in run.seeds:
-        profile = seed.folder / "profile.safetensors"
-        if profile.is_file():
-            made = ActivationCounts.load(profile).metadata.get("signature", {})
-            yield str(profile.relative_to(run.folder)), made
+        if (made := signature_in(seed.folder / PROFILE, "profile")) is not None:
+            yield str((seed.folder / PROFILE).relative_to(run.folder)), made
         yield str(seed.masks_file.relative_to(run.folder)), seed.masks.metadata.get("signature", {})
         for name, evaluation in seed.evaluations.items():
             folder = seed.folder / "evaluation" / name

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,13 +43,11 @@ from neuron_spec.report.run_folder import (
     read_run,
 )
 from neuron_spec.report.scores import differences, findings, scores
-from neuron_spec.report.sets import ablations, overlap, sparsity
+from neuron_spec.report.sets import overlap, sparsity
 from neuron_spec.report.words import counted, of_first_seed
-from neuron_spec.scoring.comparison import Comparison, System
+from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.published import published_section, read_published
-from neuron_spec.studies.adaptation.section import adaptations
-from neuron_spec.studies.conflict.section import conflicts, transfers
-from neuron_spec.studies.dynamic.page import churn
+from neuron_spec.studies import STUDIES
 
 REPORT, REPORT_HTML = "report.md", "report.html"
 _SAMPLES = 3
@@ -80,9 +79,9 @@ def write_report(folder: Path, published: Path | None = None) -> list[Path]:
         NeuronSpecError: if its evaluations cannot be compared, or not with the published scores.
     """
     run = read_run(folder)
-    plan = planned_comparisons(run)
+    comparisons = {path: compared(path, systems) for path, systems in planned_comparisons(run).items()}
     beside = _beside_published(run, published)
-    page = page_of(run, {path: compared(path, systems) for path, systems in plan.items()}, plan, beside)
+    page = page_of(run, comparisons, beside)
     for picture in pictures(page):
         with atomic_path(folder / FIGURES / f"{picture.name}.png") as temporary:
             temporary.write_bytes(picture.png)
@@ -107,7 +106,6 @@ def _beside_published(run: Run, published: Path | None) -> list[Section]:
 def page_of(
     run: Run,
     comparisons: Mapping[Path, Comparison],
-    plan: Mapping[Path, Sequence[System]],
     beside: Sequence[Section] = (),
 ) -> Page:
     """Everything that the report says."""
@@ -117,20 +115,26 @@ def page_of(
         *beside,
         sparsity(run),
         overlap(run),
-        *churn(run),
-        *ablations(run),
-        *conflicts(run),
-        *transfers(run),
-        *adaptations(run),
+        *_of_studies(run),
         _samples(run),
         _corpus(run),
-        repeating(run, plan),
+        repeating(run, comparisons),
     ]
     return Page(
         f"{run.folder.resolve().name}: neuron specialization on the {run.card['name']} corpus",
         _what_it_is(run, comparisons),
         sections,
     )
+
+
+def _of_studies(run: Run) -> Iterator[Section]:
+    """Those of the studies that left something in the run, in the order of the list."""
+    for study in STUDIES:
+        if study.leaves and (folders := run.holding(study.leaves)):
+            page = importlib.import_module(study.module(study.page))
+            section = page.section({run.name_of(folder): folder for folder in folders})
+            if section is not None:
+                yield section
 
 
 def _what_it_is(run: Run, comparisons: Mapping[Path, Comparison]) -> list[Block]:

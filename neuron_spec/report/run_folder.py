@@ -36,6 +36,7 @@ from neuron_spec.scoring.comparison import (
 from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
 
 DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
+PROFILE = "profile.safetensors"
 FULL, FULL_LONGER, STATIC, DYNAMIC = "full", "full-longer", "static", "dynamic"
 # The order of columns; others follow by name.
 SYSTEMS = (

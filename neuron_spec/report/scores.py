@@ -8,10 +8,11 @@ from statistics import fmean
 
 from neuron_spec.directions import ENGLISH, GROUPS
 from neuron_spec.pages import figures
+from neuron_spec.pages.figures import drawn
 from neuron_spec.pages.page import Bullets, Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.run_folder import SPECIALIZED, Run
-from neuron_spec.report.words import bounds, counted, difference, drawn, mean_score, p_value
+from neuron_spec.report.words import bounds, counted, difference, mean_score, p_value
 from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
 from neuron_spec.scoring.evaluation import ALL
 

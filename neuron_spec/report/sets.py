@@ -6,12 +6,10 @@ import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import fmean
 
 import torch
 
-from neuron_spec.artifacts import read_json
 from neuron_spec.directions import UNKNOWN
 from neuron_spec.neurons.overlap import (
     NothingToCompare,
@@ -24,11 +22,11 @@ from neuron_spec.neurons.overlap import (
 )
 from neuron_spec.neurons.selection import METHODS
 from neuron_spec.pages import figures
+from neuron_spec.pages.figures import drawn
 from neuron_spec.pages.page import Block, Bullets, Paragraph, Section, Table, plain
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.run_folder import Run
-from neuron_spec.report.words import counted, drawn, left_in, mean_score, of_first_seed, p_value
-from neuron_spec.studies.ablation.page import ABLATION_JSON, ABLATION_TABLE, FIGURE
+from neuron_spec.report.words import counted, mean_score, of_first_seed, p_value
 
 _TEST_SEED = 1  # of random relabellings
 
@@ -191,41 +189,3 @@ def _dendrograms(run: Run) -> list[Block]:
 
 def _sides(run: Run) -> list[str]:
     return list(dict.fromkeys(layer.partition(".")[0] for layer in run.seeds[0].masks.layers))
-
-
-def ablations(run: Run) -> list[Section]:
-    folders = run.holding(f"ablation*/{ABLATION_JSON}")
-    if not folders:
-        return []
-    text = (
-        "What a direction loses when the neurons of each set in turn emit nothing: the rise of its loss, in nats per "
-        "target token. If the sets are functional, it loses most by its own."
-    )
-    return [Section("Ablation", [Paragraph(text)], [_ablation(run, folder) for folder in folders])]
-
-
-def _ablation(run: Run, folder: Path) -> Section:
-    found = read_json(folder / ABLATION_JSON, "ablation")
-    rows: list[list[Cell]] = [
-        [
-            name,
-            len(group["directions"]),
-            *(_signed(group[key]) for key in ("own", "others", "random")),
-            None if group["own_is_largest"] is None else f"{group['own_is_largest']}",
-            None if group["p"] is None else p_value(group["p"]),
-        ]
-        for name, group in found["groups"].items()
-    ]
-    name = run.name_of(folder)
-    header = ("evaluated", "directions", "own", "others", "random", "own is largest, directions", "p")
-    caption = "Loss increase of every direction without each set's neurons"
-    blocks: list[Block] = [
-        Table(header, rows),
-        *left_in(folder, FIGURE, f"ablation-{name.replace('/', '-')}", caption),
-        Paragraph(f"In full: *{plain(f'{name}/{ABLATION_TABLE}')}*."),
-    ]
-    return Section(name, blocks)
-
-
-def _signed(value: float | None) -> Cell:
-    return None if value is None else f"{value:+.3f}"

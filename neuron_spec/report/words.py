@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from neuron_spec.pages import figures
-from neuron_spec.pages.page import Picture
 from neuron_spec.pages.tables import Cell, shown_p
 from neuron_spec.report.run_folder import Run
 from neuron_spec.scoring.comparison import OverSeeds
-
-
-def drawn(name: str, caption: str, figure: Figure) -> Picture:
-    return Picture(name, caption, figures.rendered(figure, "png"), figures.rendered(figure, "svg"))
-
-
-def left_in(folder: Path, figure: str, name: str, caption: str) -> list[Picture]:
-    """The figure that a command left in its folder, if it did; ``name`` tells it from other folders' on the page."""
-    path = folder / f"{figure}.png"
-    return [Picture(name, caption, path.read_bytes())] if path.is_file() else []
 
 
 def mean_score(values: Sequence[float]) -> Cell:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import random
 import re
@@ -16,21 +14,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron_spec.artifacts import signature, write_json
-from neuron_spec.cli.main import COMMANDS, main
+from neuron_spec.artifacts import running, signature, training_command, write_json
+from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.pairs import Compared
 from neuron_spec.pages import figures
 from neuron_spec.report import run_folder
-from neuron_spec.report.commands import _select, training_of
 from neuron_spec.report.report import write_report
 from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
 from neuron_spec.scoring.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
 from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
 from neuron_spec.studies.ablation.page import Ablation, write_ablation
-from neuron_spec.studies.conflict import page as interference
+from neuron_spec.studies.conflict.measure import Cell
+from neuron_spec.studies.conflict.page import Conflict, write_conflict
+from neuron_spec.studies.transfer.page import Transfer, write_transfer
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]
@@ -426,67 +426,47 @@ def test_the_verdict_claims_no_more_than_the_numbers(difference, p, seeds, said)
 # ---------------------------------------------------------------- commands
 
 
-def test_commands_are_those_that_the_artefacts_know(run):
-    mark = run / "specialized" / "complete.txt"
+def test_commands_are_those_that_made_the_artefacts(tmp_path):
+    run = tmp_path / "run"
+    place = tmp_path / "before it was moved"
+    with running(["neuron-spec", "data", "toy", "--output", str(place)], place):
+        write_card(run, CODES)
+    with running(["neuron-spec", "select", "a profile.safetensors", "--k", "90"]):
+        write_masks(run / "masks.safetensors", around_english(CODES))
+    with running(["neuron-spec", "evaluate", "data-bin", "--path", "my/dense.pt"]):
+        write_system(run / "evaluation" / "dense", around_english(CODES), 0.3)
+    mark = run / "dense" / "complete.txt"
     mark.parent.mkdir()
     mark.write_text(
         "fairseq-train data --user-dir /somewhere/neuron_spec --finetune-from-model my/dense.pt "
         "--adam-betas \\(0.9\\,0.98\\) \nabc  my/dense.pt\n"
     )
     text = write_report(run)[0].read_text()
-    assert f"neuron-spec data toy --output {run}/corpus --langs de,nl,es,pt --seed 3\n" in text
-    assert f"--output {run}/masks.safetensors --k 90\n" in text
-    assert (
-        """fairseq-train data --user-dir "$(neuron-spec user-dir)" --finetune-from-model my/dense.pt """
-        """--adam-betas '(0.9,0.98)'\n"""
-    ) in text
-    assert f"--path my/dense.pt --output {run}/evaluation/dense --gen-subset test --beam 5" in text
     assert "/somewhere" not in text
-    assert f"neuron-spec report {run}\n" in text
+    (listed,) = re.findall(r"```bash\n(neuron-spec data[\s\S]*?)\n```", text)
+    assert listed.splitlines() == [
+        f"neuron-spec data toy --output {run}/corpus",
+        """fairseq-train data --user-dir "$(neuron-spec user-dir)" --finetune-from-model my/dense.pt """
+        """--adam-betas '(0.9,0.98)'""",
+        "neuron-spec select 'a profile.safetensors' --k 90",
+        "neuron-spec evaluate data-bin --path my/dense.pt",
+        f"neuron-spec report {run}",
+    ]
+
+
+def test_what_recorded_no_command_is_listed_without_one(written):
+    text = (written / "report.md").read_text()
+    assert f"```bash\nneuron-spec report {written}\n```" in text
 
 
 def test_a_system_that_no_script_trained_has_no_command(tmp_path):
-    assert training_of(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("parameters", "flags"),
-    [
-        (
-            {"method": "cumulative", "k_percent": {"encoder": {"a-en": 95.0}, "decoder": {"a-en": 95.0}}},
-            "--k 95",
-        ),
-        (
-            {"k_percent": {"encoder": {"a-en": 90.0}, "decoder": {"a-en": 99.5}}},
-            "--encoder-k 90 --decoder-k 99.5",
-        ),
-        (
-            {"k_percent": {"encoder": {"a-en": 90.0, "en-a": 80.0}, "decoder": {"a-en": 70.0, "en-a": 70.0}}},
-            "--k-for a-en:encoder=90 --k-for en-a:encoder=80 --decoder-k 70",
-        ),
-        ({"method": "matched-random", "seed": 2}, "--method matched-random --seed 2"),
-        ({"method": "top-fraction", "fraction_percent": 75.0}, "--method top-fraction --fraction 75"),
-        ({"only_side": "encoder", "neuron_sets": "language"}, "--only-side encoder --neuron-sets language"),
-    ],
-)
-def test_flags_of_select_from_its_signature(parameters, flags):
-    assert _select(parameters) == flags.split()
+    assert training_command(tmp_path) == []
 
 
 # ---------------------------------------------------------------- interference, adaptation, moving masks
 
 FOUR_DIRECTIONS = [Direction("en", code) for code in CODES]
 INPUTS = {"checkpoint": "ef" * 32, "checkpoint's masks": "none", "data": "ab" * 32}
-
-
-def parsed(command: str, text: str) -> argparse.Namespace:
-    """The page's command as its own command line reads it."""
-    (line,) = [line for line in text.splitlines() if line.startswith(f"neuron-spec {command} ")]
-    module = importlib.import_module(COMMANDS[command].module)
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    own, _, passed_on = line.partition(" -- ")
-    return parser.parse_args(shlex.split(own)[2:], argparse.Namespace(fairseq_flags=passed_on.split()))
 
 
 def asked(run: Path, **more) -> dict[str, object]:
@@ -500,21 +480,27 @@ def asked(run: Path, **more) -> dict[str, object]:
     }
 
 
+CONFLICT = ["neuron-spec", "conflict", "data-bin", "--path", "dense.pt", "best.pt"]
+TRANSFER = ["neuron-spec", "transfer", "data-bin", "--lr", "0.0123456789", "--normalize-rows"]
+
+
 def write_interference(run: Path) -> None:
-    ours = interference.Compared(FOUR_DIRECTIONS, CODES)
+    ours = Compared(FOUR_DIRECTIONS, CODES)
     generator = torch.Generator().manual_seed(1)
     gradients = torch.randn(8, 20, generator=generator, dtype=torch.float64)
-    cell = interference.Cell("encoder", 0, "fc1")
-    one = interference.Conflict({cell: gradients @ gradients.T}, torch.full((4, 2), 9), {cell: 20})
+    cell = Cell("encoder", 0, "fc1")
+    one = Conflict({cell: gradients @ gradients.T}, torch.full((4, 2), 9), {cell: 20})
     inputs = {f"{name}: {what}": value for name in ("dense", "best") for what, value in INPUTS.items()}
     inputs["best: checkpoint"] = "aa" * 32
-    made = signature("conflict", inputs=inputs, parameters=asked(run, sentences=100))
-    interference.write_conflict(run / "conflict", ours, {"dense": one, "best": one}, made, seed=1)
+    with running(CONFLICT):
+        made = signature("conflict", inputs=inputs, parameters=asked(run, sentences=100))
+    write_conflict(run / "conflict", ours, {"dense": one, "best": one}, made, seed=1)
     step = {"lr": 0.0123456789, "steps": 2, "train_subset": "train", "sentences": 50, "normalize_rows": True}
-    made = signature("transfer", inputs=INPUTS, parameters=asked(run, **step))
+    with running(TRANSFER):
+        made = signature("transfer", inputs=INPUTS, parameters=asked(run, **step))
     after = 1 + torch.randn(4, 4, generator=generator, dtype=torch.float64) / 10
-    transfer = interference.Transfer([9] * 4, torch.ones(4).double(), after, 5.0)
-    interference.write_transfer(run / "transfer-2", ours, transfer, made, seed=1)
+    transfer = Transfer([9] * 4, torch.ones(4).double(), after, 5.0)
+    write_transfer(run / "transfer-2", ours, transfer, made, seed=1)
 
 
 def adaptation_json(**changed) -> dict[str, object]:
@@ -536,7 +522,7 @@ def adaptation_json(**changed) -> dict[str, object]:
     }
 
 
-def test_conflict_and_transfer_are_shown_with_the_commands_that_make_them(run):
+def test_conflict_and_transfer_are_shown_with_the_commands_that_made_them(run):
     write_interference(run)
     text = write_report(run)[0].read_text()
     content = json.loads((run / "conflict" / "conflict.json").read_text())
@@ -546,29 +532,13 @@ def test_conflict_and_transfer_are_shown_with_the_commands_that_make_them(run):
     assert {"conflict-conflict", "conflict-conflict-layers", "transfer-2-transfer"} <= {
         path.stem for path in (run / "figures").iterdir()
     }
-    conflict = parsed("conflict", text)
-    # One is the checkpoint of an evaluation, the other is known by its name alone.
-    assert [path.name for path in conflict.path] == ["DENSE_CHECKPOINT", "BEST"]
-    assert (conflict.overlap, conflict.masks) == (run / "masks.safetensors", None)
-    assert (conflict.sentences, conflict.seed, conflict.output) == (100, 3, run / "conflict")
-    transfer = parsed("transfer", text)
-    assert (transfer.lr, transfer.steps, transfer.sentences) == (0.0123456789, 2, 50)
-    assert transfer.normalize_rows and transfer.lang_pairs == "en-de,en-nl,en-es,en-pt"
+    for command in CONFLICT, TRANSFER:
+        assert f"```bash\n{shlex.join(command)}\n```" in text
 
 
-def test_masks_that_were_passed_are_named_as_such(run):
-    write_interference(run)
-    path = run / "transfer-2" / "transfer.json"
-    content = json.loads(path.read_text())
-    masks = content["signature"]["parameters"]["overlap"]
-    content["signature"]["inputs"]["masks"] = masks
-    write_json(path, content)
-    transfer = parsed("transfer", write_report(run)[0].read_text())
-    assert (transfer.masks, transfer.overlap) == (run / "masks.safetensors", None)
-
-
-def test_an_adaptation_is_shown_with_the_command_that_makes_it(run):
-    write_json(run / "adaptation-few" / "adaptation.json", adaptation_json())
+def test_an_adaptation_is_shown_with_the_command_that_made_it(run):
+    command = "neuron-spec adapt data-bin --lr 0.0123456789"
+    write_json(run / "adaptation-few" / "adaptation.json", adaptation_json(command=command))
     text = write_report(run)[0].read_text()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -580,16 +550,7 @@ def test_an_adaptation_is_shown_with_the_command_that_makes_it(run):
     ]  # fmt: skip
     assert rows[1] == ["mean", "15.0", "17.0", "25.0", "28.0"]
     assert "en-nl through those of en-de" in text
-    args = parsed("adapt", text)
-    assert (args.shots, args.steps, args.lr, args.optimizer, args.seed) == (
-        [0, 20],
-        5,
-        0.0123456789,
-        "adam",
-        7,
-    )
-    assert (args.borrow, args.train_max_tokens, args.fairseq_flags) == ({"nl": "de"}, 400, ["--beam", "4"])
-    assert args.lang_pairs == "en-nl,en-es" and args.output == run / "adaptation-few"
+    assert "Again:\n\n```bash\nneuron-spec adapt data-bin --lr 0.0123456789\n```" in text
 
 
 def test_an_adaptation_of_an_earlier_version_is_refused(run):

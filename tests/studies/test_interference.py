@@ -15,29 +15,27 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.pairs import Compared
 from neuron_spec.neurons.stability import Part
 from neuron_spec.studies.conflict import measure as interference
 from neuron_spec.studies.conflict.measure import (
-    INTACT,
     SHARED,
     Cell,
     Gradients,
-    Lookahead,
     cells_of,
     plan_passes,
 )
 from neuron_spec.studies.conflict.page import (
     ALL,
-    Compared,
     Conflict,
-    Transfer,
     across_halves,
     cosines,
     disattenuated,
     groups_of,
     summarize_conflict,
-    summarize_transfer,
 )
+from neuron_spec.studies.transfer.measure import INTACT, Lookahead
+from neuron_spec.studies.transfer.page import Transfer, summarize_transfer
 
 TWO = "en-qa,en-qb"
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from neuron_spec.backends.fairseq.loading import TeacherForced
     from neuron_spec.directions import Direction
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.studies.conflict.page import Compared
+    from neuron_spec.neurons.pairs import Compared
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +159,7 @@ class Asked:
         }
 
     def compared(self) -> Compared:
-        from neuron_spec.studies.conflict.page import Compared, overlap_of
+        from neuron_spec.neurons.pairs import Compared, overlap_of
 
         overlap = None if self.overlap is None else overlap_of(self.overlap, self.directions)
         return Compared(self.directions, self.families, overlap)

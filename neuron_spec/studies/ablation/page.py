@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import write_json, write_text
+from neuron_spec.artifacts import read_json, recorded_command, write_json, write_text
 from neuron_spec.directions import GROUPS, Direction, family_of
 from neuron_spec.neurons.overlap import (
     PERMUTATIONS,
@@ -32,7 +32,8 @@ from neuron_spec.neurons.overlap import (
 )
 from neuron_spec.pages import figures
 from neuron_spec.pages.ablation_figures import loss_increase_heatmap
-from neuron_spec.pages.tables import Cell, markdown_table
+from neuron_spec.pages.page import Paragraph, Section, Table, again, left_in
+from neuron_spec.pages.tables import Cell, markdown_table, shown_p, signed
 
 ABLATION_JSON = "ablation.json"
 ABLATION_CSV = "ablation.csv"
@@ -354,3 +355,39 @@ def _p(test: Mapping[str, Any]) -> Cell:
     if test["p"] is None:
         return None
     return f"{test['p']:.4f}" if test["is_exact"] else f"{test['p']:.4f} (random)"
+
+
+# In a report ----------------------------------------------------------------------------------
+
+
+def section(folders: Mapping[str, Path]) -> Section:
+    """The headline numbers of each folder."""
+    text = (
+        "What a direction loses when the neurons of each set in turn emit nothing: the rise of its loss, in nats per "
+        "target token. If the sets are functional, it loses most by its own."
+    )
+    return Section("Ablation", [Paragraph(text)], [_headline(*each) for each in folders.items()])
+
+
+def _headline(name: str, folder: Path) -> Section:
+    found = read_json(folder / ABLATION_JSON, "ablation")
+    rows: list[list[Cell]] = [
+        [
+            group_name,
+            len(group["directions"]),
+            *(signed(group[key], 3) for key in ("own", "others", "random")),
+            None if group["own_is_largest"] is None else f"{group['own_is_largest']}",
+            None if group["p"] is None else shown_p(group["p"]),
+        ]
+        for group_name, group in found["groups"].items()
+    ]
+    header = ("evaluated", "directions", "own", "others", "random", "own is largest, directions", "p")
+    caption = "Loss increase of every direction without each set's neurons"
+    return Section(
+        name,
+        [
+            Table(header, rows),
+            *left_in(folder, FIGURE, f"ablation-{name.replace('/', '-')}", caption),
+            *again(recorded_command(found.get("signature"), folder), f"{name}/{ABLATION_TABLE}"),
+        ],
+    )

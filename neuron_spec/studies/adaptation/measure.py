@@ -28,6 +28,7 @@ from fairseq import checkpoint_utils, tasks, utils
 from neuron_spec.artifacts import (
     ADAPTATION,
     SCORES_JSON,
+    command_line,
     hash_state,
     hash_text,
     is_already_here,
@@ -287,6 +288,7 @@ class Adaptation:
 
     def _as_plain(self, results: Mapping[Direction, Mapping[int, Evaluation]]) -> dict[str, Any]:
         return {
+            **({"command": command} if (command := command_line()) else {}),
             "checkpoint_sha256": self._inputs["checkpoint"],
             "updates": asdict(self.updates),
             "subset": self.test.subset,

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuron_spec.artifacts import ADAPTATION, write_text
+from neuron_spec.artifacts import ADAPTATION, read_json, recorded_command, write_text
 from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError
 from neuron_spec.pages import figures
+from neuron_spec.pages.page import Block, Paragraph, Section, Table, again, left_in, plain
 from neuron_spec.pages.tables import Cell, markdown_table
 from neuron_spec.scoring.evaluation import ALL, DirectionScore, Evaluation
 from neuron_spec.studies.adaptation.measure import Updates
@@ -112,3 +115,58 @@ def _draw(ax: Axes, lines: Mapping[str, Mapping[int, float]]) -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(length=0, colors=_INK, labelsize=8)
     ax.grid(axis="y", color=_PALE, linewidth=0.6)
+
+
+# In a report ----------------------------------------------------------------------------------
+
+_SHOWN = {"bleu": "BLEU", "chrf": "chrF++"}
+
+
+def section(folders: Mapping[str, Path]) -> Section:
+    """The scores of each folder."""
+    text = (
+        "Scores against the number of training sentences (shots) of directions that a copy of the model learns; 0 shots "
+        "is the model as it is."
+    )
+    sections = [_headline(*each) for each in folders.items()]
+    return Section("Adaptation to few training sentences", [Paragraph(text)], sections)
+
+
+def _headline(name: str, folder: Path) -> Section:
+    found = _read(folder / f"{ADAPTATION}.json")
+    shots = list(next(iter(found["directions"].values()))["shots"])
+    rows: list[list[Cell]] = [
+        [direction, *(own["shots"][n][metric] for metric in _SHOWN for n in shots)]
+        for direction, own in found["directions"].items()
+    ]
+    if len(rows) > 1:
+        rows.append(["mean", *(fmean(row[i] for row in rows) for i in range(1, len(rows[0])))])  # type: ignore[misc]
+    header = ("direction", *(f"{metric}, {n} shots" for metric in _SHOWN.values() for n in shots))
+    caption = "BLEU and chrF++ against the number of shots"
+    blocks: list[Block] = [
+        Table(header, rows),
+        *_borrowing(found),
+        *left_in(folder, ADAPTATION, name.replace("/", "-"), caption),
+        *again(recorded_command(found, folder), f"{name}/{ADAPTATION}.md"),
+    ]
+    return Section(name, blocks)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Raises: ArtifactError if it is not as neuron-spec adapt writes it now."""
+    found = read_json(path, "adaptation")
+    expected = ("checkpoint_sha256", "updates", "subset", "references", "fairseq_flags", "borrow", "borrowed")
+    missing = [key for key in (*expected, "directions") if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ArtifactError(
+            "an adaptation is not of the form that neuron-spec writes",
+            where=path,
+            got=f"no {', '.join(missing)}",
+            mend="give the same neuron-spec adapt again: it keeps what is complete, and writes this file anew",
+        )
+    return dict(found)
+
+
+def _borrowing(found: dict[str, Any]) -> list[Block]:
+    borrowed = [f"{direction} through those of {lender}" for direction, lender in found["borrowed"].items()]
+    return [Paragraph(plain(f"Masks are borrowed: {', '.join(borrowed)}."))] if borrowed else []

@@ -1,7 +1,7 @@
-"""What gradients and steps show of interference: numbers, tables, pages and figures.
+"""Gradient conflict: numbers, tables, page and figures.
 
-Pairs of directions are compared by kind: both out of English, both into English, both without it, or
-``across`` these. What cannot be computed is None, with the reason beside it.
+Pairs of directions are compared by kind, as `neurons.pairs` has them. What cannot be computed is None, with the
+reason beside it.
 
 Axis letters: D directions, G = 2 D gradients: two halves of each direction, neighbours in that order.
 """
@@ -11,139 +11,47 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import CONFLICT, CONFLICT_LAYERS, TRANSFER, write_json, write_text
-from neuron_spec.directions import GROUPS, Direction, family_of
-from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import (
-    Mantel,
-    NothingToCompare,
-    PermutationTest,
-    family_contrast,
-    mantel,
-    pairwise_iou,
-    permutation_test,
+from neuron_spec.artifacts import (
+    CONFLICT,
+    CONFLICT_LAYERS,
+    read_json,
+    recorded_command,
+    write_json,
+    write_text,
 )
+from neuron_spec.neurons.pairs import Compared
 from neuron_spec.pages import figures
 from neuron_spec.pages.interference_figures import direction_maps, layer_grids
+from neuron_spec.pages.page import Block, Paragraph, Section, Table, again, left_in
+from neuron_spec.pages.pairs import (
+    FAMILY_HEADER,
+    families_table,
+    family_cells,
+    how,
+    mean_known,
+    overlap_table,
+    plain_values,
+    square_table,
+)
 from neuron_spec.pages.tables import Cell as TableCell
-from neuron_spec.pages.tables import markdown_table
+from neuron_spec.pages.tables import markdown_table, percent, signed
 from neuron_spec.studies.conflict.measure import OTHER, PARTS, SHARED, Cell
 
 CONFLICT_JSON = f"{CONFLICT}.json"
 CONFLICT_CSV = f"{CONFLICT}.csv"
 CONFLICT_TABLE = f"{CONFLICT}.md"
 CONFLICT_FIGURES = (CONFLICT, CONFLICT_LAYERS)
-TRANSFER_JSON = f"{TRANSFER}.json"
-TRANSFER_CSV = f"{TRANSFER}.csv"
-TRANSFER_TABLE = f"{TRANSFER}.md"
-TRANSFER_FIGURE = TRANSFER
 
-ACROSS = "across"
 ALL = "all parameters"
 # Below this cosine of a direction's own halves, dividing by it would show little but noise.
 LEAST_SPLIT_HALF = 0.2
-
-
-# Pairs of directions --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The D directions that are compared.
-
-    Attributes:
-        families: language -> family; None: those of the language table.
-        overlap: float64 `[D, D]`, the IoU of their sets, mean over layers; None without sets.
-    """
-
-    directions: Sequence[Direction]
-    families: Mapping[str, str] | None = field(default=None)
-    overlap: Tensor | None = field(default=None)
-
-    @property
-    def names(self) -> list[str]:
-        return [str(direction) for direction in self.directions]
-
-    @property
-    def family_of(self) -> dict[str, str]:
-        """Language -> family, ``unknown`` where that is so."""
-        codes = {code for d in self.directions for code in (d.source, d.target)}
-        return {code: family_of(code, self.families) for code in codes}
-
-    def members(self) -> dict[str, list[int]]:
-        """Kind -> its directions; kinds without any are left out."""
-        kinds = {g.text: [i for i, d in enumerate(self.directions) if d.group == g] for g in GROUPS}
-        return {words: rows for words, rows in kinds.items() if rows}
-
-    def pairs(self) -> dict[str, Tensor]:
-        """Kind, or ``across`` -> its pairs of different directions, bool `[D, D]`; kinds without any are left out."""
-        d = len(self.directions)
-        different = ~torch.eye(d, dtype=torch.bool)
-        found = {}
-        for words, rows in self.members().items():
-            is_member = torch.zeros(d, dtype=torch.bool)
-            is_member[rows] = True
-            found[words] = is_member[:, None] & is_member & different
-        found[ACROSS] = different & ~torch.stack(list(found.values())).any(dim=0)
-        return {words: pairs for words, pairs in found.items() if pairs.any()}
-
-    def family_tests(self, similarity: Tensor, seed: int) -> dict[str, dict[str, Any]]:
-        """Kind -> whether pairs of one family are more alike than others.
-
-        Args:
-            similarity: float64 `[D, D]`; of a pair, the mean of both ways is taken.
-        """
-        found = {}
-        for words, rows in self.members().items():
-            own = [self.directions[row].family(self.families) for row in rows]
-            square = _both_ways(similarity)[rows][:, rows]
-            result: dict[str, Any] = dict.fromkeys(("same", "other", *PermutationTest._fields, "reason"))
-            try:
-                _require_finite(square)
-                result["same"], result["other"] = family_contrast(square, own)
-                result |= permutation_test(square, own, seed=seed)._asdict()
-            except NothingToCompare as error:
-                result["reason"] = _line(error)
-            found[words] = result
-        return found
-
-    def overlap_tests(self, similarity: Tensor, seed: int) -> dict[str, dict[str, Any]]:
-        """Kind -> whether directions whose sets overlap more are more alike: Mantel's test; empty without sets."""
-        found: dict[str, dict[str, Any]] = {}
-        for words, rows in self.members().items() if self.overlap is not None else ():
-            assert self.overlap is not None
-            result: dict[str, Any] = dict.fromkeys(("correlation", *PermutationTest._fields, "reason"))
-            try:
-                square = _both_ways(similarity)[rows][:, rows]
-                _require_finite(square)
-                test: Mantel = mantel(self.overlap[rows][:, rows], square, seed=seed)
-                result |= {"correlation": test.correlation, **test.test._asdict()}
-            except NothingToCompare as error:
-                result["reason"] = _line(error)
-            found[words] = result
-        return found
-
-
-def overlap_of(masks: NeuronMasks, directions: Sequence[Direction]) -> Tensor:
-    """IoU of the directions' sets, mean over layers, float64 `[D, D]`."""
-    rows = [masks.directions.index(direction) for direction in directions]
-    return torch.stack([pairwise_iou(masks.kept[layer][rows]) for layer in masks.layers]).mean(dim=0)
-
-
-def _both_ways(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2
-
-
-def _require_finite(square: Tensor) -> None:
-    if not square[~torch.eye(len(square), dtype=torch.bool)].isfinite().all():
-        raise NothingToCompare("a direction has no gradient here")
 
 
 # Cosines --------------------------------------------------------------------------------------
@@ -173,7 +81,7 @@ def across_halves(products: Tensor) -> Tensor:
     shared either. NaN where a gradient is zero.
     """
     cosine = _normalized(products)
-    return _both_ways(cosine[0::2, 1::2])
+    return (cosine[0::2, 1::2] + cosine[0::2, 1::2].T) / 2
 
 
 def disattenuated(products: Tensor) -> Tensor:
@@ -234,8 +142,8 @@ def summarize_conflict(compared: Compared, conflict: Conflict, *, seed: int) -> 
     products = conflict.of(list(conflict.products))
     return {
         "tokens": dict(zip(names, conflict.tokens.sum(dim=1).tolist(), strict=True)),
-        "cosine": _table(names, cosines(products, conflict.tokens)),
-        "split_half": dict(zip(names, _plain(across_halves(products).diagonal()), strict=True)),
+        "cosine": square_table(names, cosines(products, conflict.tokens)),
+        "split_half": dict(zip(names, plain_values(across_halves(products).diagonal()), strict=True)),
         "groups": groups,
         "overlap": compared.overlap_tests(cosines(products, conflict.tokens), seed),
     }
@@ -255,11 +163,13 @@ def _conflict_group(
         is_member = pairs.any(dim=1)
         founded = corrected[pairs & ~corrected.isnan()]
         kinds[words] = {
-            "mean": _mean(cosine[pairs]),
-            "conflict_fraction": _mean((cosine[pairs] < 0).double().where(~cosine[pairs].isnan(), torch.nan)),
-            "across_halves": _mean(across[pairs]),
-            "split_half": _mean(across.diagonal()[is_member]),
-            "disattenuated": _mean(founded),
+            "mean": mean_known(cosine[pairs]),
+            "conflict_fraction": mean_known(
+                (cosine[pairs] < 0).double().where(~cosine[pairs].isnan(), torch.nan)
+            ),
+            "across_halves": mean_known(across[pairs]),
+            "split_half": mean_known(across.diagonal()[is_member]),
+            "disattenuated": mean_known(founded),
             "disattenuated_pairs": len(founded) // 2,
             "pairs": int(pairs.sum()) // 2,
         }
@@ -358,11 +268,9 @@ def conflict_markdown(found: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     ]
     for name, own in found.items():
         parts.append(f"## {name}\n\n" + _conflict_table(own["groups"]))
-        parts.append(
-            _families_table({g: f["families"] for g, f in own["groups"].items() if g in _shown(own)})
-        )
+        parts.append(families_table({g: f["families"] for g, f in own["groups"].items() if g in _shown(own)}))
         if own["overlap"]:
-            parts.append(_overlap_table(own["overlap"], "cosine"))
+            parts.append(overlap_table(own["overlap"], "cosine"))
     parts += [
         "*Cosine*: mean over pairs of different directions. *In conflict*: the share of pairs below 0. *Across "
         "halves*: between one direction's first half of its text and the other's second, to be held against *split "
@@ -371,7 +279,7 @@ def conflict_markdown(found: Mapping[str, Any], made: Mapping[str, Any]) -> str:
         f"one over the other, where both directions' split-half cosines are {LEAST_SPLIT_HALF:g} or more; how many "
         "pairs that are stands behind it. Within a group of parameters, biases go with their weights. Tests are not "
         "corrected for their number.",
-        "## How it was made\n\n" + _how("conflict", made, CONFLICT_CSV, CONFLICT_JSON),
+        "## How it was made\n\n" + how("conflict", made, CONFLICT_CSV, CONFLICT_JSON),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -394,10 +302,10 @@ def _conflict_table(groups: Mapping[str, Any]) -> str:
                     name,
                     f"{group['parameters']:,}",
                     kind,
-                    _signed(own["mean"]),
+                    signed(own["mean"]),
                     None if share is None else f"{100 * share:.0f}%",
-                    _signed(own["across_halves"]),
-                    _signed(own["split_half"]),
+                    signed(own["across_halves"]),
+                    signed(own["split_half"]),
                     None
                     if corrected is None
                     else f"{corrected:+.2f} ({own['disattenuated_pairs']} of {own['pairs']})",
@@ -407,232 +315,43 @@ def _conflict_table(groups: Mapping[str, Any]) -> str:
     return markdown_table((*header, "disattenuated"), rows)
 
 
-# Transfer -------------------------------------------------------------------------------------
+# In a report ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """Losses before and after steps.
-
-    Attributes:
-        tokens: target tokens of each direction's validation text.
-        intact: float64 `[D]`, nats per token before.
-        after: float64 `[D, D]`, after steps on the direction of the row, of that of the column.
-        norm: the length of the parameters, beside which a step is small.
-    """
-
-    tokens: Sequence[int]
-    intact: Tensor
-    after: Tensor
-    norm: float
-
-    @property
-    def change(self) -> Tensor:
-        """float64 `[D, D]`, nats per token; negative = transfer helps."""
-        return self.after - self.intact
-
-    @property
-    def relative(self) -> Tensor:
-        """float64 `[D, D]`, change over what the row's own direction gains: -1 on the diagonal.
-
-        NaN in rows whose own direction gains nothing.
-        """
-        gain = -self.change.diagonal()
-        return self.change / gain.where(gain > 0, torch.nan)[:, None]
-
-
-def summarize_transfer(compared: Compared, transfer: Transfer, *, seed: int) -> dict[str, Any]:
-    """What stands in ``transfer.json``."""
-    names, change = compared.names, transfer.change
-    own = change.diagonal()
-    groups = {}
-    for words, pairs in compared.pairs().items():
-        rows = pairs.any(dim=1)
-        groups[words] = {
-            "pairs": int(pairs.sum()),
-            "own": _mean(own[rows]),
-            "others": _mean(change[pairs]),
-            "relative": _mean(transfer.relative[pairs]),
-            "harmed_fraction": _mean((change[pairs] > 0).double()),
-        }
-    return {
-        "unit": "nats per target token",
-        "tokens": dict(zip(names, transfer.tokens, strict=True)),
-        "parameter_norm": transfer.norm,
-        "intact": dict(zip(names, transfer.intact.tolist(), strict=True)),
-        "change": _table(names, change),
-        "relative": _table(names, transfer.relative),
-        "groups": groups,
-        "families": compared.family_tests(-change, seed),
-        "overlap": compared.overlap_tests(-change, seed),
-    }
-
-
-def write_transfer(
-    folder: Path,
-    compared: Compared,
-    transfer: Transfer,
-    made: Mapping[str, Any],
-    *,
-    seed: int,
-    normalize_rows: bool = False,
-) -> None:
-    """Write ``transfer.csv``, ``.md``, the figure and, last, ``transfer.json``.
-
-    Args:
-        made: the signature.
-        normalize_rows: draw changes over what the row's own direction gains.
-    """
-    found = summarize_transfer(compared, transfer, seed=seed)
-    figure = direction_maps(
-        {"": transfer.relative if normalize_rows else 1000 * transfer.change},
-        compared.directions,
-        compared.family_of,
-        title="Change of a direction's loss by a step on another",
-        label="change, over the row's own gain"
-        if normalize_rows
-        else "change (thousandths of a nat per token)",
-        rows="step on",
-        columns="validation loss of",
-        positive_is_red=True,
+def section(folders: Mapping[str, Path]) -> Section:
+    """The headline numbers of each folder."""
+    text = (
+        "The cosine of two directions' gradients, over all parameters: below 0, a step for one raises the loss of the "
+        "other. *Split half*: of a direction with itself, between the halves of its text, the most that noise lets a "
+        "pair reach. p: whether pairs of one family are more alike than others; one-sided."
     )
-    for kind in ("png", "svg"):
-        figures.save(figure, folder / f"{TRANSFER_FIGURE}.{kind}")
-    write_text(folder / TRANSFER_CSV, transfer_csv(compared, transfer))
-    write_text(folder / TRANSFER_TABLE, transfer_markdown(found, made))
-    write_json(folder / TRANSFER_JSON, {"signature": dict(made), **found})
+    return Section("Gradient conflict", [Paragraph(text)], [_headline(*each) for each in folders.items()])
 
 
-def transfer_csv(compared: Compared, transfer: Transfer) -> str:
-    """One line per direction that is stepped on and direction that is measured."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("step_on", "direction", "intact", "after", "change", "relative"))
-    names, relative = compared.names, transfer.relative
-    for i, stepped in enumerate(names):
-        for j, name in enumerate(names):
-            intact, after = transfer.intact[j].item(), transfer.after[i, j].item()
-            ratio = relative[i, j].item()
-            writer.writerow(
-                (stepped, name, f"{intact:.6f}", f"{after:.6f}", f"{after - intact:.8f}", "" if ratio != ratio else f"{ratio:.6f}")
-            )  # fmt: skip
-    return text.getvalue()
-
-
-def transfer_markdown(found: Mapping[str, Any], made: Mapping[str, Any]) -> str:
-    """The page ``transfer.md``.
-
-    Args:
-        found: what stands in ``transfer.json``.
-    """
+def _headline(name: str, folder: Path) -> Section:
+    found = read_json(folder / CONFLICT_JSON, "conflict")
     rows: list[list[TableCell]] = []
-    for kind, own in found["groups"].items():
-        share = own["harmed_fraction"]
-        rows.append(
+    for checkpoint, own in found["checkpoints"].items():
+        group = own["groups"][ALL]  # further groups are sides, layers and their parts
+        rows += [
             [
+                checkpoint,
                 kind,
-                own["pairs"],
-                _signed(own["own"], 5),
-                _signed(own["others"], 5),
-                _signed(own["relative"]),
-                None if share is None else f"{100 * share:.0f}%",
+                values["pairs"],
+                signed(values["mean"], 2),
+                percent(values["conflict_fraction"]),
+                signed(values["split_half"], 2),
+                *family_cells(group["families"].get(kind), 2),
             ]
-        )
-    lr, steps = (made["parameters"][key] for key in ("lr", "steps"))
-    parts = [
-        "# Transfer between directions",
-        "How the validation loss of every direction changes, in nats per target token, when the model takes "
-        f"{steps} step{'s' if steps > 1 else ''} of gradient descent on the training text of one: negative where that "
-        f"helps. Each step is {lr:g} long, beside parameters of length {found['parameter_norm']:.1f}: the gradient is "
-        "scaled to one length, so that directions are comparable. No dropout, no label smoothing.",
-        markdown_table(("pairs", "number", "own", "others", "over own gain", "harmed"), rows),
-        "*Own*: change of the direction that was stepped on; *others*: of the others of the kind; *over own gain*: mean "
-        "of each change over what the row's own direction gained, -1 where the other gained as much; *harmed*: the "
-        "share of pairs whose loss rose.",
-        f"![Change of every direction's loss]({TRANSFER_FIGURE}.png)",
-        "## Families\n\n" + _families_table({"gain": found["families"]}, decimals=5),
-    ]
-    if found["overlap"]:
-        parts.append(_overlap_table(found["overlap"], "gain"))
-    parts.append("## How it was made\n\n" + _how("transfer", made, TRANSFER_CSV, TRANSFER_JSON))
-    return "\n\n".join(parts) + "\n"
-
-
-# Shared by the pages --------------------------------------------------------------------------
-
-
-def _families_table(found: Mapping[str, Mapping[str, Mapping[str, Any]]], decimals: int = 2) -> str:
-    rows: list[list[TableCell]] = []
-    reasons: dict[str, None] = {}
-    for name, kinds in found.items():
-        for kind, own in kinds.items():
-            if own["reason"]:
-                reasons[f"- {kind}: {own['reason']}"] = None
-            else:
-                rows.append(
-                    [name, kind, _signed(own["same"], decimals), _signed(own["other"], decimals), _p(own)]
-                )
-    text = ""
-    if rows:
-        text = markdown_table(("", "directions", "same family", "other families", "p"), rows)
-        text += (
-            "\n\np: the share of all ways to deal families out, or of random ones, that separate at least as "
-            "well; one-sided. Of a pair, the mean of both ways."
-        )
-    return text + ("\n\nNot computed:\n\n" + "\n".join(reasons) if reasons else "")
-
-
-def _overlap_table(found: Mapping[str, Mapping[str, Any]], what: str) -> str:
-    rows: list[list[TableCell]] = [
-        [kind, _signed(own["correlation"]), _p(own)] for kind, own in found.items() if not own["reason"]
-    ]
-    reasons = [f"- {kind}: {own['reason']}" for kind, own in found.items() if own["reason"]]
-    text = f"## Overlap of the sets and {what}\n\n"
-    if rows:
-        text += markdown_table(("directions", "rank correlation", "p"), rows)
-        text += f"\n\nMantel's test of the sets' IoU, mean over layers, with the {what}; one-sided."
-    return text + ("\n\nNot computed:\n\n" + "\n".join(reasons) if reasons else "")
-
-
-def _how(command: str, made: Mapping[str, Any], csv_name: str, json_name: str) -> str:
-    inputs = markdown_table(
-        ("made from", "sha256"), [[name, str(value)] for name, value in made["inputs"].items()]
+            for kind, values in group["kinds"].items()
+        ]
+    header = ("checkpoint", "pairs", "number", "cosine", "in conflict", "split half", *FAMILY_HEADER)
+    blocks: list[Block] = [Table(header, rows)]
+    for figure, caption in (
+        (CONFLICT, "Cosine of the gradients of all pairs"),
+        (CONFLICT_LAYERS, "Mean cosine by layer and part"),
+    ):
+        blocks += left_in(folder, figure, f"{name.replace('/', '-')}-{figure}", caption)
+    return Section(
+        name, [*blocks, *again(recorded_command(found["signature"], folder), f"{name}/{CONFLICT_TABLE}")]
     )
-    parameters = ", ".join(
-        f"{name} {value}"
-        for name, value in made["parameters"].items()
-        if isinstance(value, (str, int, float))
-    )
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    return (
-        f"`neuron-spec {command}`, {parameters}. Every pair: `{csv_name}`; numbers in full: `{json_name}`."
-        f"\n\n{inputs}\n\nVersions: {versions}."
-    )
-
-
-def _table(names: Sequence[str], matrix: Tensor) -> dict[str, dict[str, float | None]]:
-    return {name: dict(zip(names, _plain(row), strict=True)) for name, row in zip(names, matrix, strict=True)}
-
-
-def _plain(values: Tensor) -> list[float | None]:
-    """JSON knows no NaN."""
-    return [None if value != value else value for value in values.tolist()]
-
-
-def _mean(values: Tensor) -> float | None:
-    known = values[~values.isnan()]
-    return known.mean().item() if len(known) else None
-
-
-def _signed(value: float | None, decimals: int = 2) -> TableCell:
-    return None if value is None else f"{value:+z.{decimals}f}"
-
-
-def _p(test: Mapping[str, Any]) -> TableCell:
-    if test["p"] is None:
-        return None
-    return f"{test['p']:.4f}" if test["is_exact"] else f"{test['p']:.4f} (random)"
-
-
-def _line(error: NothingToCompare) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines())

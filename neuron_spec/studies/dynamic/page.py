@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+from neuron_spec.artifacts import shown_command, training_command
+from neuron_spec.pages.figures import drawn
 from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table
 from neuron_spec.pages.tables import Cell
-from neuron_spec.report.commands import training_command
-from neuron_spec.report.run_folder import Run
-from neuron_spec.report.words import drawn
 from neuron_spec.studies.dynamic.log import MEASURES, Curves, churn_curves, read_churn
 
 _ABOUT = (
@@ -16,26 +18,27 @@ _ABOUT = (
 )
 
 
-def churn(run: Run) -> list[Section]:
-    found = {folder: read_churn(folder / "train.log") for folder in run.holding("*/train.log")}
-    moving = {folder: curves for folder, curves in found.items() if curves}
+def section(folders: Mapping[str, Path]) -> Section | None:
+    """Of the trainings whose masks moved; None where none did."""
+    found = {name: read_churn(folder / "train.log") for name, folder in folders.items()}
+    moving = {name: curves for name, curves in found.items() if curves}
     if not moving:
-        return []
+        return None
     blocks: list[Block] = [
         Paragraph(_ABOUT),
         Table(
             ("training", "last update", "churn", "kept", "overlap"),
-            [[run.name_of(folder), *_row(curves)] for folder, curves in moving.items()],
+            [[name, *_row(curves)] for name, curves in moving.items()],
         ),
         drawn(
             "churn",
             "Churn, kept neurons and overlap of the masks over training",
-            churn_curves({run.name_of(folder): curves for folder, curves in moving.items()}),
+            churn_curves(moving),
         ),
     ]
-    if commands := [command for folder in moving if (command := training_command(folder))]:
+    if commands := [shown_command(words) for name in moving if (words := training_command(folders[name]))]:
         blocks.append(Code("\n".join(commands)))
-    return [Section("Masks that moved", blocks)]
+    return Section("Masks that moved", blocks)
 
 
 def _row(curves: Curves) -> list[Cell]:

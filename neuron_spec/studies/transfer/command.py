@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> None:
 
     from neuron_spec.artifacts import is_already_here, read_json, signature
     from neuron_spec.backends.fairseq.data_bin import data_sha256
-    from neuron_spec.studies.conflict.measure import INTACT, transfer_rows
-    from neuron_spec.studies.conflict.page import TRANSFER_JSON, TRANSFER_TABLE, Transfer, write_transfer
+    from neuron_spec.studies.transfer.measure import INTACT, transfer_rows
+    from neuron_spec.studies.transfer.page import TRANSFER_JSON, TRANSFER_TABLE, Transfer, write_transfer
 
     asked = Asked.read(args, args.path, [args.gen_subset, args.train_subset])
     names = [str(direction) for direction in asked.directions]
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _load(asked: Asked) -> Any:
-    from neuron_spec.studies.conflict.measure import Lookahead
+    from neuron_spec.studies.transfer.measure import Lookahead
 
     args = asked.args
     return Lookahead(

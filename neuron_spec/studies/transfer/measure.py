@@ -1,0 +1,132 @@
+"""What does a training step on one direction do to the loss of every other?
+
+Transfer, after the lookahead of Fifty et al. (2021): how the validation loss of every direction changes with a
+step on the training text of one. Ours in the step: plain gradient descent of a fixed length in the space of
+parameters, so that directions with steep losses do not look more influential.
+
+Gradients go through a checkpoint's masks where it has any. It needs single precision.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from neuron_spec.backends.fairseq.loading import TeacherForced, Text, measured_rows
+from neuron_spec.errors import ModelError
+from neuron_spec.neurons.stability import Part
+
+INTACT = "intact"
+
+
+class Lookahead:
+    """A checkpoint, text to step on and text to measure on.
+
+    Attributes:
+        steps: one text per step.
+        valid: what losses are measured on.
+    """
+
+    def __init__(
+        self, model: TeacherForced, *, train_subset: str, gen_subset: str, steps: int, sentences: int
+    ) -> None:
+        """``sentences`` are those of a direction in one step, its steps taken from one sample in turns."""
+        self.model = model
+        self.steps = [
+            model.read(train_subset, sentences=steps * sentences, part=Part(number, steps))
+            for number in range(1, steps + 1)
+        ]
+        self.valid = model.read(gen_subset)
+        self._before = {name: p.detach().clone() for name, p in model.trained.items()}
+
+    @property
+    def norm(self) -> float:
+        """The length of all trained parameters taken as one vector."""
+        return _length(self._before)
+
+    def batches(self, row: int | None) -> int:
+        """How many one row takes."""
+        return len(self.valid.batches) + sum(len(t.of(row)) for t in self.steps if row is not None)
+
+    def losses(self, row: int | None, lr: float, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
+        """Every direction's loss on the validation text, nats per token, after the steps on one direction.
+
+        The checkpoint is as before afterwards.
+
+        Args:
+            row: of the direction that is stepped on; None: no step.
+            lr: the length of a step, in the Euclidean norm over all trained parameters.
+        """
+        try:
+            for text in self.steps if row is not None else ():
+                self._step(text, row, lr, each_batch)
+            return self.model.mean_losses(self.valid, each_batch)
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.model.trained.items():
+                    parameter.copy_(self._before[name])
+
+    def _step(self, text: Text, row: int | None, lr: float, each_batch: Callable[[], Any]) -> None:
+        assert row is not None
+        gradient = self.model.gradients(text, row, each_batch)
+        length = _length(gradient)
+        if not 0 < length < float("inf"):
+            raise ModelError(
+                "a gradient without a direction to step in",
+                where=self.model.directions[row],
+                got=f"length {length}",
+            )
+        with torch.no_grad():
+            for name, parameter in self.model.trained.items():
+                parameter.sub_(gradient[name], alpha=lr / length)
+
+
+def _length(tensors: Mapping[str, Tensor]) -> float:
+    return torch.stack([t.double().norm() for t in tensors.values()]).norm().item()
+
+
+def transfer_rows(
+    folder: Path,
+    names: Sequence[str],
+    sign: Callable[[str], Mapping[str, Any]],
+    load: Callable[[], Lookahead],
+    lr: float,
+) -> dict[str, Any]:
+    """Every direction's loss after no step, ``intact``, and after steps on each direction.
+
+    Args:
+        folder: where each finished row is written at once, so that a killed run goes on.
+        names: of the D directions.
+        sign: the signature of a row.
+        load: called if a row is missing.
+
+    Returns:
+        ``intact`` and the directions' names -> ``nats``, direction -> its loss per target token, and besides
+        ``tokens``, ``step_tokens`` and ``norm``.
+    """
+
+    def missing_rows(missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        lookahead = load()
+        rows = {name: None if name == INTACT else names.index(name) for name in missing}
+        batches = sum(map(lookahead.batches, rows.values()))
+        with tqdm(total=batches, unit="batch", file=sys.stderr) as bar:
+            for name, row in rows.items():
+                bar.set_description(f"after a step on {name}" if row is not None else INTACT)
+                nats = lookahead.losses(row, lr, bar.update)
+                yield (
+                    name,
+                    {
+                        "nats": dict(zip(names, nats, strict=True)),
+                        "tokens": dict(zip(names, lookahead.valid.tokens, strict=True)),
+                        "step_tokens": [] if row is None else [t.tokens[row] for t in lookahead.steps],
+                        "norm": lookahead.norm,
+                    },
+                )
+
+    return measured_rows([INTACT, *names], folder, sign, missing_rows, what="row of a transfer")
