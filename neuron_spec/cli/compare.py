@@ -128,8 +128,9 @@ def _is_complete(path: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _write(output: Path, comparison: Comparison) -> None:
-    from neuron_spec.pages.figures import save, score_differences
+    from neuron_spec.pages.style import save
     from neuron_spec.scoring.comparison import COMPARISON, write_comparison
+    from neuron_spec.scoring.figures import score_differences
 
     figure = score_differences(comparison)
     for suffix in (".png", ".svg"):

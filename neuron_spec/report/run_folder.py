@@ -20,7 +20,8 @@ from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, is_already_here, rea
 from neuron_spec.directions import family_of
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.pages import figures
+from neuron_spec.pages import style
+from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import (
     ALPHA,
     COMPARISON,
@@ -233,8 +234,8 @@ def compared(folder: Path, systems: Sequence[System]) -> Comparison:
     if is_already_here(folder, found, made, what="comparison"):
         return read_comparison(path)
     comparison = compare(systems, signature=made, samples=SAMPLES, alpha=ALPHA)
-    figure = figures.score_differences(comparison)
+    figure = score_figures.score_differences(comparison)
     for kind in ("png", "svg"):
-        figures.save(figure, folder / f"{COMPARISON}.{kind}")
+        style.save(figure, folder / f"{COMPARISON}.{kind}")
     write_comparison(folder, comparison)
     return comparison

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import fmean
 
 from neuron_spec.directions import ENGLISH, GROUPS
-from neuron_spec.pages import figures
-from neuron_spec.pages.figures import drawn
 from neuron_spec.pages.page import Bullets, Paragraph, Picture, Section, Table, plain
+from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.run_folder import SPECIALIZED, Run
 from neuron_spec.report.words import bounds, counted, difference, mean_score, p_value
+from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
 from neuron_spec.scoring.evaluation import ALL
 
@@ -158,7 +158,7 @@ def _score_figure(run: Run) -> Picture:
         for name, own in _direction_scores(run, "bleu").items()
     }
     caption = "BLEU of each system, per direction" + (", mean over seeds" if len(run.seeds) > 1 else "")
-    return drawn("scores", caption, figures.scores_bars(means, "BLEU", families=run.families))
+    return drawn("scores", caption, score_figures.scores_bars(means, "BLEU", families=run.families))
 
 
 def _faults(run: Run) -> list[Section]:
@@ -241,7 +241,7 @@ def _against(comparison: Comparison) -> Section:
         f"against-{comparison.baseline}",
         f"Difference to {plain(comparison.baseline)} per direction: 95 % intervals over sentences, a dot for each seed, "
         "filled where p is small",
-        figures.score_differences(comparison),
+        score_figures.score_differences(comparison),
     )
     return Section(f"Against {comparison.baseline}", [figure], sections)
 

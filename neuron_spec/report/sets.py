@@ -21,9 +21,9 @@ from neuron_spec.neurons.overlap import (
     permutation_test,
 )
 from neuron_spec.neurons.selection import METHODS
-from neuron_spec.pages import figures
-from neuron_spec.pages.figures import drawn
+from neuron_spec.pages import curves, heatmap
 from neuron_spec.pages.page import Block, Bullets, Paragraph, Section, Table, plain
+from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.run_folder import Run
 from neuron_spec.report.words import counted, mean_score, of_first_seed, p_value
@@ -52,7 +52,7 @@ def sparsity(run: Run) -> Section:
             drawn(
                 "sparsity",
                 f"Neurons dropped per layer, of each group of directions{of_first_seed(run)}",
-                figures.sparsity_per_layer(run.seeds[0].masks.kept, run.seeds[0].masks.directions),
+                curves.sparsity_per_layer(run.seeds[0].masks.kept, run.seeds[0].masks.directions),
             ),
         ],
     )
@@ -71,7 +71,7 @@ def overlap(run: Run) -> Section:
         for seed in run.seeds:
             name = "overlap" if seed is run.seeds[0] else f"overlap-seed-{seed.number}"
             of = f", seed {seed.number}" if len(run.seeds) > 1 else ""
-            figure = figures.iou_over_layers(seed.masks.kept, seed.masks.directions, families=families)
+            figure = curves.iou_over_layers(seed.masks.kept, seed.masks.directions, families=families)
             blocks.append(
                 drawn(name, f"Overlap (IoU) per layer, within and between language families{of}", figure)
             )
@@ -80,7 +80,7 @@ def overlap(run: Run) -> Section:
             drawn(
                 "iou",
                 f"Pairwise overlap (IoU) in every layer, languages ordered by family{of_first_seed(run)}",
-                figures.layer_heatmaps(first.kept, first.directions, families=families),
+                heatmap.layer_heatmaps(first.kept, first.directions, families=families),
             )
         )
     return Section("Overlap of the sets", blocks)
@@ -184,7 +184,7 @@ def _dendrograms(run: Run) -> list[Block]:
         trees[side] = cluster(iou, chosen.distinct) if len(chosen.distinct) > 1 else None
     caption = f"Languages by the overlap of their sets, mean over layers{of_first_seed(run)}"
     title = "Languages by the overlap of their sets"
-    return [drawn("dendrogram", caption, figures.dendrograms(trees, families=run.families, title=title))]
+    return [drawn("dendrogram", caption, curves.dendrograms(trees, families=run.families, title=title))]
 
 
 def _sides(run: Run) -> list[str]:

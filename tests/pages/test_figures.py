@@ -7,17 +7,10 @@ import torch
 from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.overlap import cluster, pairwise_iou
-from neuron_spec.pages.figures import (
-    dendrograms,
-    in_family_order,
-    iou_heatmap,
-    iou_heatmaps,
-    iou_over_layers,
-    layer_heatmaps,
-    save,
-    scores_bars,
-    sparsity_per_layer,
-)
+from neuron_spec.pages.curves import dendrograms, iou_over_layers, sparsity_per_layer
+from neuron_spec.pages.heatmap import iou_heatmap, iou_heatmaps, layer_heatmaps
+from neuron_spec.pages.style import in_family_order, save
+from neuron_spec.scoring.figures import scores_bars
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LAYERS = [f"{side}.layers.{number}" for side in ("encoder", "decoder") for number in range(2)]

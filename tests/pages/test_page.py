@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
-from neuron_spec.pages.figures import rendered
 from neuron_spec.pages.html import _LARGEST_SVG, as_html, inline
 from neuron_spec.pages.page import (
     Bullets,
@@ -24,6 +23,7 @@ from neuron_spec.pages.page import (
     pictures,
     plain,
 )
+from neuron_spec.pages.style import rendered
 
 EVIL = '<script>alert("x")</script> & <img src=x onerror=y> "\' `</pre>` **b** _i_ [l](javascript:z) a|b \\'
 PNG = rendered(Figure(figsize=(1, 1)), "png")

@@ -20,7 +20,7 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared
-from neuron_spec.pages import figures
+from neuron_spec.pages import style
 from neuron_spec.report import run_folder
 from neuron_spec.report.report import write_report
 from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
@@ -38,14 +38,14 @@ LAYERS = [f"{side}.layers.{number}" for side in ("encoder", "decoder") for numbe
 EVIL = "<script>alert(1)</script>"
 
 
-DRAW = figures.rendered
+DRAW = style.rendered
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Few samples, and no drawing, which the runs of the whole module have."""
     monkeypatch.setattr(run_folder, "SAMPLES", 60)
-    monkeypatch.setattr(figures, "rendered", lambda figure, kind: b"a drawing")
+    monkeypatch.setattr(style, "rendered", lambda figure, kind: b"a drawing")
 
 
 def around_english(codes):
@@ -189,7 +189,7 @@ def test_translations_cannot_become_markup(written):
 
 
 def test_the_report_is_the_same_again_and_keeps_its_comparison(written, run, monkeypatch):
-    monkeypatch.setattr(figures, "rendered", DRAW)
+    monkeypatch.setattr(style, "rendered", DRAW)
     monkeypatch.setattr(run_folder, "compare", None)  # not called
     write_report(run)
     for path in (path for path in run.rglob("*") if path.is_file()):

@@ -18,7 +18,7 @@ from sacrebleu.significance import PairedTest
 
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.pages.figures import save, score_differences
+from neuron_spec.pages.style import save
 from neuron_spec.scoring.comparison import (
     LOSS,
     METRICS,
@@ -35,6 +35,7 @@ from neuron_spec.scoring.comparison import (
     write_comparison,
 )
 from neuron_spec.scoring.evaluation import Outputs, PairedScore, evaluate, paired_bootstrap
+from neuron_spec.scoring.figures import score_differences
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
 SENTENCES = 30

@@ -30,8 +30,8 @@ from neuron_spec.neurons.overlap import (
     family_contrast,
     permutation_test,
 )
-from neuron_spec.pages import figures
-from neuron_spec.pages.ablation_figures import loss_increase_heatmap
+from neuron_spec.pages import style
+from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.page import Paragraph, Section, Table, again, left_in
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p, signed
 
@@ -223,7 +223,7 @@ def write_ablation(
         ablation.family,
     )
     for kind in ("png", "svg"):
-        figures.save(figure, folder / f"{FIGURE}.{kind}")
+        style.save(figure, folder / f"{FIGURE}.{kind}")
     write_text(folder / ABLATION_CSV, as_csv(ablation))
     write_text(folder / ABLATION_TABLE, as_markdown(found, made))
     write_json(folder / ABLATION_JSON, {"signature": dict(made), **found})

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from neuron_spec.artifacts import ADAPTATION, read_json, recorded_command, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
-from neuron_spec.pages import figures
+from neuron_spec.pages import style
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, again, left_in, plain
 from neuron_spec.pages.tables import Cell, markdown_table
 from neuron_spec.scoring.evaluation import ALL, DirectionScore, Evaluation
@@ -41,7 +41,7 @@ def write_adaptation(
         lenders: direction -> the one whose masks it ran through, of those that borrowed.
     """
     for suffix in (".png", ".svg"):
-        figures.save(curves(results), output / f"{ADAPTATION}{suffix}")
+        style.save(curves(results), output / f"{ADAPTATION}{suffix}")
     path = output / f"{ADAPTATION}.md"
     write_text(path, as_markdown(results, updates, trained, lenders))
     return path
@@ -86,7 +86,7 @@ def table(results: Results, metric: str) -> str:
 
 def curves(results: Results) -> Figure:
     """A panel per metric, a line per direction; numbers of shots stand at equal distances."""
-    figure = Figure(figsize=(8.4, 3.4), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(8.4, 3.4), dpi=style.DPI, layout="constrained")
     for ax, (name, read) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
         _draw(ax, {str(d): {n: read(of.scores[0]) for n, of in c.items()} for d, c in results.items()})
         ax.set_title(name, fontsize=10, color=_INK, loc="left")

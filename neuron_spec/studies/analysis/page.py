@@ -50,7 +50,7 @@ from neuron_spec.neurons.stability import (
     random_iou_per_direction,
     select_again,
 )
-from neuron_spec.pages import figures
+from neuron_spec.pages import curves, heatmap, style
 from neuron_spec.pages.tables import Cell, markdown_table
 
 ANALYSIS_JSON = "analysis.json"
@@ -457,7 +457,7 @@ def write_analysis(
     found = analyze(question, again)
     for name, figure in draw(question).items():
         for kind in ("png", "svg"):
-            figures.save(figure, folder / FIGURES / f"{name}.{kind}")
+            style.save(figure, folder / FIGURES / f"{name}.{kind}")
     write_text(folder / PAIRS_CSV, _pairs_csv(question))
     write_text(folder / ANALYSIS_TABLE, as_markdown(found, made))
     write_json(folder / ANALYSIS_JSON, {"signature": dict(made), **found})
@@ -468,8 +468,8 @@ def draw(question: Question) -> dict[str, Figure]:
     """The figures that the masks allow: name -> figure."""
     masks, families = question.masks, question.families
     drawn = {
-        "sparsity": figures.sparsity_per_layer(masks.kept, masks.directions),
-        "overlap": figures.iou_over_layers(
+        "sparsity": curves.sparsity_per_layer(masks.kept, masks.directions),
+        "overlap": curves.iou_over_layers(
             masks.kept, masks.directions, families=families, group=question.group
         ),
     }
@@ -481,17 +481,17 @@ def draw(question: Question) -> dict[str, Figure]:
             chosen.distinct, torch.stack([chosen.language_iou(kept[layer]) for layer in kept]).mean(dim=0)
         )
         trees[side] = None if isinstance(tree, NothingToCompare) else tree
-    drawn["dendrogram"] = figures.dendrograms(
+    drawn["dendrogram"] = curves.dendrograms(
         trees, families=families, title="Languages by the overlap of their sets, mean over layers"
     )
     if any(question.compared(side).rows for side in question.sides):
-        drawn["iou"] = figures.layer_heatmaps(
+        drawn["iou"] = heatmap.layer_heatmaps(
             masks.kept, masks.directions, families=families, group=question.group
         )
     first_decoder_layer = next(iter(masks.side("decoder")), None)
     chosen = question.compared("decoder")
     if first_decoder_layer and chosen.rows:
-        drawn["iou-first-decoder-layer"] = figures.iou_heatmap(
+        drawn["iou-first-decoder-layer"] = heatmap.iou_heatmap(
             pairwise_iou(masks.kept[first_decoder_layer][chosen.rows]),
             [masks.directions[row] for row in chosen.rows],
             first_decoder_layer,

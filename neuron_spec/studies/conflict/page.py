@@ -27,8 +27,8 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.neurons.pairs import Compared
-from neuron_spec.pages import figures
-from neuron_spec.pages.interference_figures import direction_maps, layer_grids
+from neuron_spec.pages import style
+from neuron_spec.pages.heatmap import direction_maps, layer_grids
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, again, left_in
 from neuron_spec.pages.pairs import (
     FAMILY_HEADER,
@@ -213,7 +213,7 @@ def write_conflict(
     )
     for name, figure in zip(CONFLICT_FIGURES, (matrix, grid), strict=True):
         for kind in ("png", "svg"):
-            figures.save(figure, folder / f"{name}.{kind}")
+            style.save(figure, folder / f"{name}.{kind}")
     write_text(folder / CONFLICT_CSV, conflict_csv(compared, conflicts))
     write_text(folder / CONFLICT_TABLE, conflict_markdown(found, made))
     write_json(folder / CONFLICT_JSON, {"signature": dict(made), "checkpoints": found})

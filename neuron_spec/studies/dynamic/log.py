@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import require_file
-from neuron_spec.pages import figures
+from neuron_spec.pages import style
 
 # Measure -> its panel's title. Logged as fractions, drawn in percent.
 MEASURES = {
@@ -49,13 +49,13 @@ def read_churn(log: Path) -> Curves:
 
 def churn_curves(trainings: Mapping[str, Curves]) -> Figure:
     """A panel per measure against updates, a line per training."""
-    figure = Figure(figsize=(10.2, 2.9), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(10.2, 2.9), dpi=style.DPI, layout="constrained")
     for ax, (name, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
         for number, (label, curves) in enumerate(trainings.items()):
             curve = curves.get(name, {})
             ax.plot(
                 list(curve), [100 * value for value in curve.values()],
-                color=figures.COLORS[number % len(figures.COLORS)], linewidth=1.3, label=label,
+                color=style.COLORS[number % len(style.COLORS)], linewidth=1.3, label=label,
                 marker="o" if len(curve) == 1 else None, markersize=3,
             )  # fmt: skip
         ax.set_title(title, fontsize=9, color="#222222", loc="left")

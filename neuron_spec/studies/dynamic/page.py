@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neuron_spec.artifacts import shown_command, training_command
-from neuron_spec.pages.figures import drawn
 from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table
+from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell
 from neuron_spec.studies.dynamic.log import MEASURES, Curves, churn_curves, read_churn
 

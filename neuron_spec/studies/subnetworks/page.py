@@ -33,7 +33,7 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
 from neuron_spec.errors import ArtifactError
-from neuron_spec.pages import figures
+from neuron_spec.pages import style
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
 from neuron_spec.report.run_folder import DYNAMIC, FULL, STATIC
 from neuron_spec.scoring.comparison import (
@@ -318,7 +318,7 @@ def write_subnetworks(output: Path, found: Subnetworks) -> Path:
     }
     write_json(output / f"{SUBNETWORKS}.json", plain)
     for suffix in (".png", ".svg"):
-        figures.save(curves(found), output / f"{SUBNETWORKS}{suffix}")
+        style.save(curves(found), output / f"{SUBNETWORKS}{suffix}")
     write_text(output / f"{SUBNETWORKS}.md", as_markdown(found))
     return output / f"{SUBNETWORKS}.md"
 
@@ -426,7 +426,7 @@ def curves(found: Subnetworks) -> Figure:
     directions = [curve.direction for curve in found.curves[found.systems[0]]]
     columns = max(1, (len(directions) + 1) // 2)
     # Rows: into and out of English, as the directions come in pairs.
-    figure = Figure(figsize=(2.9 * columns, 5.0), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(2.9 * columns, 5.0), dpi=style.DPI, layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False)
     for number, direction in enumerate(directions):
         ax = axes[number % 2, number // 2]

@@ -25,7 +25,7 @@ from neuron_spec.artifacts import write_text
 from neuron_spec.directions import GROUPS
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.pages import figures
+from neuron_spec.pages import curves, style
 from neuron_spec.pages.tables import Cell, markdown_table
 from neuron_spec.scoring.comparison import System, comparable, interval_over_directions
 from neuron_spec.scoring.evaluation import ALL, Evaluation, grouped, read_evaluation
@@ -258,7 +258,7 @@ def write_sweep(run: Path, sweep: Sweep) -> Path:
     found = changes(sweep)
     write_text(run / f"{SWEEP}.csv", _as_csv(sweep, found))
     for suffix in (".png", ".svg"):
-        figures.save(_draw(sweep, found), run / f"{SWEEP}{suffix}")
+        style.save(_draw(sweep, found), run / f"{SWEEP}{suffix}")
     write_text(run / f"{SWEEP}.md", as_markdown(sweep, found))
     return run / f"{SWEEP}.md"
 
@@ -308,7 +308,7 @@ def _draw(sweep: Sweep, found: Sequence[Change]) -> Figure:
         }
         for reference in sweep.references
     }
-    return figures.sweep_curves(rows, ticks, label)
+    return curves.sweep_curves(rows, ticks, label)
 
 
 def as_markdown(sweep: Sweep, found: Sequence[Change]) -> str:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from neuron_spec.artifacts import TRANSFER, read_json, recorded_command, write_json, write_text
 from neuron_spec.neurons.pairs import Compared
-from neuron_spec.pages import figures
-from neuron_spec.pages.interference_figures import direction_maps
+from neuron_spec.pages import style
+from neuron_spec.pages.heatmap import direction_maps
 from neuron_spec.pages.page import Paragraph, Section, Table, again, left_in
 from neuron_spec.pages.pairs import (
     FAMILY_HEADER,
@@ -126,7 +126,7 @@ def write_transfer(
         positive_is_red=True,
     )
     for kind in ("png", "svg"):
-        figures.save(figure, folder / f"{TRANSFER_FIGURE}.{kind}")
+        style.save(figure, folder / f"{TRANSFER_FIGURE}.{kind}")
     write_text(folder / TRANSFER_CSV, transfer_csv(compared, transfer))
     write_text(folder / TRANSFER_TABLE, transfer_markdown(found, made))
     write_json(folder / TRANSFER_JSON, {"signature": dict(made), **found})
