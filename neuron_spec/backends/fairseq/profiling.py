@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from neuron_spec.artifacts import signature
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+from neuron_spec.modules.taps import tapped
 from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
 from neuron_spec.neurons.stability import WHOLE, Part
 
@@ -93,21 +95,15 @@ class NeuronCounter:
         self._buffer = torch.empty(_ROWS_AT_A_TIME, max(widths.values()), device=device)
         self._row: int | None = None
         self._counted: dict[str, Tensor] = {}
-        for fc1 in fc1s.values():
-            fc1.ffn_path = "multiply"  # the gathered hidden vector lacks the dropped neurons
-        modules = dict(model.named_modules())
-        for key in fc1s:
-            modules[f"{key}.fc2"].register_forward_pre_hook(self._hook(key))
+        self._model = model
+        self._taps = {key: partial(self._count, key) for key in fc1s}
 
-    def _hook(self, key: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        side = side_of(key)
-
-        def count(module: Any, inputs: tuple[Tensor, ...]) -> None:
-            if self._row is not None:
-                hidden = inputs[0].detach().flatten(0, 1)  # [T * B, F]
-                self._counts[key][self._row] += self._active(hidden, self._counted[side])
-
-        return count
+    def _count(self, key: str, hidden: Tensor) -> None:
+        """``hidden``: ``[T, B, F]``, what the neurons of a layer hand on."""
+        assert self._row is not None
+        self._counts[key][self._row] += self._active(
+            hidden.detach().flatten(0, 1), self._counted[side_of(key)]
+        )
 
     def _active(self, hidden: Tensor, counted: Tensor) -> Tensor:
         """On how many of the counted tokens each neuron is > 0, int64 ``[F]``.
@@ -151,10 +147,8 @@ class NeuronCounter:
             self._counted[side] = real.t().flatten().float()  # fairseq's hidden vectors are [T, B, F]
             self._tokens[side][row] += real.sum()
         self._row = row
-        try:
+        with tapped(self._model, self._taps):
             yield
-        finally:
-            self._row = None
 
     def _row_of_batch(self, net_input: Mapping[str, Any]) -> int:
         distinct = net_input.get("distinct_ids")

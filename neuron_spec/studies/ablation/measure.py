@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.loading import TeacherForced, measured_rows
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError, NeuronSpecError
+from neuron_spec.modules.taps import Tap, tapped
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import NothingToCompare
@@ -226,10 +226,6 @@ class Ablator(TeacherForced):
             NeuronSpecError: as `TeacherForced` and its `read`.
         """
         super().__init__(path, data_bin, directions, **options)
-        modules = dict(self.model.named_modules())
-        self._fc2s = {layer: modules[f"{layer}.fc2"] for layer in self.model.ffn_layers()}
-        for fc1 in self.model.ffn_layers().values():
-            fc1.ffn_path = "multiply"  # a gathered hidden vector has other places for its neurons
         self._text = self.read(subset)
         self.tokens = self._text.tokens
 
@@ -239,26 +235,16 @@ class Ablator(TeacherForced):
 
     def losses(self, neurons: Neurons, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
         """Mean nats per target token of each direction, without these neurons: one pass."""
-        with self._switched_off(neurons):
+        switched_off = {
+            layer: _zero(off.nonzero().flatten().to(self.device)) for layer, off in neurons.items()
+        }
+        with tapped(self.model, switched_off):
             return self.mean_losses(self._text, each_batch)
 
-    @contextmanager
-    def _switched_off(self, neurons: Neurons) -> Iterator[None]:
-        """Inside the block these neurons emit zero: their places in the input of ``fc2``."""
-        hooks = []
-        for layer, off in neurons.items():
-            index = off.nonzero().flatten().to(self.device)
-            hooks.append(self._fc2s[layer].register_forward_pre_hook(_zero(index)))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
-
-def _zero(index: Tensor) -> Callable[[Any, tuple[Tensor, ...]], Tensor]:
-    """A hook; index int64 ``[neurons switched off]``, hidden vectors ``[T, B, F]``."""
-    return lambda module, inputs: inputs[0].index_fill(-1, index, 0)
+def _zero(index: Tensor) -> Tap:
+    """Emits zero in these places of the hidden vector; index int64 ``[neurons switched off]``."""
+    return lambda hidden: hidden.index_fill(-1, index, 0)
 
 
 # Rows -----------------------------------------------------------------------------------------

@@ -20,19 +20,21 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.modules.specialized_attention import SpecializedAttention
 from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1
+from neuron_spec.modules.taps import tapped
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.selection import cumulative, parse_k
@@ -279,24 +281,16 @@ def counted(
     """Inside the block, a forward pass in training counts every neuron that its tokens would make active."""
     tokens = {"encoder": net_input["src_tokens"], "decoder": net_input["prev_output_tokens"]}
     real = {side: of_side.ne(padding).t() for side, of_side in tokens.items()}  # [T, B]
-    fc1s = model.ffn_layers()
 
-    def watch(layer: str, fc1: SpecializedFC1) -> Callable[[Tensor], None]:
-        def count(preactivation: Tensor) -> None:
-            # Activation checkpointing has a first pass without gradient; the second counts.
-            if torch.is_grad_enabled() and layer in running.layers:
-                rows = _rows(fc1.route, preactivation.device)
-                running.count(layer, preactivation, real[layer.partition(".")[0]], rows)
+    def count(layer: str, fc1: SpecializedFC1, preactivation: Tensor) -> None:
+        # Activation checkpointing has a first pass without gradient; the second counts.
+        if torch.is_grad_enabled() and layer in running.layers:
+            rows = _rows(fc1.route, preactivation.device)
+            running.count(layer, preactivation, real[layer.partition(".")[0]], rows)
 
-        return count
-
-    for layer, fc1 in fc1s.items():
-        fc1.watch = watch(layer, fc1)
-    try:
+    counts = {layer: partial(count, layer, fc1) for layer, fc1 in model.ffn_layers().items()}
+    with tapped(model, before_masks=counts):
         yield
-    finally:
-        for fc1 in fc1s.values():
-            fc1.watch = None
 
 
 def _rows(route: Route | None, device: torch.device) -> Tensor:
@@ -308,60 +302,24 @@ def _rows(route: Route | None, device: torch.device) -> Tensor:
 @contextmanager
 def scored(model: NeuronSpecTransformer, scores: Scores) -> Iterator[None]:
     """Inside the block, forward and backward give the scores the gradient of the loss by the masks."""
-    modules = dict(model.named_modules())
-    with ExitStack() as watched:
-        for layer, fc1 in model.ffn_layers().items():
-            if fc1.neuron_mask is not None:
-                watched.enter_context(_scored_neurons(fc1, modules[f"{layer}.fc2"], scores[layer]))
-        for site, attention in model.attentions().items():
-            if attention.head_mask is not None:
-                watched.enter_context(_scored_heads(attention, scores[site]))
-        yield
+    effects: dict[str, Tensor] = {}  # site -> what a unit emits more when kept than when dropped
 
-
-@contextmanager
-def _scored_neurons(fc1: SpecializedFC1, fc2: nn.Module, scores: Tensor) -> Iterator[None]:
-    """Between ReLU and fc2; under --activation-dropout the effect is, ours, that of before the dropout."""
-    effect: list[Tensor] = []
-
-    def watch(preactivation: Tensor) -> None:
-        kept = fc1.activation(preactivation)
+    def of_neurons(layer: str, fc1: SpecializedFC1, preactivation: Tensor) -> None:
+        # Under --activation-dropout the effect is, ours, that of before the dropout.
         dropped = fc1.activation(fc1.bias.detach()) if fc1.dropped_neurons == "bias" else 0.0
-        effect[:] = [kept - dropped]
+        effects[layer] = fc1.activation(preactivation) - dropped
 
-    def give(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (straight_through(inputs[0], _of_route(scores, fc1.route), effect.pop()),)
+    def give(site: str, module: SpecializedFC1 | SpecializedAttention, emitted: Tensor) -> Tensor:
+        return straight_through(emitted, _of_route(scores[site], module.route), effects.pop(site))
 
-    fc1.watch, hook = watch, fc2.register_forward_pre_hook(give)
-    try:
+    fc1s = {layer: fc1 for layer, fc1 in model.ffn_layers().items() if fc1.neuron_mask is not None}
+    attentions = {site: own for site, own in model.attentions().items() if own.head_mask is not None}
+    before_masks = {layer: partial(of_neurons, layer, fc1) for layer, fc1 in fc1s.items()}
+    before_masks |= {site: partial(effects.__setitem__, site) for site in attentions}
+    taps = {layer: partial(give, layer, fc1) for layer, fc1 in fc1s.items()}
+    taps |= {site: partial(give, site, attention) for site, attention in attentions.items()}
+    with tapped(model, taps, before_masks=before_masks):
         yield
-    finally:
-        fc1.watch = None
-        hook.remove()
-
-
-@contextmanager
-def _scored_heads(attention: SpecializedAttention, scores: Tensor) -> Iterator[None]:
-    effect: list[Tensor] = []
-
-    def watch(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        effect[:] = [inputs[0].detach()]
-
-    def give(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (straight_through(inputs[0], _of_route(scores, attention.route), effect.pop()),)
-
-    # Before the attention's own hook, which masks, and after it.
-    hooks = [
-        attention.out_proj.register_forward_pre_hook(watch, prepend=True),
-        attention.out_proj.register_forward_pre_hook(give),
-    ]
-    attention.watched = True
-    try:
-        yield
-    finally:
-        attention.watched = False
-        for hook in hooks:
-            hook.remove()
 
 
 def _of_route(scores: Tensor, route: Route | None) -> Tensor:

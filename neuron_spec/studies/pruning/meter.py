@@ -14,15 +14,16 @@ Axis letters: N directions, T tokens, B sentences, D model, F units of a site.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuron_spec.backends.fairseq.loading import TeacherForced, Text
 from neuron_spec.modules.specialized_ffn import SpecializedFC1
+from neuron_spec.modules.taps import tapped
 from neuron_spec.neurons.masks import NeuronMasks
 
 
@@ -40,14 +41,18 @@ class ImportanceMeter(TeacherForced):
         """
         super().__init__(*args, **options)
         self.model.require_relu()
-        for fc1 in self.model.ffn_layers().values():
-            fc1.ffn_path = "multiply"  # a gathered hidden vector lacks the dropped neurons
-            if dropped_neurons is not None:
+        if dropped_neurons is not None:
+            for fc1 in self.model.ffn_layers().values():
                 fc1.dropped_neurons = dropped_neurons
 
     def set_masks(self, masks: NeuronMasks) -> None:
         """Run through these masks from now on; sites that they do not name are dense."""
         self.model.set_masks(masks, self._task.langs)
+
+    def mean_losses(self, text: Text, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
+        """As `TeacherForced`, by the very computation that importance goes through."""
+        with tapped(self.model):
+            return super().mean_losses(text, each_batch)
 
     def importance(
         self,
@@ -67,7 +72,9 @@ class ImportanceMeter(TeacherForced):
             site: torch.zeros(len(self.directions), size, dtype=torch.float64, device=self.device)
             for site, size in self.model.sites().items()
         }
-        with self._watching() as taken, torch.enable_grad():
+        taken: dict[str, Tensor] = {}  # site -> what the last forward pass gave to its `fc2` or `out_proj`
+        taps = {site: partial(_take, taken, site) for site in sums}
+        with tapped(self.model, taps), torch.enable_grad():
             for row, batch in text.batches:
                 if rows is not None and row not in rows:
                     continue
@@ -89,28 +96,6 @@ class ImportanceMeter(TeacherForced):
             return taken
         return taken - torch.where(taken > 0, fc1.bias.detach(), 0.0)
 
-    @contextmanager
-    def _watching(self) -> Iterator[dict[str, Tensor]]:
-        """Inside the block: site -> what the last forward pass gave to its ``fc2`` or ``out_proj``."""
-        taken: dict[str, Tensor] = {}
-        modules = dict(self.model.named_modules())
-        attentions = self.model.attentions()
-        readers: dict[str, nn.Module] = {key: modules[f"{key}.fc2"] for key in self.model.ffn_layers()}
-        readers |= {site: attention.out_proj for site, attention in attentions.items()}
-        hooks = [reader.register_forward_pre_hook(_take(taken, site)) for site, reader in readers.items()]
-        for attention in attentions.values():
-            attention.watched = True
-        try:
-            yield taken
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for attention in attentions.values():
-                attention.watched = False
 
-
-def _take(taken: dict[str, Tensor], site: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
-    def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        taken[site] = inputs[0]
-
-    return hook
+def _take(taken: dict[str, Tensor], site: str, handed_on: Tensor) -> None:
+    taken[site] = handed_on
