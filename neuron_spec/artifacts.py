@@ -316,8 +316,9 @@ def signature_in(path: str | os.PathLike[str], what: str) -> dict[str, Any] | No
         content = read_json(path, what)
     else:
         _, content = load_tensors(path, what)
-    made = content.get("signature") if isinstance(content, dict) else None
-    return dict(made or {})
+    if not isinstance(content, dict):
+        return {}
+    return dict(content if Path(path).name == SIGNATURE else content.get("signature") or {})
 
 
 def completed(
@@ -326,19 +327,22 @@ def completed(
     *,
     what: str,
     where: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
 ) -> bool:
     """Whether an artefact was made before from the same, which is then said.
 
     Args:
-        path: the file that is written last.
+        path: the file that is written last, or first to claim a folder: ``signature.json``.
         where: what to call it, such as its folder; None: the file.
+        quiet: say nothing, as of a piece of a whole.
 
     Raises:
         ArtifactError: if what is there was made from something else, or is damaged.
     """
     if not is_already_here(where or path, signature_in(path, what), wanted, what=what):
         return False
-    print(f"{where or path}: complete already", file=sys.stderr)
+    if not quiet:
+        print(f"{where or path}: complete already", file=sys.stderr)
     return True
 
 

@@ -19,9 +19,9 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from neuron_spec.artifacts import is_already_here, read_json
+from neuron_spec.artifacts import completed
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
 
     systems = comparable(_read_systems(args.systems), common_directions=args.common_directions)
     made = comparison_signature(systems, samples=args.bootstrap, alpha=args.alpha)
-    if args.output and _is_complete(args.output / f"{COMPARISON}.json", made):
+    if args.output and completed(
+        args.output / f"{COMPARISON}.json", made, what="comparison", where=args.output
+    ):
         path = args.output / f"{COMPARISON}{'.json' if args.json else '.md'}"
         print(path.read_text(encoding="utf-8"), end="")
         return
@@ -116,15 +118,6 @@ def _named_folders(text: str) -> tuple[str, list[Path]]:
             expected="NAME=DIR, NAME=DIR,DIR for several seeds, or DIR",
         )
     return names.pop(), folders
-
-
-def _is_complete(path: Path, wanted: dict[str, Any]) -> bool:
-    """Raises: ArtifactError if another comparison is there."""
-    found = read_json(path, "comparison").get("signature", {}) if path.is_file() else None
-    if is_already_here(path.parent, found, wanted, what="comparison"):
-        print(f"{path.parent}: complete already", file=sys.stderr)
-        return True
-    return False
 
 
 def _write(output: Path, comparison: Comparison) -> None:

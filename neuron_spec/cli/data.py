@@ -104,9 +104,7 @@ def run(args: argparse.Namespace) -> None:
         parameters |= {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
     if args.sentencepiece:
         parameters["sentencepiece"] = hash_file(require_file(args.sentencepiece, "SentencePiece model"))
-    if build.is_built(args.output, parameters):
-        print(f"{args.output}: complete already", file=sys.stderr)
-    else:
+    if not build.is_built(args.output, parameters):
         if args.corpus == "toy":
             corpus = toy.read(langs=langs, sizes=sizes, seed=args.seed)
         elif args.corpus == "iwslt14":

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuron_spec.arguments import add_device, add_translating
 from neuron_spec.artifacts import (
     HYPOTHESES,
     SCORES_JSON,
     SCORES_TABLE,
     SIGNATURE,
     hash_file,
-    hash_state,
     hash_text,
     is_already_here,
     read_json,
@@ -31,14 +31,12 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
     from neuron_spec.scoring.evaluation import Outputs
     from neuron_spec.scoring.language_id import LanguageIdentifier
-
-REFERENCE_SOURCES = ("raw", "data-bin")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,31 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
     )
-    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch")
-    parser.add_argument(
-        "--references",
-        choices=REFERENCE_SOURCES,
-        default=REFERENCE_SOURCES[0],
-        help="the raw text beside the data-bin, or the data-bin's targets put together again",
-    )
+    add_translating(parser)
     parser.add_argument(
         "--official-scoring",
         action="store_true",
         help="Moses-detokenize hypotheses and references first, as the official EC30 figures do; with --path it "
         "needs --references data-bin, since they are so scored",
     )
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    precision = parser.add_mutually_exclusive_group()
-    for name in ("fp16", "bf16"):
-        precision.add_argument(
-            f"--{name}",
-            dest="dtype",
-            action="store_const",
-            const=name,
-            default="fp32",
-            help=f"run the model in {name}, not fp32; translations differ slightly",
-        )
+    add_device(parser, max_tokens=None, precision="; translations differ slightly")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -117,27 +98,23 @@ def _score_logs(args: argparse.Namespace) -> None:
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
-    from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
-    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
+    from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.corpora.build import card_of, raw_texts
     from neuron_spec.scoring.evaluation import Outputs
 
-    state = read_checkpoint(args.path)
-    trained = task_args(state, args.path)
-    directions = parse_directions(args.lang_pairs or trained.lang_pairs)
-    check_data_bin(args.data_bin, trained.langs, args.gen_subset, directions)
+    asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
+    directions = asked.directions
     raw = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
     made = signature(
         "evaluate",
         inputs={
-            "checkpoint": weights_sha256(state),
-            "masks": hash_state(masks_of(state)),
-            "data": data_sha256(args.data_bin, args.gen_subset, directions),
+            "checkpoint": asked.checkpoint_sha256,
+            "masks": asked.masks_sha256,
+            "data": asked.data_sha256(),
             "references": hash_text(*(line for d in directions for line in raw[d][1])) if raw else "data-bin",
         },
         parameters={
-            "subset": args.gen_subset,
-            "directions": [str(d) for d in directions],
+            **asked.parameters,
             "beam": args.beam,
             "references": args.references,
             "official_scoring": args.official_scoring,

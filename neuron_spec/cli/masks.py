@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import is_already_here, signature
+    from neuron_spec.artifacts import completed, signature
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.studies.pruning.sets import vote
 
@@ -26,7 +26,6 @@ def run(args: argparse.Namespace) -> None:
     voted = vote(files)
     voters = ",".join(sorted(own.fingerprint for own in files))  # their order does not matter
     voted.metadata["signature"] = signature("masks vote", inputs={"masks": voters}, parameters={})
-    found = NeuronMasks.load(args.output).metadata.get("signature", {}) if args.output.is_file() else None
-    if not is_already_here(args.output, found, voted.metadata["signature"], what="mask file"):
+    if not completed(args.output, voted.metadata["signature"], what="mask file"):
         voted.save(args.output)
     print(args.output)

@@ -12,26 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from neuron_spec.artifacts import hash_file, is_already_here, signature
 from neuron_spec.errors import SelectionError
-from neuron_spec.neurons.activations import SIDES, ActivationCounts
-from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.selection import (
-    DEFAULT_K,
-    METHODS,
-    NEURON_SETS,
-    intersection_of_all,
-    ks_per_direction,
-    matched_random,
-    only_side,
-    other_direction,
-    parse_k,
-    parse_swap,
-    select,
-    select_top_fraction,
-)
+from neuron_spec.neurons.choices import DEFAULT_K, METHODS, NEURON_SETS, SIDES
+
+if TYPE_CHECKING:
+    from neuron_spec.neurons.masks import NeuronMasks
 
 DEFAULT_SEED = 1
 
@@ -93,6 +80,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import completed, signature
+    from neuron_spec.neurons.activations import ActivationCounts
+    from neuron_spec.neurons.masks import NeuronMasks
+    from neuron_spec.neurons.selection import (
+        intersection_of_all,
+        ks_per_direction,
+        matched_random,
+        only_side,
+        other_direction,
+        parse_k,
+        parse_swap,
+        select,
+        select_top_fraction,
+    )
+
     _require_flags_that_combine(args)
     ks = {
         name: parse_k(getattr(args, name))
@@ -124,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         inputs=_hashes(args.profile),
         parameters={key: masks.metadata[key] for key in _PARAMETERS if key in masks.metadata},
     )
-    if _is_complete(args.output, masks.metadata["signature"]):
+    if completed(args.output, masks.metadata["signature"], what="mask file"):
         masks = NeuronMasks.load(args.output)
     else:
         masks.save(args.output)
@@ -161,19 +163,12 @@ def _require_flags_that_combine(args: argparse.Namespace) -> None:
 
 def _hashes(paths: list[Path]) -> dict[str, str]:
     """Profiles by name; several may have one name, and their sum does not depend on their order."""
+    from neuron_spec.artifacts import hash_file
+
     hashes: dict[str, list[str]] = {}
     for path in paths:
         hashes.setdefault(f"profile {path.name}", []).append(hash_file(path))
-    return {name: "+".join(sorted(found)) for name, found in hashes.items()}
-
-
-def _is_complete(output: Path, wanted: dict[str, Any]) -> bool:
-    """Raises: ArtifactError if other masks are there."""
-    found = NeuronMasks.load(output).metadata.get("signature", {}) if output.is_file() else None
-    if is_already_here(output, found, wanted, what="mask file"):
-        print(f"{output}: complete already", file=sys.stderr)
-        return True
-    return False
+    return {name: "+".join(sorted(of_name)) for name, of_name in hashes.items()}
 
 
 def _print_sparsity(masks: NeuronMasks) -> None:

@@ -13,8 +13,8 @@ import sentencepiece
 from neuron_spec.artifacts import (
     CORPUS_CARD,
     atomic_path,
+    completed,
     hash_text,
-    is_already_here,
     read_json,
     read_lines,
     signature,
@@ -72,9 +72,8 @@ def is_built(output: Path, parameters: Mapping[str, Any]) -> bool:
     Raises:
         ArtifactError: if it holds another corpus, which must not be overwritten.
     """
-    card = output / CORPUS_CARD
-    found = read_json(card, "corpus card")["signature"] if card.is_file() else None
-    return is_already_here(output, found, signature("data", inputs={}, parameters=parameters), what="corpus")
+    wanted = signature("data", inputs={}, parameters=parameters)
+    return completed(output / CORPUS_CARD, wanted, what="corpus", where=output)
 
 
 def build(

@@ -22,9 +22,9 @@ from typing import Any
 from neuron_spec.artifacts import (
     CORPUS_CARD,
     atomic_path,
+    completed,
     hash_file,
     hash_text,
-    is_already_here,
     read_json,
     signature,
     write_json,
@@ -283,8 +283,7 @@ def _begin(work: Path, parameters: Mapping[str, Any]) -> None:
     made = signature("data", inputs={}, parameters=parameters)
     for left in work.parent.rglob(".*.tmp"):  # of workers that were killed
         left.unlink()
-    found = read_json(begun, "signature of a begun corpus") if begun.is_file() else None
-    if not is_already_here(work, found, made, what="begun corpus"):
+    if not completed(begun, made, what="begun corpus", where=work, quiet=True):
         write_json(begun, made)
 
 

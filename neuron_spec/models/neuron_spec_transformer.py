@@ -27,14 +27,9 @@ from torch import Tensor, nn
 from neuron_spec.directions import Direction, direction_id, direction_of
 from neuron_spec.errors import ModelError
 from neuron_spec.modules.specialized_attention import SpecializedAttention
-from neuron_spec.modules.specialized_ffn import (
-    DROPPED_NEURONS,
-    FFN_PATHS,
-    Route,
-    SpecializedFC1,
-    SpecializedFC2,
-)
+from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1, SpecializedFC2
 from neuron_spec.neurons.activations import ATTENTIONS
+from neuron_spec.neurons.choices import DROPPED_NEURONS, FFN_PATHS
 from neuron_spec.neurons.masks import NeuronMasks
 
 MISSING_DIRECTION = ("error", "compose", "dense")

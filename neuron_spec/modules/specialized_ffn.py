@@ -23,9 +23,6 @@ from torch import Tensor, nn
 
 from neuron_spec.errors import ModelError
 
-DROPPED_NEURONS = ("bias", "zero")
-FFN_PATHS = ("auto", "gather", "multiply")
-
 # Training gathers where the products saved outweigh copying the weights and spreading their gradient:
 # where tokens x the fraction left out is at least this. On CPUs measured, by benchmarks/ffn_step.py
 # --break-even; for GPUs an estimate from their arithmetic and memory rates, not measured yet.

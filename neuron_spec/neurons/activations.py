@@ -17,8 +17,8 @@ from torch import Tensor
 from neuron_spec.artifacts import load_tensors, save_tensors
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
+from neuron_spec.neurons.choices import SIDES
 
-SIDES = ("encoder", "decoder")
 ATTENTIONS = ("self_attn", "encoder_attn")
 _SITE = re.compile(rf"({'|'.join(SIDES)})\.layers\.(\d+)(?:\.({'|'.join(ATTENTIONS)}))?")
 _TOKENS = "tokens."

@@ -156,15 +156,20 @@ class NeuronMasks:
                 expected="masks of neurons, such as of encoder.layers.0",
             )
 
-    def require_directions(self, wanted: Iterable[Direction], where: object = None) -> None:
-        """Raises: ModelError if a direction to be trained has no masks."""
+    def require_directions(
+        self,
+        wanted: Iterable[Direction],
+        where: object = None,
+        mend: str = "profile them too, or pass --missing-direction compose or dense",
+    ) -> None:
+        """Raises: ModelError if one of these directions has no masks."""
         if missing := [str(d) for d in wanted if d not in self.directions]:
             raise ModelError(
                 "directions without masks",
                 where=where,
                 got=f"masks for {', '.join(self._names())}",
                 expected=f"also {', '.join(missing)}",
-                mend="profile them too, or pass --missing-direction compose or dense",
+                mend=mend,
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -20,14 +20,8 @@ from torch import Tensor
 
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.neurons.choices import PERMUTATIONS
 
-GROUPS = {
-    "own": "encoder layers over x->en, by source; decoder layers over en->x, by target",
-    "en-x": "all layers over en->x, by target",
-    "x-en": "all layers over x->en, by source",
-    "all": "all directions: encoder layers by source, decoder layers by target",
-}
-PERMUTATIONS = 10_000
 _PERMUTATIONS_AT_ONCE = 500
 # Relabellings that only rename families score the same up to the order of summation.
 _SUMMATION_TOLERANCE = 1e-12

@@ -21,18 +21,10 @@ from torch import Tensor
 from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import ENGLISH, Direction, by_family, language, matching
 from neuron_spec.errors import SelectionError
-from neuron_spec.neurons.activations import SIDES, ActivationCounts, is_head_site, side_of
+from neuron_spec.neurons.activations import ActivationCounts, is_head_site, side_of
+from neuron_spec.neurons.choices import DEFAULT_K, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
-DEFAULT_K = Fraction(95)
-NEURON_SETS = ("direction", "language")
-METHODS = {
-    "cumulative": "the fewest most-active neurons that together cover k percent of the activations",
-    "matched-random": "as many neurons as cumulative keeps there, drawn at random",
-    "top-fraction": "the most active neurons, the same number for every direction",
-    "intersection-of-all": "the neurons that cumulative keeps for every direction",
-    "other-direction": "the neurons that cumulative keeps for another direction",
-}
 OTHER_DIRECTION_RULE = (
     "en->x and x->en apart, languages in the order of family and code; each takes the set of the language "
     "as many places on as the largest family has members, or of the next if there is one family"

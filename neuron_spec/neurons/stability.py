@@ -6,74 +6,18 @@ Axis letters: N directions, B sentences, F ffn. True = kept.
 
 from __future__ import annotations
 
-import argparse
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from neuron_spec.errors import ArtifactError, SelectionError
-from neuron_spec.neurons.activations import SIDES, ActivationCounts
+from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.choices import SIDES, WHOLE, Part
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import Compared, NothingToCompare, pairwise_iou, random_iou
 from neuron_spec.neurons.selection import only_side, select, select_top_fraction
-
-
-@dataclass(frozen=True)
-class Part:
-    """Every ``of``-th sentence of each direction's data set, from the ``number``-th on.
-
-    Written ``1/2``: that and ``2/2`` are split halves; ``1/1`` is the whole. Neighbours in a data set are
-    often alike, and come into different parts.
-    """
-
-    number: int = 1
-    of: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        """Read ``1/2``.
-
-        Raises:
-            SelectionError: if it is no such fraction, of 1/n to n/n.
-        """
-        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise SelectionError("bad part", got=repr(text), expected="i/n with 1 <= i <= n, such as 1/2")
-        return cls(int(found[1]), int(found[2]))
-
-    @property
-    def is_whole(self) -> bool:
-        return self.of == 1
-
-    def holds(self, sentences: Tensor) -> Tensor:
-        """Which sentences belong to it, bool ``[B]``.
-
-        Args:
-            sentences: the index of each in its direction's data set, int64 ``[B]``, from 0.
-        """
-        return sentences % self.of == self.number - 1
-
-
-WHOLE = Part()
-
-
-def part_flag(text: str) -> str:
-    """`Part.parse` as the type of a flag.
-
-    Raises:
-        argparse.ArgumentTypeError: where that raises.
-    """
-    try:
-        return str(Part.parse(text))
-    except SelectionError as error:
-        raise argparse.ArgumentTypeError(" ".join(str(error).split())) from error
 
 
 def part_of(profile: ActivationCounts) -> Part:

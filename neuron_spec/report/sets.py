@@ -11,6 +11,7 @@ from statistics import fmean
 import torch
 
 from neuron_spec.directions import UNKNOWN
+from neuron_spec.neurons.choices import METHODS
 from neuron_spec.neurons.overlap import (
     NothingToCompare,
     PermutationTest,
@@ -20,7 +21,6 @@ from neuron_spec.neurons.overlap import (
     mean_off_diagonal,
     permutation_test,
 )
-from neuron_spec.neurons.selection import METHODS
 from neuron_spec.pages import curves, heatmap
 from neuron_spec.pages.page import Block, Bullets, Paragraph, Section, Table, plain
 from neuron_spec.pages.style import drawn

@@ -22,7 +22,7 @@ from neuron_spec.backends.fairseq.data_bin import data_sha256
 from neuron_spec.backends.fairseq.profiling import DTYPES, NeuronCounter, profile_signature
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
-from neuron_spec.neurons.stability import WHOLE, Part, part_flag
+from neuron_spec.neurons.choices import WHOLE, Part, part_flag
 from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
 

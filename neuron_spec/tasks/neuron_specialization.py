@@ -23,8 +23,8 @@ from neuron_spec.backends.fairseq.data_bin import check_data_bin
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import MISSING_DIRECTION, NeuronSpecTransformer
+from neuron_spec.neurons.choices import NEURON_SETS
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.selection import NEURON_SETS
 
 
 @register_task("neuron_specialization")

@@ -20,7 +20,8 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.activations import ActivationCounts, side_of
-from neuron_spec.neurons.stability import WHOLE, Part, are_split, part_of
+from neuron_spec.neurons.choices import WHOLE, Part
+from neuron_spec.neurons.stability import are_split, part_of
 from neuron_spec.tasks.neuron_profiling import NeuronProfilingTask
 
 PAD = 1

@@ -238,12 +238,12 @@ def test_bad_languages(refusal, langs, said):
 
 
 def test_a_bug_of_ours_is_not_dressed_as_bad_input(profile, tmp_path, monkeypatch):
-    from neuron_spec.cli import select
+    from neuron_spec.neurons import selection
 
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(select, "select", broken)
+    monkeypatch.setattr(selection, "select", broken)
     with pytest.raises(ZeroDivisionError):
         main(["select", str(profile), "--output", str(tmp_path / "m.safetensors")])
     assert not list(tmp_path.iterdir())

@@ -12,8 +12,8 @@ import torch
 from neuron_spec.cli.main import main
 from neuron_spec.directions import parse_directions
 from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.choices import METHODS
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.selection import METHODS
 
 DIRECTIONS = parse_directions("en-de,de-en,en-nl,nl-en,en-ru,ru-en")
 WIDTHS = {"encoder.layers.0": 48, "decoder.layers.0": 40}

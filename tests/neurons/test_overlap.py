@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.neurons.choices import GROUPS
 from neuron_spec.neurons.overlap import (
-    GROUPS,
     NothingToCompare,
     cluster,
     compared,

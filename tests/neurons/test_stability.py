@@ -4,6 +4,7 @@ import torch
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.choices import WHOLE, Part
 from neuron_spec.neurons.overlap import NothingToCompare, compared, pairwise_iou, random_iou
 from neuron_spec.neurons.selection import (
     ks_per_direction,
@@ -14,8 +15,6 @@ from neuron_spec.neurons.selection import (
     select_top_fraction,
 )
 from neuron_spec.neurons.stability import (
-    WHOLE,
-    Part,
     are_split,
     iou_per_direction,
     iou_with_other_languages,

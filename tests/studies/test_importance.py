@@ -11,8 +11,8 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.activations import is_head_site
+from neuron_spec.neurons.choices import Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.stability import Part
 from neuron_spec.studies.pruning.importance import Importance
 from neuron_spec.studies.pruning.meter import ImportanceMeter
 

@@ -14,9 +14,9 @@ from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.cli.main import main
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ModelError
+from neuron_spec.neurons.choices import Part
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared
-from neuron_spec.neurons.stability import Part
 from neuron_spec.studies.conflict import measure as interference
 from neuron_spec.studies.conflict.measure import (
     SHARED,

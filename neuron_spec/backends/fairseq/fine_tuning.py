@@ -29,9 +29,8 @@ from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.artifacts import (
     SIGNATURE,
     atomic_path,
+    completed,
     hash_text,
-    is_already_here,
-    read_json,
     signature,
     write_json,
 )
@@ -152,9 +151,8 @@ class Copy:
         """
         with alone_in(self.folder) as lock:
             path, train = self.folder / SIGNATURE, self.folder / "train"
-            found = read_json(path, "signature") if path.is_file() else None
-            is_already_here(self.folder, found, made, what="fine-tuning")
-            write_json(path, made)
+            if not completed(path, made, what="fine-tuning", where=self.folder, quiet=True):
+                write_json(path, made)
             if not product.is_file():
                 if not (train / _COMPLETE).is_file():
                     command = self.training.command(self.direction, train, self.seed)

@@ -20,13 +20,13 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from torch import Tensor, nn
 
 from neuron_spec import tasks as tasks_of_ours
-from neuron_spec.artifacts import hash_text, is_already_here, read_json, write_json
+from neuron_spec.artifacts import completed, hash_text, read_json, write_json
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with, shards_of
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
+from neuron_spec.neurons.choices import WHOLE, Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.stability import WHOLE, Part
 
 assert tasks_of_ours  # registered
 
@@ -225,14 +225,10 @@ def measured_rows(
     Raises:
         ArtifactError: if a row was measured on something else.
     """
-    made = {name: sign(name) for name in names}
+    signatures = {name: sign(name) for name in names}
     paths = {name: folder / f"{name}.json" for name in names}
-    missing = []
-    for name, path in paths.items():
-        found = read_json(path, what).get("signature", {}) if path.is_file() else None
-        if not is_already_here(path, found, made[name], what=what):
-            missing.append(name)
+    missing = [name for name in names if not completed(paths[name], signatures[name], what=what, quiet=True)]
     if missing:
         for name, row in measure(missing):
-            write_json(paths[name], {"signature": made[name], **row})
+            write_json(paths[name], {"signature": signatures[name], **row})
     return {name: read_json(path, what) for name, path in paths.items()}

@@ -18,8 +18,8 @@ from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.modules.taps import tapped
-from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
-from neuron_spec.neurons.stability import WHOLE, Part
+from neuron_spec.neurons.activations import ActivationCounts, side_of
+from neuron_spec.neurons.choices import SIDES, WHOLE, Part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -23,13 +23,8 @@ from torch import Tensor
 
 from neuron_spec.artifacts import read_json, recorded_command, write_json, write_text
 from neuron_spec.directions import GROUPS, Direction, family_of
-from neuron_spec.neurons.overlap import (
-    PERMUTATIONS,
-    NothingToCompare,
-    PermutationTest,
-    family_contrast,
-    permutation_test,
-)
+from neuron_spec.neurons.choices import PERMUTATIONS
+from neuron_spec.neurons.overlap import NothingToCompare, PermutationTest, family_contrast, permutation_test
 from neuron_spec.pages import style
 from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.page import Paragraph, Section, Table, again, left_in

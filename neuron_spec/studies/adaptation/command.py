@@ -21,7 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
-REFERENCE_SOURCES = ("raw", "data-bin")
+from neuron_spec.arguments import add_device, add_translating, whole_numbers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--shots",
-        type=_shots,
+        type=whole_numbers("a list of numbers such as 0,20,100"),
         default="0,20,100,1000",
         metavar="N,...",
         help="numbers of training sentences, the smaller part of the larger (default %(default)s)",
@@ -63,24 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gen-subset", default="test", metavar="NAME", help="which set to score (default %(default)s)"
     )
-    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default %(default)s)")
-    parser.add_argument(
-        "--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch, translating"
-    )
-    parser.add_argument(
-        "--references",
-        choices=REFERENCE_SOURCES,
-        default=REFERENCE_SOURCES[0],
-        help="the raw text beside the data-bin, or the data-bin's targets put together again",
-    )
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-
-
-def _shots(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,20,100")
-    return [int(part) for part in parts]
+    add_translating(parser)
+    add_device(parser, max_tokens=None)
 
 
 def _lenders(text: str) -> dict[str, str]:

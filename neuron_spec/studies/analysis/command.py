@@ -11,11 +11,10 @@ examples:
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from neuron_spec.neurons.overlap import GROUPS, PERMUTATIONS
+from neuron_spec.neurons.choices import GROUPS, PERMUTATIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import hash_file, is_already_here, read_json, signature
+    from neuron_spec.artifacts import completed, hash_file, signature
     from neuron_spec.directions import language
     from neuron_spec.errors import NeuronSpecError
     from neuron_spec.neurons.activations import ActivationCounts
@@ -111,10 +110,6 @@ def run(args: argparse.Namespace) -> None:
             "languages": {code: f"{question.family(code)}, {language(code).lineage}" for code in codes},
         },
     )
-    done = args.output / ANALYSIS_JSON
-    found = read_json(done, "analysis").get("signature", {}) if done.is_file() else None
-    if is_already_here(args.output, found, made, what="analysis"):
-        print(f"{args.output}: complete already", file=sys.stderr)
-    else:
+    if not completed(args.output / ANALYSIS_JSON, made, what="analysis", where=args.output):
         write_analysis(args.output, question, again, made)
     print(args.output / ANALYSIS_TABLE)

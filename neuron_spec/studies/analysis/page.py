@@ -23,10 +23,10 @@ from torch import Tensor
 from neuron_spec.artifacts import read_json, require_file, write_json, write_text
 from neuron_spec.directions import GROUPS, UNKNOWN, family_of, language, tree_distance
 from neuron_spec.errors import ArtifactError
-from neuron_spec.neurons.activations import SIDES, ActivationCounts, side_of
+from neuron_spec.neurons.activations import ActivationCounts, side_of
+from neuron_spec.neurons.choices import PERMUTATIONS, SIDES, Part
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import (
-    PERMUTATIONS,
     Compared,
     Mantel,
     NothingToCompare,
@@ -42,7 +42,6 @@ from neuron_spec.neurons.overlap import (
     permutation_test,
 )
 from neuron_spec.neurons.stability import (
-    Part,
     are_split,
     iou_per_direction,
     iou_with_other_languages,

@@ -12,26 +12,37 @@ example:
 from __future__ import annotations
 
 import argparse
-import sys
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neuron_spec.backends.fairseq.asked import Asked, add_shared_arguments, positive
+from neuron_spec.arguments import (
+    add_device,
+    add_masks_run_through,
+    add_model_and_text,
+    real_number,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from neuron_spec.backends.fairseq.asked import Asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_and_text(parser, several=True, checkpoint="one or more checkpoints of one model")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_masks_run_through(parser)
+    add_device(parser)
     parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, the first shard with the text"
+        "--sentences",
+        type=whole_number(1),
+        metavar="N",
+        help="of each direction, spread over its set (default: all)",
     )
     parser.add_argument(
-        "--path", type=Path, required=True, nargs="+", metavar="FILE", help="one or more checkpoints of one model"
-    )  # fmt: skip
-    add_shared_arguments(parser)
-    parser.add_argument(
-        "--sentences", type=positive, metavar="N", help="of each direction, spread over its set (default: all)"
-    )  # fmt: skip
-    parser.add_argument(
         "--gradient-space",
-        type=_gibibytes,
+        type=real_number(lambda value: 0 < value < math.inf, "a positive number"),
         default=4.0,
         metavar="GiB",
         help="how much of the gradients lies in --output at a time; if that is not all, the text is passed "
@@ -39,55 +50,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _gibibytes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return value
-
-
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from neuron_spec.artifacts import is_already_here, read_json, signature
-    from neuron_spec.backends.fairseq.data_bin import data_sha256
+    from neuron_spec.artifacts import completed, signature
+    from neuron_spec.backends.fairseq.asked import AskedThroughMasks
     from neuron_spec.studies.conflict.measure import Cell, Gradients, gradient_products
     from neuron_spec.studies.conflict.page import CONFLICT_JSON, CONFLICT_TABLE, Conflict, write_conflict
 
-    asked = {name: Asked.read(args, path, [args.gen_subset]) for name, path in names_of(args.path).items()}
-    first = next(iter(asked.values()))
-    _require_alike(asked)
-    inputs = {
-        name: {**own.inputs, "data": data_sha256(args.data_bin, args.gen_subset, own.directions)}
-        for name, own in asked.items()
+    checkpoints = {
+        name: AskedThroughMasks.of(args, path, args.gen_subset) for name, path in names_of(args.path).items()
     }
-    parameters = {**first.parameters(), "sentences": args.sentences or "all"}
-    made = signature(
+    first = next(iter(checkpoints.values()))
+    _require_alike(checkpoints)
+    parameters = {**first.parameters, "sentences": args.sentences or "all"}
+    whole = signature(
         "conflict",
-        inputs={f"{name}: {what}": value for name, own in inputs.items() for what, value in own.items()},
-        parameters={**parameters, **first.reported()},
+        inputs={
+            f"{name}: {what}": value
+            for name, asked in checkpoints.items()
+            for what, value in asked.inputs.items()
+        },
+        parameters={**parameters, **first.reported(args.seed)},
     )
-    done = args.output / CONFLICT_JSON
-    found = read_json(done, "conflict").get("signature", {}) if done.is_file() else None
-    if is_already_here(args.output, found, made, what="conflict"):
-        print(f"{args.output}: complete already", file=sys.stderr)
-    else:
+    if not completed(args.output / CONFLICT_JSON, whole, what="conflict", where=args.output):
         conflicts = {}
-        for name, own in asked.items():
+        for name, asked in checkpoints.items():
+
+            def load(asked: AskedThroughMasks = asked) -> Gradients:
+                return Gradients(asked.load_through_masks(args), args.gen_subset, args.sentences)
+
             products, metadata = gradient_products(
                 args.output / "products" / name,
-                [str(direction) for direction in own.directions],
-                signature("gradient products", inputs=inputs[name], parameters=parameters),
-                lambda own=own: Gradients(own.load(), args.gen_subset, args.sentences),  # type: ignore[misc]
+                asked.names,
+                signature("gradient products", inputs=asked.inputs, parameters=parameters),
+                load,
                 gibibytes=args.gradient_space,
                 description=name,
             )
             sizes = {Cell.parse(cell): size for cell, size in metadata["parameters"].items()}
             conflicts[name] = Conflict(products, torch.tensor(metadata["tokens"]), sizes)
-        write_conflict(args.output, first.compared(), conflicts, made, seed=args.seed)
+        write_conflict(args.output, first.pairs, conflicts, whole, seed=args.seed)
     print(args.output / CONFLICT_TABLE)
 
 
@@ -112,19 +115,19 @@ def names_of(paths: list[Path]) -> dict[str, Path]:
     )
 
 
-def _require_alike(asked: dict[str, Asked]) -> None:
+def _require_alike(checkpoints: Mapping[str, Asked]) -> None:
     """Raises: ModelError if checkpoints that stand side by side have other directions or language tokens."""
     from neuron_spec.backends.fairseq.checkpoints import differing_token_flags
     from neuron_spec.errors import ModelError
 
-    (name, first), *others = asked.items()
-    for other, own in others:
-        differ = differing_token_flags(first.trained, own.trained)
-        if differ or own.directions != first.directions:
+    (name, first), *others = checkpoints.items()
+    for other, asked in others:
+        differ = differing_token_flags(first.trained, asked.trained)
+        if differ or asked.directions != first.directions:
             raise ModelError(
                 "checkpoints of other directions or language tokens",
                 where=f"{name}, {other}",
                 got="; ".join(f"{flag}: {one} and {two}" for flag, (one, two) in differ.items())
-                or f"{len(first.directions)} and {len(own.directions)} directions, or another order",
+                or f"{len(first.directions)} and {len(asked.directions)} directions, or another order",
                 mend="name --lang-pairs that both know, or compare them one by one",
             )

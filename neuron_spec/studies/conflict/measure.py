@@ -24,10 +24,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from neuron_spec.artifacts import is_already_here, load_tensors, save_tensors
+from neuron_spec.artifacts import completed, is_made_from, load_tensors, save_tensors, signature_in
 from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.errors import ModelError
-from neuron_spec.neurons.stability import Part
+from neuron_spec.neurons.choices import Part
 
 HALVES = (Part(1, 2), Part(2, 2))
 SHARED = "shared"
@@ -178,8 +178,7 @@ def gradient_products(
         ModelError: if not even one value per gradient may be held, or a gradient is not finite.
     """
     path = folder / "products.safetensors"
-    found = _signature_of(path)
-    if not is_already_here(path, found, made, what="table of gradient products"):
+    if not completed(path, made, what="table of gradient products", quiet=True):
         gradients = load()
         values = int(gibibytes * 2**30) // (2 * len(names) * 4)
         if values < 1:
@@ -193,7 +192,8 @@ def gradient_products(
         batches = len(passes) * sum(len(text.batches) for text in gradients.texts)
         with tqdm(total=batches, unit="batch", file=sys.stderr, desc=description) as bar:
             for number, slices in enumerate(passes):
-                of_pass = {**made, "pass": {str(c): [s.start, s.stop] for c, s in slices.items()}}
+                places = {str(cell): [place.start, place.stop] for cell, place in slices.items()}
+                of_pass = {**made, "parameters": {**made["parameters"], "pass": places}}
                 for cell, product in _one_pass(
                     folder, number, names, of_pass, gradients, slices, bar
                 ).items():
@@ -252,13 +252,9 @@ def _pass_file(folder: Path, number: int) -> Path:
     return folder / f"pass-{number}.safetensors"
 
 
-def _signature_of(path: Path) -> Mapping[str, Any] | None:
-    return load_tensors(path, "gradients")[1].get("signature", {}) if path.is_file() else None
-
-
 def _is_of(path: Path, made: Mapping[str, Any]) -> bool:
     """Whether a piece of a killed run is of this one; pieces of others, such as of another bound, are made anew."""
-    return _signature_of(path) == dict(made)
+    return is_made_from(signature_in(path, "gradients"), made)
 
 
 def _require_finite(products: Mapping[Cell, Tensor], names: Sequence[str]) -> None:

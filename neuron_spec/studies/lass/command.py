@@ -16,30 +16,31 @@ import argparse
 import sys
 from pathlib import Path
 
+from neuron_spec.arguments import add_device, add_model_and_text, real_number
+
 _CHECKPOINTS = ("last", "best")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; a sharded one is trained shard by shard"
+    add_model_and_text(
+        parser,
+        data_bin="fairseq data-bin; a sharded one is trained shard by shard",
+        checkpoint="the dense checkpoint",
+        subset=None,
     )
-    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the dense checkpoint")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="weight_masks.safetensors")
     parser.add_argument(
         "--work", type=Path, required=True, metavar="DIR", help="a folder per direction; one copy at a time"
     )
     parser.add_argument(
         "--alpha",
-        type=_alpha,
+        type=real_number(lambda value: 0 <= value < 1, "a fraction from 0 to below 1"),
         required=True,
         metavar="X",
         help="fraction of each matrix to drop, 0 to below 1; the published configuration does not say it",
     )
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="fairseq's flags for fine-tuning"
-    )
-    parser.add_argument(
-        "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
     )
     parser.add_argument(
         "--checkpoint",
@@ -52,30 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the fine-tuned copies, so that another alpha needs no other training",
     )
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-
-
-def _alpha(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction from 0 to below 1")
-    return value
+    add_device(parser, max_tokens=None)
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args
+    from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.config import read_flags
     from neuron_spec.backends.fairseq.fine_tuning import FineTuning
-    from neuron_spec.directions import parse_directions
     from neuron_spec.studies.lass.measure import Masking, make_masks
 
     flags = [*read_flags(args.config), *(["--cpu"] if args.cpu else []), *args.fairseq_flags]
-    trained = task_args(read_checkpoint(args.path), args.path)
-    directions = parse_directions(args.lang_pairs or trained.lang_pairs)
-    training = FineTuning(args.path, args.data_bin, directions, flags)
+    asked = Asked.read(args.path, args.data_bin, lang_pairs=args.lang_pairs)
+    training = FineTuning(args.path, args.data_bin, asked.directions, flags)
     masking = Masking(args.alpha, args.checkpoint, args.keep_checkpoints)
     masks = make_masks(training, masking, args.output, args.work)
     seconds = masks.metadata["fine_tuning_seconds"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import is_already_here
+from neuron_spec.artifacts import completed
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.backends.fairseq.fine_tuning import Copy, FineTuning
 from neuron_spec.directions import Direction
@@ -55,9 +55,7 @@ def make_masks(training: FineTuning, masking: Masking, output: Path, work: Path)
     """
     made = training.signature("lass", training.directions)
     made["parameters"] |= {"alpha": masking.alpha, "checkpoint": masking.checkpoint}
-    found = WeightMasks.load(output).metadata.get("signature", {}) if output.is_file() else None
-    if is_already_here(output, found, made, what="set of weight masks"):
-        print(f"{output}: complete already", file=sys.stderr)
+    if completed(output, made, what="set of weight masks"):
         return WeightMasks.load(output)
     dictionary = training.dictionary_sha256  # before any training, as it reads the data-bin
     parts = []

@@ -22,7 +22,8 @@ from torch import Tensor
 from neuron_spec.artifacts import hash_state, load_tensors, save_tensors, write_json
 from neuron_spec.directions import ENGLISH, Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError, SelectionError
-from neuron_spec.neurons.activations import SIDES, side_of
+from neuron_spec.neurons.activations import side_of
+from neuron_spec.neurons.choices import SIDES
 
 FORMAT = "weight masks 1"
 

@@ -22,17 +22,21 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuron_spec.neurons.selection import NEURON_SETS
-from neuron_spec.studies.pruning.importance_command import add_shared_arguments
-from neuron_spec.studies.pruning.sets import SITE_KINDS
+from neuron_spec.arguments import whole_numbers
+from neuron_spec.neurons.choices import NEURON_SETS, SITE_KINDS
+from neuron_spec.studies.pruning.importance_command import add_what_is_measured
+
+if TYPE_CHECKING:
+    from neuron_spec.directions import Direction
+    from neuron_spec.studies.pruning.meter import ImportanceMeter
 
 DEFAULT_STEP, DEFAULT_FLOOR = 0.1, 0.95
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_shared_arguments(parser)
+    add_what_is_measured(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
     parser.add_argument(
         "--sites", choices=SITE_KINDS, default=SITE_KINDS[0], help="what is pruned (default %(default)s)"
@@ -68,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--voters",
-        type=_seeds,
+        type=whole_numbers("a list of different seeds, such as 1,2,3", distinct=True),
         metavar="N,N,...",
         help="with --fine-tune: the copies' seeds of training, instead of FILE's (default 1)",
     )
@@ -79,53 +83,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _seeds(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isdecimal() for part in parts) or len({*map(int, parts)}) < len(parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of different seeds, such as 1,2,3")
-    return [int(part) for part in parts]
-
-
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import hash_text, signature
-    from neuron_spec.backends.fairseq.checkpoints import (
-        is_specialized,
-        read_checkpoint,
-        task_args,
-        token_flags,
-        weights_sha256,
-    )
+    from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.config import read_flags
-    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
+    from neuron_spec.backends.fairseq.data_bin import data_sha256
     from neuron_spec.backends.fairseq.fine_tuning import FineTuning
-    from neuron_spec.directions import Direction, direction_id, parse_directions
     from neuron_spec.errors import ModelError
     from neuron_spec.studies.pruning.measure import Rules, Voters, prune, prune_fine_tuned
     from neuron_spec.studies.pruning.meter import ImportanceMeter
 
     _require_goes_together(args)
     rules = Rules(args.sites, args.neuron_sets, args.step_fraction, args.quality_floor, args.max_steps)
-    state = read_checkpoint(args.path)
-    if is_specialized(state):
+    asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
+    if asked.is_specialized:
         raise ModelError(
             "pruning starts from a dense model",
             where=args.path,
             got="a checkpoint with masks",
             expected="a dense checkpoint, multilingual or fine-tuned",
         )
-    trained = task_args(state, args.path)
-    directions = parse_directions(args.lang_pairs or trained.lang_pairs)
-    for direction in directions:
-        direction_id(direction, trained.langs)
-    data_bin = folder_with(args.data_bin, args.gen_subset)
-    check_data_bin(data_bin, trained.langs, args.gen_subset, directions)
-    checkpoint_sha256 = weights_sha256(state)
 
     def sign(some: Sequence[Direction], inputs: Mapping[str, str], **parameters: Any) -> dict[str, Any]:
-        data = data_sha256(data_bin, args.gen_subset, some)
+        data = data_sha256(args.data_bin, args.gen_subset, some)
         return signature(
             "prune",
-            inputs={"checkpoint": checkpoint_sha256, "data": data, **inputs},
+            inputs={"checkpoint": asked.checkpoint_sha256, "data": data, **inputs},
             parameters={
                 **vars(rules),
                 "subset": args.gen_subset,
@@ -137,11 +120,10 @@ def run(args: argparse.Namespace) -> None:
         )
 
     def load(path: Path, some: Sequence[Direction]) -> ImportanceMeter:
-        return ImportanceMeter(
-            path,
-            data_bin,
-            some,
-            token_flags=token_flags(trained),
+        return asked.load(
+            ImportanceMeter,
+            path=path,
+            directions=some,
             dropped_neurons=args.dropped_neurons,
             max_tokens=args.max_tokens,
             cpu=args.cpu,
@@ -149,13 +131,13 @@ def run(args: argparse.Namespace) -> None:
 
     if args.fine_tune is None:
         metadata = {
-            "checkpoint_sha256": checkpoint_sha256,
-            "langs": list(trained.langs),
-            "signature": sign(directions, {}),
+            "checkpoint_sha256": asked.checkpoint_sha256,
+            "langs": asked.langs,
+            "signature": sign(asked.directions, {}),
         }
         masks = prune(
             args.output,
-            lambda: load(args.path, directions),
+            lambda: load(args.path, asked.directions),
             args.gen_subset,
             rules,
             metadata,
@@ -163,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
         )
     else:
         flags = [*read_flags(args.fine_tune), *(["--cpu"] if args.cpu else []), *args.fairseq_flags]
-        training = FineTuning(args.path, args.data_bin, directions, flags)
+        training = FineTuning(args.path, args.data_bin, asked.directions, flags)
 
         def sign_voters(some: Sequence[Direction], seeds: Sequence[int]) -> dict[str, Any]:
             text = hash_text(*(data_sha256(shard, "train", some) for shard in training.shards))

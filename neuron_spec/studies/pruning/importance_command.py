@@ -14,28 +14,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.backends.fairseq.asked import positive
-from neuron_spec.modules.specialized_ffn import DROPPED_NEURONS
+from neuron_spec.arguments import add_device, add_model_and_text, whole_number
+from neuron_spec.neurons.choices import DROPPED_NEURONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_shared_arguments(parser)
+    add_what_is_measured(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="importance.safetensors")
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+def add_what_is_measured(parser: argparse.ArgumentParser) -> None:
     """What is measured, and on what: also for neuron-spec prune."""
-    parser.add_argument("data_bin", type=Path, help="fairseq data-bin")
-    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
-    parser.add_argument("--gen-subset", default="valid", metavar="NAME", help="the subset to measure on")
+    add_model_and_text(parser, data_bin="fairseq data-bin")
     parser.add_argument(
         "--sentences",
-        type=positive,
+        type=whole_number(1),
         metavar="N",
         help="of each direction, spread over its set (default: all)",
-    )
-    parser.add_argument(
-        "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
     )
     parser.add_argument(
         "--dropped-neurons",
@@ -43,71 +38,42 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a dropped neuron would emit: its constant act(bias), or zero "
         f"(default: as the checkpoint was trained; {DROPPED_NEURONS[0]} for one of plain fairseq)",
     )
-    parser.add_argument("--max-tokens", type=int, default=4000, metavar="N", help="tokens per batch")
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from neuron_spec.artifacts import hash_state, hash_text, is_already_here, signature
-    from neuron_spec.backends.fairseq.checkpoints import (
-        masks_of,
-        read_checkpoint,
-        task_args,
-        token_flags,
-        weights_sha256,
-    )
-    from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
-    from neuron_spec.directions import direction_id, parse_directions
+    from neuron_spec.artifacts import completed, hash_text, signature
+    from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.studies.pruning.importance import Importance
     from neuron_spec.studies.pruning.meter import ImportanceMeter
 
-    state = read_checkpoint(args.path)
-    trained = task_args(state, args.path)
-    directions = parse_directions(args.lang_pairs or trained.lang_pairs)
-    for direction in directions:
-        direction_id(direction, trained.langs)
-    data_bin = folder_with(args.data_bin, args.gen_subset)
-    check_data_bin(data_bin, trained.langs, args.gen_subset, directions)
-    made = signature(
+    asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
+    whole = signature(
         "importance",
-        inputs={
-            "checkpoint": weights_sha256(state),
-            "checkpoint's masks": hash_state(masks_of(state)),
-            "data": data_sha256(data_bin, args.gen_subset, directions),
-        },
+        inputs=asked.inputs,
         parameters={
-            "subset": args.gen_subset,
+            **asked.parameters,
             "sentences": args.sentences or "all",
-            "directions": [str(direction) for direction in directions],
             "dropped_neurons": args.dropped_neurons or "as trained",
         },
     )
-    found = Importance.load(args.output).metadata.get("signature", {}) if args.output.is_file() else None
-    if is_already_here(args.output, found, made, what="file of importance"):
-        print(f"{args.output}: complete already", file=sys.stderr)
-    else:
-        meter = ImportanceMeter(
-            args.path,
-            data_bin,
-            directions,
-            token_flags=token_flags(trained),
-            dropped_neurons=args.dropped_neurons,
-            max_tokens=args.max_tokens,
-            cpu=args.cpu,
+    if not completed(args.output, whole, what="file of importance"):
+        meter = asked.load(
+            ImportanceMeter, dropped_neurons=args.dropped_neurons, max_tokens=args.max_tokens, cpu=args.cpu
         )
         text = meter.read(args.gen_subset, sentences=args.sentences)
         with tqdm(total=len(text.batches), unit="batch", file=sys.stderr, desc="importance") as bar:
             sums = meter.importance(text, each_batch=bar.update)
         metadata = {
-            "checkpoint_sha256": made["inputs"]["checkpoint"],
+            "checkpoint_sha256": asked.checkpoint_sha256,
             "dictionary_sha256": hash_text(*meter.model.encoder.dictionary.symbols),
-            "langs": list(trained.langs),
-            "signature": made,
+            "langs": asked.langs,
+            "signature": whole,
         }
-        Importance(directions, sums, torch.tensor(text.tokens), metadata).save(args.output)
+        Importance(asked.directions, sums, torch.tensor(text.tokens), metadata).save(args.output)
     importance = Importance.load(args.output)
     print(f"{'milli-nats per token':<32}{'min':>9}{'mean':>9}{'max':>9}", file=sys.stderr)
     for site, values in importance.per_token().items():

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from neuron_spec.artifacts import hash_text, is_already_here
+from neuron_spec.artifacts import completed, hash_text
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, weights_sha256
 from neuron_spec.backends.fairseq.fine_tuning import Copy, FineTuning
 from neuron_spec.backends.fairseq.loading import Text
@@ -233,11 +233,7 @@ def _of_voter(
 
 def _found(path: Path, made: Mapping[str, Any]) -> NeuronMasks | None:
     """The masks that are there already; raises ArtifactError if they were made otherwise."""
-    if not path.is_file():
-        return None
-    masks = NeuronMasks.load(path)
-    is_already_here(path, masks.metadata.get("signature", {}), made, what="mask file")
-    return masks
+    return NeuronMasks.load(path) if completed(path, made, what="mask file", quiet=True) else None
 
 
 class _Pruning:

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from neuron_spec.directions import Direction
 from neuron_spec.errors import SelectionError
-from neuron_spec.neurons.activations import SIDES, is_head_site, layer_order, side_of
+from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
+from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
-
-SITE_KINDS = ("heads", "neurons", "both")
 
 
 @dataclass(frozen=True)

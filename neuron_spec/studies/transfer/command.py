@@ -12,35 +12,43 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.backends.fairseq.asked import Asked, add_shared_arguments, positive
+from neuron_spec.arguments import (
+    add_device,
+    add_masks_run_through,
+    add_model_and_text,
+    real_number,
+    whole_number,
+)
 
 ROWS = "rows"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin; of a sharded one, the first shard with the text"
-    )
-    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
-    add_shared_arguments(parser)
+    add_model_and_text(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_masks_run_through(parser)
+    add_device(parser)
     parser.add_argument(
         "--lr",
-        type=_rate,
+        type=real_number(lambda value: 0 <= value < math.inf, "a rate, 0 or more"),
         required=True,
         metavar="X",
         help="the length of a step, in the Euclidean norm over all trained parameters",
     )
     parser.add_argument(
-        "--steps", type=positive, default=1, metavar="N", help="on each direction (default %(default)s)"
+        "--steps",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="on each direction (default %(default)s)",
     )
     parser.add_argument("--train-subset", default="train", metavar="NAME", help="the subset to step on")
     parser.add_argument(
         "--sentences",
-        type=positive,
+        type=whole_number(1),
         default=1000,
         metavar="N",
         help="of each direction in a step, spread over its set (default %(default)s)",
@@ -52,72 +60,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.inf
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate, 0 or more")
-    return value
-
-
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from neuron_spec.artifacts import is_already_here, read_json, signature
-    from neuron_spec.backends.fairseq.data_bin import data_sha256
-    from neuron_spec.studies.transfer.measure import INTACT, transfer_rows
+    from neuron_spec.artifacts import completed, signature
+    from neuron_spec.backends.fairseq.asked import AskedThroughMasks
+    from neuron_spec.studies.transfer.measure import INTACT, Lookahead, transfer_rows
     from neuron_spec.studies.transfer.page import TRANSFER_JSON, TRANSFER_TABLE, Transfer, write_transfer
 
-    asked = Asked.read(args, args.path, [args.gen_subset, args.train_subset])
-    names = [str(direction) for direction in asked.directions]
-    inputs = {**asked.inputs, "data": data_sha256(args.data_bin, args.gen_subset, asked.directions)}
-    inputs |= {"training data": data_sha256(args.data_bin, args.train_subset, asked.directions)}
-    step = {
-        "lr": args.lr,
-        "steps": args.steps,
-        "train_subset": args.train_subset,
-        "sentences": args.sentences,
-    }
+    asked = AskedThroughMasks.of(args, args.path, args.gen_subset, args.train_subset)
+    inputs = {**asked.inputs, "training data": asked.data_sha256(args.train_subset)}
+    step = {name: getattr(args, name) for name in ("lr", "steps", "train_subset", "sentences")}
 
     def sign(name: str) -> dict[str, Any]:
-        own = {"step_on": "none"} if name == INTACT else {"step_on": name, **step}
-        return signature("transfer row", inputs=inputs, parameters={**asked.parameters(), **own})
+        steps = {"step_on": "none"} if name == INTACT else {"step_on": name, **step}
+        return signature("transfer row", inputs=inputs, parameters={**asked.parameters, **steps})
 
-    parameters = {**asked.parameters(), **step, **asked.reported(), "normalize_rows": args.normalize_rows}
-    made = signature("transfer", inputs=inputs, parameters=parameters)
-    done = args.output / TRANSFER_JSON
-    found = read_json(done, "transfer").get("signature", {}) if done.is_file() else None
-    if is_already_here(args.output, found, made, what="transfer"):
-        print(f"{args.output}: complete already", file=sys.stderr)
-    else:
-        rows = transfer_rows(args.output / ROWS, names, sign, lambda: _load(asked), args.lr)
-        nats = {
-            name: torch.tensor([row["nats"][n] for n in names], dtype=torch.float64)
+    def load() -> Lookahead:
+        return Lookahead(
+            asked.load_through_masks(args),
+            train_subset=args.train_subset,
+            gen_subset=args.gen_subset,
+            steps=args.steps,
+            sentences=args.sentences,
+        )
+
+    parameters = {**asked.parameters, **step, **asked.reported(args.seed)}
+    whole = signature(
+        "transfer", inputs=inputs, parameters={**parameters, "normalize_rows": args.normalize_rows}
+    )
+    if not completed(args.output / TRANSFER_JSON, whole, what="transfer", where=args.output):
+        rows = transfer_rows(args.output / ROWS, asked.names, sign, load, args.lr)
+        losses = {
+            name: torch.tensor([row["nats"][n] for n in asked.names], dtype=torch.float64)
             for name, row in rows.items()
         }
-        intact = rows[INTACT]
         transfer = Transfer(
-            [int(intact["tokens"][name]) for name in names],
-            nats[INTACT],
-            torch.stack([nats[name] for name in names]),
-            intact["norm"],
+            [int(rows[INTACT]["tokens"][name]) for name in asked.names],
+            losses[INTACT],
+            torch.stack([losses[name] for name in asked.names]),
+            rows[INTACT]["norm"],
         )
         write_transfer(
-            args.output, asked.compared(), transfer, made, seed=args.seed, normalize_rows=args.normalize_rows
-        )  # fmt: skip
+            args.output,
+            asked.pairs,
+            transfer,
+            whole,
+            seed=args.seed,
+            normalize_rows=args.normalize_rows,
+        )
     print(args.output / TRANSFER_TABLE)
-
-
-def _load(asked: Asked) -> Any:
-    from neuron_spec.studies.transfer.measure import Lookahead
-
-    args = asked.args
-    return Lookahead(
-        asked.load(),
-        train_subset=args.train_subset,
-        gen_subset=args.gen_subset,
-        steps=args.steps,
-        sentences=args.sentences,
-    )

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from neuron_spec.backends.fairseq.loading import TeacherForced, Text, measured_rows
 from neuron_spec.errors import ModelError
-from neuron_spec.neurons.stability import Part
+from neuron_spec.neurons.choices import Part
 
 INTACT = "intact"
 

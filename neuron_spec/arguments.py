@@ -1,0 +1,143 @@
+"""Flags that several commands have, and what a flag's value may be. Light: ``--help`` needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+DATA_BIN = "fairseq data-bin; of a sharded one, the first shard with the text"
+REFERENCE_SOURCES = ("raw", "data-bin")
+AS_TRAINED = "default: those the checkpoint was trained on"
+
+
+# Values ---------------------------------------------------------------------------------------
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of a flag: ``least`` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {least} or more")
+        return int(text)
+
+    return parse
+
+
+def real_number(is_right: Callable[[float], bool], what: str) -> Callable[[str], float]:
+    """The type of a flag: ``what`` it is, such as ``a fraction from 0 to 1``; no NaN."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if value != value or not is_right(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return parse
+
+
+def whole_numbers(what: str, *, distinct: bool = False) -> Callable[[str], list[int]]:
+    """The type of a flag: whole numbers parted by commas."""
+
+    def parse(text: str) -> list[int]:
+        parts = text.split(",")
+        is_right = all(part.isdecimal() for part in parts)
+        if not is_right or (distinct and len({*map(int, parts)}) < len(parts)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return [int(part) for part in parts]
+
+    return parse
+
+
+# Flags ----------------------------------------------------------------------------------------
+
+
+def add_model_and_text(
+    parser: argparse.ArgumentParser,
+    *,
+    data_bin: str = DATA_BIN,
+    checkpoint: str = "the checkpoint",
+    several: bool = False,
+    directions: str = AS_TRAINED,
+    subset: str | None = "valid",
+    what_for: str = "the subset to measure on",
+) -> None:
+    """A data-bin, ``--path``, ``--lang-pairs`` and, unless ``subset`` is None, ``--gen-subset``."""
+    parser.add_argument("data_bin", type=Path, help=data_bin)
+    parser.add_argument(
+        "--path", type=Path, required=True, nargs="+" if several else None, metavar="FILE", help=checkpoint
+    )
+    parser.add_argument("--lang-pairs", metavar="de-en,...", help=directions)
+    if subset is not None:
+        parser.add_argument("--gen-subset", default=subset, metavar="NAME", help=what_for)
+
+
+def add_device(
+    parser: argparse.ArgumentParser, *, max_tokens: int | None = 4000, precision: str | None = None
+) -> None:
+    """``--cpu``; ``--max-tokens`` with its default; and ``--fp16`` and ``--bf16``.
+
+    Args:
+        precision: what half precision changes, if a command takes it.
+    """
+    if max_tokens is not None:
+        parser.add_argument(
+            "--max-tokens", type=int, default=max_tokens, metavar="N", help="tokens per batch"
+        )
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    if precision is None:
+        return
+    group = parser.add_mutually_exclusive_group()
+    for name in ("fp16", "bf16"):
+        group.add_argument(
+            f"--{name}",
+            dest="dtype",
+            action="store_const",
+            const=name,
+            default="fp32",
+            help=f"run the model in {name}, not fp32{precision}",
+        )
+
+
+def add_translating(parser: argparse.ArgumentParser) -> None:
+    """``--beam``, ``--references``, and ``--max-tokens`` with the default of translating."""
+    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch, translating"
+    )
+    parser.add_argument(
+        "--references",
+        choices=REFERENCE_SOURCES,
+        default=REFERENCE_SOURCES[0],
+        help="the raw text beside the data-bin, or the data-bin's targets put together again",
+    )
+
+
+def add_masks_run_through(parser: argparse.ArgumentParser) -> None:
+    """``--masks`` for a dense checkpoint, ``--overlap`` to compare with, ``--allow-other-checkpoint``, ``--seed``."""
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FILE",
+        help="run a dense checkpoint through these masks; a specialized one runs through its own",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=Path,
+        metavar="FILE",
+        help="compare with the overlap of these masks, whatever the model runs through (default: --masks)",
+    )
+    add_allow_other_checkpoint(parser)
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of tests by random relabelling")
+
+
+def add_allow_other_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-other-checkpoint",
+        action="store_true",
+        help="accept masks that were profiled on another dense checkpoint",
+    )
