@@ -1,4 +1,5 @@
-"""Copy what results/ keeps, small: numbers of CSV and JSON with four digits, figures with a palette of their own.
+"""Copy what results/ keeps, small: numbers of CSV and JSON with four digits, tables without padding, figures with a
+palette of their own. A page's figures go first: those that are not beside its copy are left out of it.
 
 python scripts/keep_results.py FILE ... FOLDER      or FILE COPY, with a suffix
 """
@@ -12,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -32,25 +32,12 @@ def small_csv(source: Path, folder: Path) -> bytes:
 
 
 def _cell(text: str) -> str:
-    if text.lstrip("-").isdigit():
-        return text
-    try:
-        return str(rounded(float(text)))
-    except (ValueError, OverflowError):  # words, nan, inf
-        return text
+    return str(rounded(float(text))) if re.fullmatch(r"-?\d+(\.\d*)?e-?\d+|-?\d+\.\d*", text) else text
 
 
 def small_json(source: Path, folder: Path) -> bytes:
-    plain = _plain(json.loads(source.read_text(encoding="utf-8")))
+    plain = json.loads(source.read_text(encoding="utf-8"), parse_float=lambda text: rounded(float(text)))
     return (json.dumps(plain, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return rounded(value) if isinstance(value, float) and abs(value) < float("inf") else value
 
 
 def small_md(source: Path, folder: Path) -> bytes:

@@ -9,7 +9,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=PASSIVE
 # fairseq and current hydra and torch warn about each other at every start.
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 
-# What options say; a script gives its own others. again holds those with which run_for runs the script again.
+# What options say; scripts have others of their own. again: those with which stop_in_time runs the script again.
 dry_run=false size=gpu seeds='' run='' stop_after='' results='' again=()
 
 say() { printf '\n== %s\n' "$*" >&2; }

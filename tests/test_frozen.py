@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from frozen import log_probabilities
+
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, weights_sha256
 from neuron_spec.cli.main import main
 from neuron_spec.neurons.masks import NeuronMasks
