@@ -9,6 +9,7 @@ device=(--cpu) batch=()
 often=(--log-format simple --log-interval 20 --save-interval-updates 60 --keep-interval-updates 1
   --validate-interval-updates 1000000)
 [[ $size == gpu ]] || keep_freed_memory
+default_run homeassistant
 case $size in
   gpu)
     device=() batch=(--max-tokens 16000)

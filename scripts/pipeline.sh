@@ -9,7 +9,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=PASSIVE
 # fairseq and current hydra and torch warn about each other at every start.
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 
-dry_run=false
+# What options say; scripts have others of their own. again: those with which stop_in_time runs the script again.
+dry_run=false size=gpu seeds='' run='' stop_after='' results='' again=()
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
@@ -18,8 +19,69 @@ refuse() { echo "$*; see --help" >&2; exit 2; }
 # The comment at the top of the script.
 usage() { sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "${self:?}"; }
 
-# OPTION VALUE ...: what follows an option that takes a value
+# OPTIONS ARGUMENT ...: set a variable for each option given: --adapter-size 16 is adapter_size=16, --submit submit=true,
+# --cpu size=cpu. OPTIONS are those of the script beside --smoke, --run and --dry-run, which all of them have. Where the
+# script sets sources, options that name files, data gathers these.
+take_options() {
+  local own=" --smoke --run --dry-run $1 " name value
+  shift
+  while [[ $# -gt 0 ]]; do
+    name=${1#--} name=${name//-/_}
+    case $1 in
+      -h | --help) usage; exit 0 ;;
+      *[[:space:]]* | '') refuse "unknown option: $1" ;;
+    esac
+    if [[ " ${sources[*]-} " == *" $1 "* ]]; then
+      needs_value "$@"
+      # As it is seen from where the user called.
+      value=$2
+      [[ $2 == /* ]] || value=${OLDPWD:-$PWD}/$2
+      data+=("$1" "$value") again+=("$1" "$value")
+      shift 2
+      continue
+    fi
+    [[ $own == *" $1 "* ]] || refuse "unknown option: $1"
+    case $1 in
+      --cpu | --smoke)
+        [[ $size == gpu || $own != *" --cpu "* ]] || refuse "--cpu and --smoke are two sizes: choose one"
+        size=$name again+=("$1")
+        shift
+        ;;
+      --dry-run | --submit | --from-scratch) printf -v "$name" true; shift ;;
+      *)
+        needs_value "$@"
+        printf -v "$name" %s "$2"
+        [[ $1 == --stop-after ]] || again+=("$1" "$2")
+        shift 2
+        ;;
+    esac
+  done
+  [[ -z $stop_after || ($stop_after =~ ^[0-9]+(\.[0-9]+)?$ && $stop_after == *[1-9]*) ]] ||
+    refuse "--stop-after: got '$stop_after', expected minutes above 0"
+}
+
+# Run this script again with the options given but --stop-after, and end it then, whatever runs: every stage resumes.
+# Does nothing where there is none.
+stop_in_time() {
+  local status=0
+  [[ -n $stop_after ]] && ! $dry_run || return 0
+  timeout --kill-after=30 "${stop_after}m" "${self:?}" "${again[@]}" &
+  trap 'kill $!' INT TERM
+  wait $! || status=$?
+  [[ $status == 124 || $status == 137 ]] || exit "$status"
+  say "stopped after $stop_after minutes; to go on: $self ${again[*]} --stop-after $stop_after"
+  exit 0
+}
+
+# NAME: where everything goes, unless --run says so
+default_run() { run=${run:-runs/$1$([[ $size == gpu ]] || echo "-$size")}; }
+
 needs_value() { [[ $# -ge 2 ]] || refuse "$1 needs a value"; }
+
+# OPTION NUMBER
+needs_number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || refuse "$1: got '$2', expected a whole number from 1"; }
+
+needs_seeds() { needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'; }
 
 # OPTION LIST PATTERN EXPECTED: a list such as 1,2,3 whose parts match PATTERN, each once
 needs_list() {
@@ -69,3 +131,6 @@ logged() {
     exit 1
   }
 }
+
+# FILE ... FOLDER: copy them in the small form in which results/ keeps them
+keep() { stage python scripts/keep_results.py "$@"; }

@@ -1,34 +1,27 @@
 #!/usr/bin/env bash
 # The whole method on real text, from a machine with only Python 3.11 or 3.12 to a report. Run again to resume.
-#   scripts/quickstart.sh [--minutes N] [--from-scratch] [--smoke] [--run DIR]
+#   scripts/quickstart.sh [--minutes N] [--from-scratch] [--smoke] [--run DIR] [--results DIR] [--dry-run]
 #     --minutes N      training time of each of the two systems, on 2 CPU cores (default 5)
 #     --from-scratch   pretrain the dense model too (about an hour) instead of taking the shipped one
 #     --smoke          the toy corpus from scratch, in under 3 minutes
 #     --run DIR        where everything goes (default runs/quickstart, or runs/smoke)
+#     --results DIR    copy the report, scores and figures there
+#     --dry-run        print every command, run none
 set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$self")/.."
 # shellcheck source=scripts/pipeline.sh
 source scripts/pipeline.sh
 
-minutes=5 from_scratch=false smoke=false run=
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --minutes) minutes=$2; shift 2 ;;
-    --from-scratch) from_scratch=true; shift ;;
-    --smoke) smoke=true; shift ;;
-    --run) run=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) echo "unknown option: $1; see --help" >&2; exit 2 ;;
-  esac
-done
+minutes=5 from_scratch=false
+take_options "--minutes --from-scratch --results" "$@"
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "--minutes: got $minutes, expected a whole number from 1" >&2; exit 2; }
 
 say "install"
-scripts/00_install.sh
+$dry_run || scripts/00_install.sh
 choose_device
 
-if $smoke; then
+if [[ $size == smoke ]]; then
   run=${run:-runs/smoke} corpus=toy configs=configs/smoke from_scratch=true
   data=(--train-size 2500 --valid-size 100 --test-size 50) updates=150
 else
@@ -40,7 +33,7 @@ data_bin=$run/corpus/data-bin
 
 say "corpus: $corpus"
 $from_scratch || data+=(--sentencepiece "$shipped"/sentencepiece.model)
-scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
+stage scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
 
 dense=$run/dense/checkpoint_last.pt
 if $from_scratch; then
@@ -50,13 +43,13 @@ if $from_scratch; then
 else
   dense=$shipped/dense.pt
   say "dense model: the shipped checkpoint, $dense"
-  neuron-spec checkpoint check $shipped/dense.json --corpus "$run/corpus"
+  stage neuron-spec checkpoint check $shipped/dense.json --corpus "$run/corpus"
 fi
 
 say "profile"
-scripts/30_profile.sh "$data_bin" "$dense" "$run/profile.safetensors" "${device[@]}"
+stage scripts/30_profile.sh "$data_bin" "$dense" "$run/profile.safetensors" "${device[@]}"
 say "select"
-scripts/40_select.sh "$run/profile.safetensors" "$run/masks.safetensors"
+stage scripts/40_select.sh "$run/profile.safetensors" "$run/masks.safetensors"
 
 training=(--max-update "$updates" --total-num-update "$updates" "${device[@]}" --log-format simple --log-interval 20
   --save-interval-updates 60 --keep-interval-updates 1 --validate-interval-updates 1000000)
@@ -69,9 +62,17 @@ say "evaluate"
 for system in dense dense-continuation specialized; do
   checkpoint=$run/$system/checkpoint_last.pt
   [[ $system == dense ]] && checkpoint=$dense
-  scripts/60_evaluate.sh "$data_bin" "$checkpoint" "$run/evaluation/$system" "${device[@]}" -- --max-len-a 2 --max-len-b 10
+  stage scripts/60_evaluate.sh "$data_bin" "$checkpoint" "$run/evaluation/$system" "${device[@]}" -- --max-len-a 2 --max-len-b 10
 done
 
 say "report"
-scripts/70_report.sh "$run"
+stage scripts/70_report.sh "$run"
+if [[ -n $results ]]; then
+  say "copy the results to $results"
+  for system in dense dense-continuation specialized; do
+    keep "$run/evaluation/$system/scores.csv" "$results/$system.csv"
+  done
+  keep "$run"/figures/{iou,overlap,scores}.png "$results/figures"
+  keep "$run/report.md" "$run/masks.json" "$results"
+fi
 say "done: read $run/report.html or $run/report.md; scores and translations are in $run/evaluation, figures in $run/figures"

@@ -4,70 +4,46 @@
 # text is), parameters_millions, corpus_gb, the functions full_size and smoke_size, and then call recipe.
 
 checkpoint=checkpoint_best.pt
-run='' gpus='' nodes=1 smoke=false stop_after='' partition='' submit=false data=() reporting=() again=()
+gpus='' nodes=1 slurm='' submit=false data=() reporting=()
 
 recipe() {
-  options "$@"
-  size
-  if [[ -n $stop_after ]] && ! $dry_run; then run_for "$stop_after" "${again[@]}"; fi
-  if ! $dry_run && [[ -z $partition ]]; then
+  take_options "--seeds --gpus --nodes --slurm --submit --stop-after" "$@"
+  check_options
+  choose_size
+  stop_in_time
+  if ! $dry_run && [[ -z $slurm ]]; then
     # analyze needs scipy, official scoring sacremoses.
     { command -v neuron-spec && python -c 'import scipy, sacremoses'; } &>/dev/null ||
       scripts/00_install.sh analysis,official-scoring
   fi
-  $smoke || needs_disk
+  [[ $size == smoke ]] || needs_disk
   steps
-  if [[ -n $partition ]]; then finish_jobs; else say "done: read $run/report.md and $run/comparison*/*/comparison.md"; fi
+  if [[ -n $slurm ]]; then finish_jobs; else say "done: read $run/report.md and $run/comparison*/*/comparison.md"; fi
 }
 
-options() {
-  while [[ $# -gt 0 ]]; do
-    case $1 in
-      --run) needs_value "$@"; run=$2 again+=("$1" "$2"); shift 2 ;;
-      --seeds) needs_value "$@"; seeds=$2 again+=("$1" "$2"); shift 2 ;;
-      --gpus) needs_value "$@"; gpus=$2 again+=("$1" "$2"); shift 2 ;;
-      --nodes) needs_value "$@"; nodes=$2; shift 2 ;;
-      --slurm) needs_value "$@"; partition=$2; shift 2 ;;
-      --submit) submit=true; shift ;;
-      --stop-after) needs_value "$@"; stop_after=$2; shift 2 ;;
-      --smoke) smoke=true again+=("$1"); shift ;;
-      --dry-run) dry_run=true; shift ;;
-      -h | --help) usage; exit 0 ;;
-      *)
-        [[ " ${sources[*]} " == *" $1 "* ]] || refuse "unknown option: $1"
-        needs_value "$@"
-        data+=("$1" "$(from_caller "$2")")
-        again+=("${data[@]: -2}")
-        shift 2
-        ;;
-    esac
-  done
-  needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
-  [[ $nodes =~ ^[1-9][0-9]*$ ]] || refuse "--nodes: got '$nodes', expected a whole number from 1"
-  [[ $gpus =~ ^([1-9][0-9]*)?$ ]] || refuse "--gpus: got '$gpus', expected a whole number from 1"
-  [[ $partition =~ ^[[:alnum:]_.,-]*$ ]] || refuse "--slurm: got '$partition', expected a partition's name"
-  [[ -z $stop_after ]] || needs_minutes "$stop_after"
-  if [[ -z $partition ]]; then
+check_options() {
+  needs_seeds
+  needs_number --nodes "$nodes"
+  [[ -z $gpus ]] || needs_number --gpus "$gpus"
+  [[ $slurm =~ ^[[:alnum:]_.,-]*$ ]] || refuse "--slurm: got '$slurm', expected a partition's name"
+  if [[ -z $slurm ]]; then
     ! $submit || refuse "--submit sends SLURM jobs: name the partition with --slurm"
     [[ $nodes == 1 ]] || refuse "--nodes is for SLURM jobs (--slurm); docs/recipes.md shows torchrun without SLURM"
   else
     [[ -z $stop_after ]] || refuse "--stop-after is not for SLURM jobs: give them a time limit, and submit them again"
   fi
-  if $smoke; then
+  if [[ $size == smoke ]]; then
     [[ ${#data[@]} == 0 ]] || refuse "--smoke makes its own text: drop ${data[0]}"
-    [[ -z $partition$gpus ]] || refuse "--smoke runs here, on the CPU: drop --slurm and --gpus"
+    [[ -z $slurm$gpus ]] || refuse "--smoke runs here, on the CPU: drop --slurm and --gpus"
   else
     [[ ${#data[@]} -gt 0 ]] || refuse "where is the text? Give ${sources[*]}, as --help says"
   fi
 }
 
-# PATH, as it is seen from where the user called
-from_caller() { [[ $1 == /* ]] && echo "$1" || echo "${OLDPWD:-$PWD}/$1"; }
-
-size() {
-  run=${run:-runs/$corpus$($smoke && echo -smoke || true)}
+choose_size() {
+  default_run "$corpus"
   data_bin=$run/corpus/data-bin
-  if $smoke; then
+  if [[ $size == smoke ]]; then
     configs=configs/$corpus/smoke gpus=0
     pretraining=(--cpu --distributed-world-size 1 --log-format simple --log-interval 20)
     profiling=(--cpu)
@@ -75,13 +51,13 @@ size() {
   else
     local seen=0
     # A machine that only writes jobs or prints commands may have no GPU.
-    if [[ -z $gpus ]] || ! { $dry_run || [[ -n $partition ]]; }; then
+    if [[ -z $gpus ]] || ! { $dry_run || [[ -n $slurm ]]; }; then
       seen=$(python -c 'import torch; print(torch.cuda.device_count())')
     fi
     if [[ -z $gpus ]]; then
       gpus=$seen
       [[ $gpus != 0 ]] || refuse "torch sees no GPU here: give --gpus N for --slurm and --dry-run, or try --smoke"
-    elif ! $dry_run && [[ -z $partition && $seen -lt $gpus ]]; then
+    elif ! $dry_run && [[ -z $slurm && $seen -lt $gpus ]]; then
       refuse "--gpus: got $gpus, but torch sees $seen here"
     fi
     configs=configs/$corpus
@@ -113,7 +89,7 @@ steps() {
 }
 
 make_corpus() {
-  if $smoke; then stage python "tests/corpora/tiny_$corpus.py" "$run/source"; fi
+  if [[ $size == smoke ]]; then stage python "tests/corpora/tiny_$corpus.py" "$run/source"; fi
   stage scripts/10_data.sh "$corpus" "$run/corpus" "${data[@]}"
 }
 
@@ -134,7 +110,7 @@ needs_disk() {
 
 # NAME GPUS AFTER COMMAND ...
 step() {
-  if [[ -n $partition ]]; then job "$@"; return; fi
+  if [[ -n $slurm ]]; then job "$@"; return; fi
   say "$1"
   "${@:4}"
 }
@@ -163,7 +139,7 @@ job() {
   fi
   {
     echo '#!/usr/bin/env bash'
-    echo "#SBATCH --job-name=$corpus-$name --partition=$partition --output=$run/slurm/%x-%j.log"
+    echo "#SBATCH --job-name=$corpus-$name --partition=$slurm --output=$run/slurm/%x-%j.log"
     echo "#SBATCH --nodes=$nodes_of --ntasks-per-node=1 --cpus-per-task=$((gpus_of > 0 ? 4 * gpus_of : 4))"
     [[ $gpus_of == 0 ]] || echo "#SBATCH --gres=gpu:$gpus_of"
     echo 'set -euo pipefail'

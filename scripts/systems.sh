@@ -1,28 +1,13 @@
 # shellcheck shell=bash
-# Sourced after pipeline.sh by experiments that compare, over seeds, a dense model and three ways to go on from it:
-# specialized, without masks, through random sets of the same sizes. They set seeds, run, data_bin, configs (a folder),
-# checkpoint (which of fairseq's a stage hands on) and the flags of stages: pretraining, profiling, continuing,
-# evaluating; comparing too, where the default will not do.
+# Sourced after pipeline.sh by experiments that compare, over seeds, a dense model and ways to go on from it: all
+# systems, and how each is trained. The experiments set seeds, run, data_bin, configs (a folder), checkpoint (which of
+# fairseq's a stage hands on) and the flags of stages: pretraining, profiling, continuing, evaluating; comparing and
+# among (flags that say which directions are trained) where the default will not do.
 
 systems=(dense dense-continuation specialized matched-random)
-comparing=()
-
-# MINUTES OPTION ...: run this script again with the options, and end it then, whatever runs: every stage resumes
-run_for() {
-  local minutes=$1 status=0
-  shift
-  timeout --kill-after=30 "${minutes}m" "${self:?}" "$@" &
-  trap 'kill $!' INT TERM
-  wait $! || status=$?
-  [[ $status == 124 || $status == 137 ]] || exit "$status"
-  say "stopped after $minutes minutes; to go on: $self $* --stop-after $minutes"
-  exit 0
-}
-
-# VALUE of --stop-after
-needs_minutes() {
-  [[ $1 =~ ^[0-9]+(\.[0-9]+)?$ && $1 == *[1-9]* ]] || refuse "--stop-after: got '$1', expected minutes above 0"
-}
+baselines=(adapters-pair adapters-family lass bilingual)
+subnetworks=(full full-longer static dynamic meta-full meta-static meta-dynamic)
+comparing=() among=()
 
 # SEED
 pretrain() {
@@ -39,16 +24,54 @@ profile_and_select() {
     --method matched-random --seed "$1"
 }
 
-# SEED SYSTEM: all start from the dense model, with the same updates on the same batches
+# SEED SYSTEM: all start from the dense model and see the same sentences in each update, but for bilingual models
 continue_training() {
-  local of=$run/seed-$1 masks=$run/seed-$1/masks/$2.safetensors
-  [[ $2 != dense-continuation ]] || masks=none
+  local of=$run/seed-$1 masks=none number=${updates-} flags=()
+  case $2 in
+    dense-continuation) ;;
+    specialized | matched-random) masks=$of/masks/$2.safetensors ;;
+    adapters-*)
+      flags=(--arch neuron_spec_adapters_tiny --adapters "${2#adapters-}" --adapter-size "${adapter_size:?}")
+      ;;
+    lass) # a copy is fine-tuned per direction for masks, then all are trained jointly with them
+      flags=(--arch neuron_spec_lass_tiny --weight-masks "$of/masks/lass-${alpha:?}.safetensors")
+      stage neuron-spec lass "$data_bin" --path "$of/dense/$checkpoint" --alpha "$alpha" \
+        --config "$configs/finetune.yaml" --work "$of/lass-fine-tuning" --output "${flags[3]}" "${device[@]}" \
+        -- --seed "$1"
+      ;;
+    bilingual) train_and_evaluate_bilingual "$1"; return ;;
+    full | full-longer | static | dynamic | meta-*)
+      [[ $2 == *full* ]] || masks=$of/masks/static.safetensors
+      [[ $2 != full-longer ]] || number=${longer:?}
+      flags=(--save-interval-updates "$(((number + 2) / 3))" --keep-interval-updates 2
+        --max-update "$number" --total-num-update "$number" --task neuron_spec_meta)
+      if [[ $2 == meta-* ]]; then flags+=(--meta "${meta:?}" "${episode[@]}"); else flags+=(--meta none); fi
+      [[ $2 != *dynamic ]] || flags+=(--dynamic-masks "${dynamic:?}")
+      ;;
+  esac
   logged "$of/$2/train.log" scripts/50_specialize.sh "$data_bin" "$of/dense/$checkpoint" "$masks" "$of/$2" \
-    "$configs/continue.yaml" --seed "$1" "${continuing[@]}"
+    "$configs/continue.yaml" --seed "$1" "${among[@]}" "${continuing[@]}" "${flags[@]}"
+}
+
+# SEED: a model per direction, and their evaluations joined into one
+train_and_evaluate_bilingual() {
+  local of=$run/seed-$1 lang direction evaluations=()
+  for lang in ${langs//,/ }; do
+    for direction in "en-$lang" "$lang-en"; do
+      logged "$of/bilingual/$direction/train.log" scripts/bilingual.sh "$data_bin" "$direction" \
+        "${bilingual_updates:?}" "$of/bilingual/$direction" "$configs/pretrain.yaml" --seed "$1" "${device[@]}" \
+        "${often[@]}"
+      stage scripts/60_evaluate.sh "$data_bin" "$of/bilingual/$direction/$checkpoint" \
+        "$of/bilingual/$direction/evaluation" "${evaluating[@]}"
+      evaluations+=("$of/bilingual/$direction/evaluation")
+    done
+  done
+  stage neuron-spec bilingual join "${evaluations[@]}" --output "$of/evaluation/bilingual"
 }
 
 # SEED SYSTEM
 evaluate() {
+  [[ $2 != bilingual ]] || return 0 # as it is trained
   stage scripts/60_evaluate.sh "$data_bin" "$run/seed-$1/$2/$checkpoint" "$run/seed-$1/evaluation/$2" \
     "${evaluating[@]}"
 }
@@ -59,22 +82,21 @@ analyze() {
     --output "$run/analysis/seed-$1"
 }
 
-# SYSTEM: its evaluations of all seeds, as neuron-spec compare takes them
-evaluations() {
-  local seed folders=()
-  for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed/evaluation/$1"); done
-  (IFS=,; echo "$1=${folders[*]}")
-}
-
-# BASELINE SYSTEM ...
+# FOLDER EVALUATION BASELINE SYSTEM ...: compare all seeds; of EVALUATION, in a seed's folder, SYSTEM is the name
 compare() {
-  local system compared=()
-  for system in "$@"; do compared+=("$(evaluations "$system")"); done
-  stage neuron-spec compare "${compared[@]}" --output "$comparison/against-$1" "${comparing[@]}"
+  local output=$1 evaluation=$2 system seed folders compared=()
+  shift 2
+  for system in "$@"; do
+    folders=()
+    for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed/${evaluation/SYSTEM/$system}"); done
+    compared+=("$system=$(IFS=,; echo "${folders[*]}")")
+  done
+  stage neuron-spec compare "${compared[@]}" --output "$output" "${comparing[@]}"
 }
 
 compare_systems() {
   comparison=$run/comparison-seeds-${seeds//,/-}
-  compare dense-continuation specialized matched-random dense
-  compare matched-random specialized
+  compare "$comparison/against-dense-continuation" evaluation/SYSTEM \
+    dense-continuation specialized matched-random dense
+  compare "$comparison/against-matched-random" evaluation/SYSTEM matched-random specialized
 }

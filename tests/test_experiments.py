@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -13,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -61,10 +64,12 @@ def test_help_shows_every_option_from_any_folder(name: str, tmp_path: Path) -> N
     assert f"scripts/experiments/{name}.sh" in text
     assert "set -euo" not in text
     script = (EXPERIMENTS / f"{name}.sh").read_text()
-    cases = re.findall(r"^    (--[a-z |-]+)\)", script, flags=re.MULTILINE)
-    options = {option for case in cases for option in case.split(" | ")}
-    assert {"--run", "--dry-run", "--smoke"} <= options
+    (taken,) = re.findall(r'^take_options "([a-z -]+)" "\$@"$', script, flags=re.MULTILINE)
+    options = {*taken.split(), "--run", "--dry-run", "--smoke"}
+    assert len(options) > 3
     assert {option for option in options if option not in text} == set()
+    for option in options - {"--run", "--dry-run", "--smoke", "--cpu"}:
+        assert "needs a value" in experiment(name, option, status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -157,9 +162,63 @@ def test_only_the_gpu_size_may_use_a_gpu() -> None:
 
 def test_results_hold_no_checkpoints_and_no_texts() -> None:
     found = commands("homeassistant", "--cpu", "--results", "results/homeassistant")
-    copied = [word for line in found if line.startswith("cp ") for word in line.split()[1:-1]]
+    kept = [line.split()[2:] for line in found if line.startswith("python scripts/keep_results.py ")]
+    copied = [word for words in kept for word in words[:-1]]
     assert len(copied) > 20
     assert {Path(path).suffix for path in copied} <= {".csv", ".json", ".md", ".png"}
+
+
+def test_results_are_kept_small(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "scores.csv").write_text('name,bleu,n,note\n"a, b",27.123456,12,inf\nc,-0.000123456,3,\n')
+    (source / "all.json").write_text('{"p": [0.0123456, 1, 123456.7, null], "version": "2.123456"}')
+    (source / "page.md").write_text(
+        "27.123456\n\n![there](figure.png)\n\n![not there](other.png)\n\n| a    |    b |\n| ---- | ---: |\n| c  d | 1.23 |\n"
+    )
+    pixels = torch.rand(40, 2400, 3, generator=torch.Generator().manual_seed(1)).mul(255).byte().numpy()
+    Image.fromarray(pixels).save(source / "figure.png")
+    keep = [sys.executable, SCRIPTS / "keep_results.py"]
+    run(*keep, *sorted(source.iterdir()), tmp_path / "kept/figures")
+    kept = tmp_path / "kept/figures"
+    assert (kept / "scores.csv").read_text() == 'name,bleu,n,note\n"a, b",27.12,12,inf\nc,-0.0001235,3,\n'
+    assert json.loads((kept / "all.json").read_text()) == {
+        "p": [0.01235, 1, 123457.0, None],
+        "version": "2.123456",
+    }
+    assert (kept / "page.md").read_text() == (
+        "27.123456\n\n![there](figure.png)\n\n| a | b |\n| --- | ---: |\n| c  d | 1.23 |\n"
+    )
+    with Image.open(kept / "figure.png") as figure:
+        assert figure.mode == "P"
+        assert figure.size == (2000, 33)
+    run(*keep, source / "scores.csv", tmp_path / "kept/dense.csv")
+    assert (tmp_path / "kept/dense.csv").is_file()
+    (source / "model.pt").touch()
+    assert "no checkpoints" in run(*keep, source / "model.pt", tmp_path / "kept", status=1).stderr
+    assert not (tmp_path / "kept/model.pt").exists()
+
+
+def test_what_is_in_the_repository_is_small() -> None:
+    files = [path for path in (ROOT / "results").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    figures = [path for path in files if path.suffix == ".png"]
+    assert len(figures) >= 5
+    for path in figures:
+        with Image.open(path) as figure:
+            assert figure.mode == "P", path
+
+
+def test_links_of_results_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").rglob("*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        if not link.startswith(("http", "data:"))
+    ]
+    assert len(links) > 10
+    assert [(page, link) for page, link in links if not (page.parent / link).exists()] == []
 
 
 def test_the_k_sweep_trains_each_k_once_and_not_100() -> None:

@@ -17,30 +17,19 @@ cd "$(dirname "$self")/../.."
 # shellcheck source=scripts/pipeline.sh
 source scripts/pipeline.sh
 
-smoke=false depths='' pretrain_updates='' updates='' run=''
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --smoke) smoke=true; shift ;;
-    --dry-run) dry_run=true; shift ;;
-    --depths) needs_value "$@"; depths=$2; shift 2 ;;
-    --pretrain-updates) needs_value "$@"; pretrain_updates=$2; shift 2 ;;
-    --updates) needs_value "$@"; updates=$2; shift 2 ;;
-    --run) needs_value "$@"; run=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) refuse "unknown option: $1" ;;
-  esac
-done
-if $smoke; then
-  depths=${depths:-1,2} pretrain_updates=${pretrain_updates:-300} updates=${updates:-60} run=${run:-runs/depth-sweep-smoke}
+depths='' pretrain_updates='' updates=''
+take_options "--depths --pretrain-updates --updates" "$@"
+if [[ $size == smoke ]]; then
+  depths=${depths:-1,2} pretrain_updates=${pretrain_updates:-300} updates=${updates:-60}
   corpus=toy configs=configs/smoke data=(--train-size 1500 --valid-size 60 --test-size 30)
 else
-  depths=${depths:-1,2,3,6} pretrain_updates=${pretrain_updates:-3000} updates=${updates:-300} run=${run:-runs/depth-sweep}
+  depths=${depths:-1,2,3,6} pretrain_updates=${pretrain_updates:-3000} updates=${updates:-300}
   corpus=homeassistant configs=configs/quickstart data=()
 fi
+default_run depth-sweep
 needs_list --depths "$depths" '[1-9][0-9]*' 'whole numbers from 1'
-for number in "$pretrain_updates" "$updates"; do
-  [[ $number =~ ^[1-9][0-9]*$ ]] || refuse "number of updates: got '$number', expected a whole number from 1"
-done
+needs_number 'number of updates' "$pretrain_updates"
+needs_number 'number of updates' "$updates"
 
 $dry_run || command -v neuron-spec >/dev/null || scripts/00_install.sh
 choose_device

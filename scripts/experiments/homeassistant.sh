@@ -20,37 +20,14 @@ source scripts/pipeline.sh
 # shellcheck source=scripts/systems.sh
 source scripts/systems.sh
 
-size=gpu seeds='' stop_after='' run='' results='' again=()
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --cpu | --smoke)
-      [[ $size == gpu ]] || refuse "--cpu and --smoke are two sizes: choose one"
-      size=${1#--} again+=("$1")
-      shift
-      ;;
-    --dry-run) dry_run=true; shift ;;
-    --stop-after) needs_value "$@"; stop_after=$2; shift 2 ;;
-    --seeds) needs_value "$@"; seeds=$2 again+=("$1" "$2"); shift 2 ;;
-    --run) needs_value "$@"; run=$2 again+=("$1" "$2"); shift 2 ;;
-    --results) needs_value "$@"; results=$2 again+=("$1" "$2"); shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) refuse "unknown option: $1" ;;
-  esac
-done
-[[ -z $stop_after ]] || needs_minutes "$stop_after"
-
+take_options "--cpu --seeds --stop-after --results" "$@"
 if [[ $size == smoke ]]; then seeds=${seeds:-1,2}; fi
 seeds=${seeds:-1,2,3}
-needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
-if [[ -z $run ]]; then
-  run=runs/homeassistant
-  [[ $size == gpu ]] || run+=-$size
-fi
+needs_seeds
 # shellcheck source=scripts/homeassistant.sh
 source scripts/homeassistant.sh
 
-if [[ -n $stop_after ]] && ! $dry_run; then run_for "$stop_after" "${again[@]}"; fi
-
+stop_in_time
 needs_environment
 
 say "corpus: $corpus"
@@ -77,20 +54,16 @@ stage scripts/70_report.sh "$run"
 
 if [[ -n $results ]]; then
   say "copy the results to $results"
-  stage mkdir -p "$results"
-  stage cp "$run/corpus/corpus.json" "$results"
+  keep "$run/corpus/corpus.json" "$results"
+  seed=${seeds%%,*}
+  keep "$run/analysis/seed-$seed"/figures/{iou-first-decoder-layer,overlap}.png "$results/seed-$seed/figures"
   for seed in ${seeds//,/ }; do
-    stage mkdir -p "$results/seed-$seed/figures"
     for system in "${systems[@]}"; do
-      stage cp "$run/seed-$seed/evaluation/$system/scores.csv" "$results/seed-$seed/$system.csv"
+      keep "$run/seed-$seed/evaluation/$system/scores.csv" "$results/seed-$seed/$system.csv"
     done
-    stage cp "$run/analysis/seed-$seed"/{analysis.md,analysis.json,iou.csv} "$results/seed-$seed"
-    stage cp "$run/analysis/seed-$seed"/figures/{sparsity,overlap,dendrogram,iou,iou-first-decoder-layer}.png \
-      "$results/seed-$seed/figures"
+    keep "$run/analysis/seed-$seed/analysis.md" "$results/seed-$seed"
   done
-  for baseline in dense-continuation matched-random; do
-    stage mkdir -p "$results/against-$baseline"
-    stage cp "$comparison/against-$baseline"/comparison.{md,csv,json,png} "$results/against-$baseline"
-  done
+  keep "$comparison/against-dense-continuation"/comparison.{png,csv,md} "$results/against-dense-continuation"
+  keep "$comparison/against-matched-random"/comparison.{md,csv} "$results/against-matched-random"
 fi
 say "done: read $run/report.html, $comparison/*/comparison.md and $run/analysis/*/analysis.md"

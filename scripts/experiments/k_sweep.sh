@@ -19,41 +19,29 @@ cd "$(dirname "$self")/../.."
 # shellcheck source=scripts/pipeline.sh
 source scripts/pipeline.sh
 
-smoke=false ks='' updates='' run='' dense='' data_bin='' config=''
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --smoke) smoke=true; shift ;;
-    --dry-run) dry_run=true; shift ;;
-    --ks) needs_value "$@"; ks=$2; shift 2 ;;
-    --updates) needs_value "$@"; updates=$2; shift 2 ;;
-    --dense) needs_value "$@"; dense=$2; shift 2 ;;
-    --data-bin) needs_value "$@"; data_bin=$2; shift 2 ;;
-    --config) needs_value "$@"; config=$2; shift 2 ;;
-    --run) needs_value "$@"; run=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) refuse "unknown option: $1" ;;
-  esac
-done
+ks='' updates='' dense='' data_bin='' config=''
+take_options "--ks --updates --dense --data-bin --config" "$@"
 own=false
 if [[ -n $dense$data_bin$config ]]; then
   own=true
   [[ -n $dense && -n $data_bin && -n $config ]] || refuse "--dense, --data-bin and --config go together"
-  ! $smoke || refuse "--smoke makes its own dense model: drop --dense, --data-bin and --config"
+  [[ $size != smoke ]] || refuse "--smoke makes its own dense model: drop --dense, --data-bin and --config"
 fi
-if $smoke; then
-  ks=${ks:-70,95} updates=${updates:-80} run=${run:-runs/k-sweep-smoke} config=configs/smoke/continue.yaml
+if [[ $size == smoke ]]; then
+  ks=${ks:-70,95} updates=${updates:-80} config=configs/smoke/continue.yaml
 else
-  ks=${ks:-70,80,90,95,98,100} updates=${updates:-300} run=${run:-runs/k-sweep}
+  ks=${ks:-70,80,90,95,98,100} updates=${updates:-300}
 fi
+default_run k-sweep
 needs_list --ks "$ks" '[1-9][0-9]?(\.[0-9]*[1-9])?|0\.[0-9]*[1-9]|100' 'percents above 0 up to 100'
-[[ $updates =~ ^[1-9][0-9]*$ ]] || refuse "--updates: got '$updates', expected a whole number from 1"
+needs_number --updates "$updates"
 
 $dry_run || command -v neuron-spec >/dev/null || scripts/00_install.sh
 choose_device
 training=("${device[@]}" --log-format simple --log-interval 20 --save-interval-updates 60 --keep-interval-updates 1
   --validate-interval-updates 1000000)
 
-if $smoke; then
+if [[ $size == smoke ]]; then
   data_bin=$run/corpus/data-bin dense=$run/dense/checkpoint_last.pt
   say "corpus: toy"
   stage scripts/10_data.sh toy "$run/corpus" --train-size 1500 --valid-size 60 --test-size 30

@@ -27,40 +27,17 @@ source scripts/pipeline.sh
 # shellcheck source=scripts/systems.sh
 source scripts/systems.sh
 
-size=gpu seeds='' shots='' meta=fomaml dynamic=learned voters='' stop_after='' run='' results='' again=()
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --cpu | --smoke)
-      [[ $size == gpu ]] || refuse "--cpu and --smoke are two sizes: choose one"
-      size=${1#--} again+=("$1")
-      shift
-      ;;
-    --dry-run) dry_run=true; shift ;;
-    --stop-after) needs_value "$@"; stop_after=$2; shift 2 ;;
-    --seeds) needs_value "$@"; seeds=$2 again+=("$1" "$2"); shift 2 ;;
-    --shots) needs_value "$@"; shots=$2 again+=("$1" "$2"); shift 2 ;;
-    --meta) needs_value "$@"; meta=$2 again+=("$1" "$2"); shift 2 ;;
-    --dynamic) needs_value "$@"; dynamic=$2 again+=("$1" "$2"); shift 2 ;;
-    --voters) needs_value "$@"; voters=$2 again+=("$1" "$2"); shift 2 ;;
-    --run) needs_value "$@"; run=$2 again+=("$1" "$2"); shift 2 ;;
-    --results) needs_value "$@"; results=$2 again+=("$1" "$2"); shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) refuse "unknown option: $1" ;;
-  esac
-done
-[[ -z $stop_after ]] || needs_minutes "$stop_after"
+shots='' meta=fomaml dynamic=learned voters=''
+take_options "--cpu --seeds --stop-after --results --shots --meta --dynamic --voters" "$@"
 [[ $meta == fomaml || $meta == reptile ]] || refuse "--meta: got '$meta', expected fomaml or reptile"
 [[ $dynamic == learned || $dynamic == reselect ]] || refuse "--dynamic: got '$dynamic', expected learned or reselect"
 if [[ $size == smoke ]]; then seeds=${seeds:-1} shots=${shots:-0,20}; fi
 [[ $size == gpu ]] || voters=${voters:-1}
 seeds=${seeds:-1,2} shots=${shots:-0,20,100,1000} voters=${voters:-1,2,3}
-needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
+needs_seeds
 needs_list --shots "$shots" '[0-9]+' 'whole numbers'
 needs_list --voters "$voters" '[1-9][0-9]*' 'whole numbers from 1'
-if [[ -z $run ]]; then
-  run=runs/subnetworks
-  [[ $size == gpu ]] || run+=-$size
-fi
+default_run subnetworks
 # shellcheck source=scripts/homeassistant.sh
 source scripts/homeassistant.sh
 
@@ -89,9 +66,9 @@ case $meta in
   fomaml) episode=(--inner-steps "$inner_steps" --inner-lr "$inner_lr" --support-fraction 0.5) longer=$((updates * (inner_steps + 1) / 2)) ;;
   reptile) episode=(--inner-steps "$inner_steps" --inner-lr "$inner_lr") longer=$((updates * inner_steps)) ;;
 esac
-systems=(full full-longer static dynamic meta-full meta-static meta-dynamic)
+systems=("${subnetworks[@]}")
 
-if [[ -n $stop_after ]] && ! $dry_run; then run_for "$stop_after" "${again[@]}"; fi
+stop_in_time
 needs_environment
 
 # LANG,... : en-LANG and LANG-en of each
@@ -102,6 +79,7 @@ directions() {
 }
 known_pairs=$(directions "$known")
 new_pairs=$(directions "$(sed 's/=[^,]*//g' <<<"$related"),$unrelated")
+among=(--lang-pairs "$known_pairs") pretraining+=(--lang-pairs "$known_pairs")
 
 # SEED: neurons and heads that each direction needs
 find_static() {
@@ -109,19 +87,6 @@ find_static() {
   stage neuron-spec prune "$data_bin" --path "$of/dense/$checkpoint" --output "$of/masks/static.safetensors" \
     --sites both "${pruning[@]}" --fine-tune "$configs/finetune.yaml" --work "$of/fine-tuning" --voters "$voters" \
     "${device[@]}"
-}
-
-# SEED SYSTEM: all start from the dense model and see the same sentences in each update
-train() {
-  local of=$run/seed-$1 masks=none number=$updates flags=(--meta none)
-  [[ $2 == *full* ]] || masks=$of/masks/static.safetensors
-  [[ $2 != full-longer ]] || number=$longer
-  [[ $2 != meta-* ]] || flags=(--meta "$meta" "${episode[@]}")
-  [[ $2 != *dynamic ]] || flags+=(--dynamic-masks "$dynamic")
-  logged "$of/$2/train.log" scripts/50_specialize.sh "$data_bin" "$of/dense/$checkpoint" "$masks" "$of/$2" \
-    "$configs/continue.yaml" --seed "$1" --lang-pairs "$known_pairs" "${continuing[@]}" \
-    --save-interval-updates "$(((number + 2) / 3))" --keep-interval-updates 2 \
-    --max-update "$number" --total-num-update "$number" --task neuron_spec_meta "${flags[@]}"
 }
 
 # SEED SYSTEM: to the new languages
@@ -149,29 +114,16 @@ interference() {
   done
 }
 
-# OUTPUT FOLDER: evaluations in this folder of a seed, where SYSTEM is the system's name; all against the full model
-compare_in() {
-  local system seed folders compared=()
-  for system in "${systems[@]}"; do
-    folders=()
-    for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed/${2/SYSTEM/$system}"); done
-    compared+=("$system=$(IFS=,; echo "${folders[*]}")")
-  done
-  stage neuron-spec compare "${compared[@]}" --output "$result/$1"
-}
-
 say "corpus: $corpus"
 stage scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
 for seed in ${seeds//,/ }; do
-  of=$run/seed-$seed
   say "seed $seed: pretrain a dense model of $known, by plain fairseq"
-  logged "$of/dense/train.log" scripts/20_pretrain.sh "$data_bin" "$of/dense" "$configs/pretrain.yaml" \
-    --seed "$seed" "${pretraining[@]}" --lang-pairs "$known_pairs"
+  pretrain "$seed"
   say "seed $seed: static subnetworks"
   find_static "$seed"
   for system in "${systems[@]}"; do
     say "seed $seed: continue training, $system"
-    train "$seed" "$system"
+    continue_training "$seed" "$system"
     say "seed $seed: evaluate and adapt, $system"
     evaluate "$seed" "$system"
     adapt "$seed" "$system"
@@ -184,25 +136,23 @@ done
 
 say "compare over seeds"
 result=$run/comparison-seeds-${seeds//,/-}
-compare_in against-full evaluation/SYSTEM
-for n in ${shots//,/ }; do compare_in "shots-$n" "adaptation-SYSTEM/all/$n"; done
+compare "$result/against-full" evaluation/SYSTEM "${systems[@]}"
+for n in ${shots//,/ }; do compare "$result/shots-$n" "adaptation-SYSTEM/all/$n" "${systems[@]}"; done
 say "table, figures and report"
 stage neuron-spec subnetworks "$result" --seed "$run/seed-${seeds%%,*}" --output "$result"
 stage scripts/70_report.sh "$run"
 
 if [[ -n $results ]]; then
   say "copy the results to $results"
-  stage mkdir -p "$results"
-  stage cp "$run/corpus/corpus.json" "$results"
-  stage cp "$result"/subnetworks*.{md,csv,json,png} "$results"
+  keep "$run/corpus/corpus.json" "$result"/subnetworks*.{png,csv,md} "$results"
   for what in against-full $(printf 'shots-%s ' ${shots//,/ }); do
-    stage mkdir -p "$results/$what"
-    stage cp "$result/$what"/comparison.{md,csv,json,png} "$results/$what"
+    keep "$result/$what/comparison.csv" "$results/$what"
   done
   of=$run/seed-${seeds%%,*}
+  keep "$of/conflict-full/conflict-layers.png" "$results/conflict-full"
+  keep "$of/transfer-full/transfer.png" "$results/transfer-full"
   for what in conflict-{full,static,dynamic} transfer-{full,static}; do
-    stage mkdir -p "$results/$what"
-    stage cp "$of/$what/${what%%-*}".{md,json} "$of/$what"/*.png "$results/$what" # every pair, in the csv, is megabytes
+    keep "$of/$what/${what%%-*}.md" "$results/$what" # every pair, in the csv, is megabytes
   done
 fi
 say "done: read $result/subnetworks.md and $run/report.html"

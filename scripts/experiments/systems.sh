@@ -25,40 +25,18 @@ source scripts/pipeline.sh
 # shellcheck source=scripts/systems.sh
 source scripts/systems.sh
 
-size=gpu seeds='' without='' adapter_size='' alpha=0.7 stop_after='' run='' results='' again=()
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --cpu | --smoke)
-      [[ $size == gpu ]] || refuse "--cpu and --smoke are two sizes: choose one"
-      size=${1#--} again+=("$1")
-      shift
-      ;;
-    --dry-run) dry_run=true; shift ;;
-    --stop-after) needs_value "$@"; stop_after=$2; shift 2 ;;
-    --seeds) needs_value "$@"; seeds=$2 again+=("$1" "$2"); shift 2 ;;
-    --without) needs_value "$@"; without=$2 again+=("$1" "$2"); shift 2 ;;
-    --adapter-size) needs_value "$@"; adapter_size=$2 again+=("$1" "$2"); shift 2 ;;
-    --alpha) needs_value "$@"; alpha=$2 again+=("$1" "$2"); shift 2 ;;
-    --run) needs_value "$@"; run=$2 again+=("$1" "$2"); shift 2 ;;
-    --results) needs_value "$@"; results=$2 again+=("$1" "$2"); shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) refuse "unknown option: $1" ;;
-  esac
-done
-[[ -z $stop_after ]] || needs_minutes "$stop_after"
-[[ -z $without ]] || needs_list --without "$without" 'adapters-pair|adapters-family|lass|bilingual' \
-  'adapters-pair, adapters-family, lass or bilingual'
+without='' adapter_size='' alpha=0.7
+take_options "--cpu --seeds --stop-after --results --without --adapter-size --alpha" "$@"
+expected=$(IFS='|'; echo "${baselines[*]}")
+[[ -z $without ]] || needs_list --without "$without" "$expected" 'adapters-pair, adapters-family, lass or bilingual'
 [[ $alpha =~ ^0\.[0-9]+$ ]] || refuse "--alpha: got '$alpha', expected a fraction from 0.0 to below 1"
 if [[ $size == smoke ]]; then
-  seeds=${seeds:-1} adapter_size=${adapter_size:-16} run=${run:-runs/systems-smoke}
+  seeds=${seeds:-1} adapter_size=${adapter_size:-16}
+  default_run systems
 fi
 seeds=${seeds:-1,2,3} adapter_size=${adapter_size:-64}
-needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
-[[ $adapter_size =~ ^[1-9][0-9]*$ ]] || refuse "--adapter-size: got '$adapter_size', expected a whole number from 1"
-if [[ -z $run ]]; then
-  run=runs/homeassistant
-  [[ $size == gpu ]] || run+=-$size
-fi
+needs_seeds
+needs_number --adapter-size "$adapter_size"
 # shellcheck source=scripts/homeassistant.sh
 source scripts/homeassistant.sh
 # All bilingual models together are trained as long as a multilingual one: the tokens of both its stages, in updates of
@@ -72,15 +50,13 @@ case $size in
     ;;
 esac
 
-if [[ -n $stop_after ]] && ! $dry_run; then run_for "$stop_after" "${again[@]}"; fi
+stop_in_time
 needs_environment
 
-baselines=()
-for system in adapters-pair adapters-family lass bilingual; do
-  [[ ,$without, == *,$system,* ]] || baselines+=("$system")
+for system in ${without//,/ }; do
+  # shellcheck disable=SC2206  # names have no spaces
+  baselines=(${baselines[@]/#$system})
 done
-directions=()
-for lang in ${langs//,/ }; do directions+=("en-$lang" "$lang-en"); done
 
 # SEED: stages that are over in seconds are run once more to be timed, since homeassistant.sh does not time them
 time_extraction() {
@@ -89,35 +65,6 @@ time_extraction() {
     scripts/30_profile.sh "$data_bin" "$run/seed-$1/dense/$checkpoint" "$of/profile.safetensors" "${profiling[@]}"
   stage scripts/timed.sh "$of/select.json" "$of/masks.safetensors" -- \
     scripts/40_select.sh "$of/profile.safetensors" "$of/masks.safetensors"
-}
-
-# SEED SYSTEM FLAG ...: as continue_training, of another architecture
-continue_as() {
-  local of=$run/seed-$1
-  logged "$of/$2/train.log" scripts/50_specialize.sh "$data_bin" "$of/dense/$checkpoint" none "$of/$2" \
-    "$configs/continue.yaml" --seed "$1" "${continuing[@]}" "${@:3}"
-}
-
-# SEED: fine-tune per direction for masks, then train jointly with them
-train_lass() {
-  local of=$run/seed-$1
-  stage neuron-spec lass "$data_bin" --path "$of/dense/$checkpoint" --alpha "$alpha" \
-    --config "$configs/finetune.yaml" --work "$of/lass-fine-tuning" --output "$of/masks/lass-$alpha.safetensors" \
-    "${device[@]}" -- --seed "$1"
-  continue_as "$1" lass --arch neuron_spec_lass_tiny --weight-masks "$of/masks/lass-$alpha.safetensors"
-}
-
-# SEED: a model per direction, and their evaluations joined into one
-train_and_evaluate_bilingual() {
-  local of=$run/seed-$1 direction evaluations=()
-  for direction in "${directions[@]}"; do
-    logged "$of/bilingual/$direction/train.log" scripts/bilingual.sh "$data_bin" "$direction" "$bilingual_updates" \
-      "$of/bilingual/$direction" "$configs/pretrain.yaml" --seed "$1" "${device[@]}" "${often[@]}"
-    stage scripts/60_evaluate.sh "$data_bin" "$of/bilingual/$direction/$checkpoint" \
-      "$of/bilingual/$direction/evaluation" "${evaluating[@]}"
-    evaluations+=("$of/bilingual/$direction/evaluation")
-  done
-  stage neuron-spec bilingual join "${evaluations[@]}" --output "$of/evaluation/bilingual"
 }
 
 say "corpus: $corpus"
@@ -136,22 +83,15 @@ for seed in ${seeds//,/ }; do
   for system in "${systems[@]}"; do evaluate "$seed" "$system"; done
   for system in "${baselines[@]}"; do
     say "seed $seed: train and evaluate, $system"
-    case $system in
-      adapters-*)
-        continue_as "$seed" "$system" --arch neuron_spec_adapters_tiny --adapters "${system#adapters-}" \
-          --adapter-size "$adapter_size"
-        ;;
-      lass) train_lass "$seed" ;;
-      bilingual) train_and_evaluate_bilingual "$seed" ;;
-    esac
-    [[ $system == bilingual ]] || evaluate "$seed" "$system"
+    continue_training "$seed" "$system"
+    evaluate "$seed" "$system"
   done
 done
 
 say "compare over seeds"
 result=$run/systems-seeds-${seeds//,/-}${without:+-without-${without//,/-}}
-comparison=$result # compare adds against-BASELINE
-compare dense-continuation specialized matched-random dense "${baselines[@]}"
+compare "$result/against-dense-continuation" evaluation/SYSTEM \
+  dense-continuation specialized matched-random dense "${baselines[@]}"
 say "time all systems of seed ${seeds%%,*} in turns"
 benchmark=$result/systems.cpu.json
 [[ $size != gpu ]] || benchmark=$result/systems.cuda.json
@@ -162,8 +102,7 @@ stage neuron-spec systems "$run/seed-${seeds%%,*}" --comparison "$result/against
   --benchmark "$benchmark" --output "$result"
 if [[ -n $results ]]; then
   say "copy the results to $results"
-  stage mkdir -p "$results/against-dense-continuation"
-  stage cp "$run/corpus/corpus.json" "$result"/systems.{md,csv,json} "$benchmark" "$results"
-  stage cp "$result"/against-dense-continuation/comparison.{md,csv,json,png} "$results/against-dense-continuation"
+  keep "$result"/systems.{csv,md} "$benchmark" "$results"
+  keep "$result"/against-dense-continuation/comparison.{png,csv,md} "$results/against-dense-continuation"
 fi
 say "done: read $result/systems.md and $result/*/comparison.md"
