@@ -82,9 +82,17 @@ class Asked:
                 got=str(directions[0]),
                 expected="two directions or more",
             )
+        return cls(path, data_bin, (), directions, state, trained).of_text(*subsets)
+
+    def of_text(self, *subsets: str) -> Self:
+        """The same about these sets of text, the first of which is measured on.
+
+        Raises:
+            ArtifactError: if one is missing or damaged.
+        """
         for subset in subsets:
-            check_data_bin(data_bin, trained.langs, subset, directions)
-        return cls(path, data_bin, subsets, directions, state, trained)
+            check_data_bin(self.data_bin, self.langs, subset, self.directions)
+        return replace(self, subsets=subsets)
 
     @property
     def names(self) -> list[str]:

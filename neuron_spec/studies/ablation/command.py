@@ -72,20 +72,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import completed, hash_file, hash_state, signature
-    from neuron_spec.backends.fairseq.asked import MORE_MASKS, Asked
+    from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.profiling import DTYPES
-    from neuron_spec.directions import parse_directions
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.studies.ablation.measure import Ablator, draw_random, measure
     from neuron_spec.studies.ablation.page import ABLATION_JSON, ABLATION_TABLE, write_ablation
 
     masks = NeuronMasks.load(args.masks)
-    directions = parse_directions(args.lang_pairs) if args.lang_pairs else masks.directions
-    masks.require_directions(directions, args.masks, MORE_MASKS)
     asked = Asked.read(
-        args.path, args.data_bin, args.gen_subset, lang_pairs=directions, compared="an ablation compares"
+        args.path,
+        args.data_bin,
+        lang_pairs=args.lang_pairs or masks.directions,
+        compared="an ablation compares",
     )
     asked.require_masks(masks, args.masks, allow_other_checkpoint=args.allow_other_checkpoint)
+    asked = asked.of_text(args.gen_subset)
     chosen = _chosen(args, masks, asked)
     ablations = {INTACT: {}, **chosen, **draw_random(chosen, args.random_draws, args.seed)}
     parameters = {**asked.parameters, "dtype": args.dtype}
