@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from neuron_spec import __version__
-from neuron_spec.artifacts import running
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.studies import STUDIES, Command
 
@@ -77,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if fairseq_flags and not COMMANDS[args.command].passes_on:
         command.error("takes no flags after --")
     try:
+        from neuron_spec.artifacts import running
+
         with running(["neuron-spec", *arguments], getattr(parsed, "output", None)):
             module.run(parsed)
     except NeuronSpecError as error:
