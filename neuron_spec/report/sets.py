@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,21 +11,14 @@ import torch
 
 from neuron_spec.directions import UNKNOWN
 from neuron_spec.neurons.choices import METHODS
-from neuron_spec.neurons.overlap import (
-    NothingToCompare,
-    PermutationTest,
-    cluster,
-    compared,
-    family_contrast,
-    mean_off_diagonal,
-    permutation_test,
-)
+from neuron_spec.neurons.overlap import cluster, compared, mean_off_diagonal
 from neuron_spec.pages import curves, heatmap
 from neuron_spec.pages.page import Block, Bullets, Paragraph, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.run_folder import Run
 from neuron_spec.report.words import counted, mean_score, of_first_seed, p_value
+from neuron_spec.statistics import NothingToCompare, PermutationTest, family_contrast, permutation_test
 
 _TEST_SEED = 1  # of random relabellings
 
@@ -174,8 +166,6 @@ def _overlap_table(run: Run, rows: Sequence[_LayerOverlap]) -> Table:
 
 
 def _dendrograms(run: Run) -> list[Block]:
-    if importlib.util.find_spec("scipy") is None:
-        return [Paragraph("Dendrograms are left out: they need scipy, the extra `analysis`.")]
     masks = run.seeds[0].masks
     trees = {}
     for side in _sides(run):

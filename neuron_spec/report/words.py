@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from neuron_spec.pages.tables import Cell, shown_p
 from neuron_spec.report.run_folder import Run
-from neuron_spec.scoring.comparison import OverSeeds
+from neuron_spec.statistics import OverSeeds
 
 
 def mean_score(values: Sequence[float]) -> Cell:

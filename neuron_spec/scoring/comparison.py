@@ -23,11 +23,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from neuron_spec import artifacts
@@ -43,6 +42,14 @@ from neuron_spec.scoring.evaluation import (
     grouped,
     paired_bootstrap,
 )
+from neuron_spec.statistics import (
+    FEWEST_DIRECTIONS,
+    OverSeeds,
+    holm,
+    interval,
+    interval_over_directions,
+    sign_flip_p_value,
+)
 
 COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
 METRICS = {"bleu": "BLEU", "chrf": "chrF++"}
@@ -50,105 +57,7 @@ WIN, TIE, LOSS = "win", "tie", "loss"
 SAMPLES = 1000
 ALPHA = 0.05
 
-_CONFIDENCE = 0.95
-_DIRECTION_SAMPLES = 10_000
-_FEWEST_DIRECTIONS = 6  # with fewer the sign-flip test cannot reach 0.05 either
-_EXACT_UP_TO = 40  # values: 2^20 sums of either half
-_RANDOM_FLIPS = 100_000
-_FLIPS_AT_ONCE = 10_000
-_SUMMATION_TOLERANCE = 1e-12
 _SCORE_TOLERANCE = 1e-6
-
-
-# ------------------------------------------------------------------ statistics
-
-
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Holm's adjusted p-values: those below alpha hold all together with error rate alpha.
-
-    Args:
-        p_values: float `[N]`, in any order.
-
-    Returns:
-        float64 `[N]`, in the same order, none smaller than its own p-value.
-    """
-    p = np.asarray(p_values, dtype=float)
-    order = p.argsort()
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return adjusted
-
-
-def sign_flip_p_value(differences: ArrayLike) -> float:
-    """Two-sided p-value: how often are sums as far from 0 if each sign was a coin's toss?
-
-    Exact up to 40 values; with more, from 100,000 random flips with a fixed seed. N values allow
-    2^N flips, so p is never below 2 / 2^N.
-
-    Args:
-        differences: float `[N]`, at least one.
-    """
-    values = np.asarray(differences, dtype=float)
-    tolerance = _SUMMATION_TOLERANCE * np.abs(values).sum()
-    observed = abs(values.sum()) - tolerance
-    if observed <= 0:
-        return 1.0
-    if len(values) > _EXACT_UP_TO:
-        generator = np.random.default_rng(BOOTSTRAP_SEED)
-        hits = 0
-        for _ in range(0, _RANDOM_FLIPS, _FLIPS_AT_ONCE):
-            signs = generator.choice((-1.0, 1.0), size=(_FLIPS_AT_ONCE, len(values)))
-            hits += int((np.abs(signs @ values) >= observed).sum())
-        return (1 + hits) / (1 + _RANDOM_FLIPS)
-    # Every flip is one of the left half and one of the right: sorting one half counts all pairs.
-    middle = len(values) // 2
-    left, right = _signed_sums(values[:middle]), np.sort(_signed_sums(values[middle:]))
-    above = len(right) - np.searchsorted(right, observed - left, side="left")
-    below = np.searchsorted(right, -observed - left, side="right")
-    return float((above + below).sum()) / 2 ** len(values)
-
-
-def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """float64 `[2^N]`: the sum of the values under every choice of signs."""
-    sums = np.zeros(1)
-    for value in values:
-        sums = np.concatenate((sums - value, sums + value))
-    return sums
-
-
-def interval_over_directions(differences: ArrayLike) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval of the mean; None for fewer than 6 directions.
-
-    Resampling so few gives little but their range, narrow by accident. With a dozen it is still somewhat
-    too narrow.
-
-    Args:
-        differences: float `[directions]`.
-    """
-    values = np.asarray(differences, dtype=float)
-    if len(values) < _FEWEST_DIRECTIONS:
-        return None
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = generator.integers(len(values), size=(_DIRECTION_SAMPLES, len(values)))
-    return _interval(values[drawn].mean(axis=1))
-
-
-def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(resampled, (tail, 1 - tail))
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class OverSeeds:
-    """Mean and sample standard deviation over seeds; the latter is None for one seed."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> OverSeeds:
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 # ------------------------------------------------------------------ what is compared
@@ -523,7 +432,7 @@ def _compare_directions(
             _seed_result(score, float(holm_p), alpha)
             for score, holm_p in zip(scores, adjusted[at], strict=True)
         ]
-        low, high = _interval(np.mean([score.resampled_differences for score in scores], axis=0))
+        low, high = interval(np.mean([score.resampled_differences for score in scores], axis=0))
         compared.append(
             DirectionComparison(
                 system=system.name,
@@ -546,7 +455,7 @@ def _compare_directions(
 def _seed_result(score: PairedScore, holm_p_value: float, alpha: float) -> SeedResult:
     difference = score.score - score.baseline_score
     if_significant = WIN if difference > 0 else LOSS
-    low, high = _interval(score.resampled_differences)
+    low, high = interval(score.resampled_differences)
     return SeedResult(
         baseline=score.baseline_score,
         score=score.score,
@@ -699,7 +608,7 @@ def _notes(comparison: Comparison) -> list[str]:
         "sign-flip test on the directions' differences, the interval of a bootstrap over directions; both take "
         "directions as independent, though they share one model and often sentences, and are not adjusted "
         "for the number of groups. With n directions p is never below 2 / 2^n: "
-        f"groups of fewer than {_FEWEST_DIRECTIONS} cannot reach 0.05, and show no interval. That of a dozen is "
+        f"groups of fewer than {FEWEST_DIRECTIONS} cannot reach 0.05, and show no interval. That of a dozen is "
         "still somewhat narrow.",
     ]
     if seeds > 1:

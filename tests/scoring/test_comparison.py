@@ -29,13 +29,11 @@ from neuron_spec.scoring.comparison import (
     compare,
     comparison_markdown,
     comparison_signature,
-    holm,
-    interval_over_directions,
-    sign_flip_p_value,
     write_comparison,
 )
 from neuron_spec.scoring.evaluation import Outputs, PairedScore, evaluate, paired_bootstrap
 from neuron_spec.scoring.figures import score_differences
+from neuron_spec.statistics import holm, interval_over_directions, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
 SENTENCES = 30

@@ -29,7 +29,7 @@ from neuron_spec.errors import ModelError, NeuronSpecError
 from neuron_spec.modules.taps import Tap, tapped
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import NothingToCompare
+from neuron_spec.statistics import NothingToCompare
 
 Neurons = dict[str, Tensor]
 """Layer key -> bool ``[F]``, True = switched off. Layers that are not named stay whole."""

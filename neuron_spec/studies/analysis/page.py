@@ -24,22 +24,16 @@ from neuron_spec.artifacts import read_json, require_file, write_json, write_tex
 from neuron_spec.directions import GROUPS, UNKNOWN, family_of, language, tree_distance
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.activations import ActivationCounts, side_of
-from neuron_spec.neurons.choices import PERMUTATIONS, SIDES, Part
+from neuron_spec.neurons.choices import SIDES, Part
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import (
     Compared,
-    Mantel,
-    NothingToCompare,
-    PermutationTest,
     Tree,
     cluster,
     compared,
-    family_contrast,
-    mantel,
     mean_off_diagonal,
     off_diagonal,
     pairwise_iou,
-    permutation_test,
 )
 from neuron_spec.neurons.stability import (
     are_split,
@@ -51,6 +45,15 @@ from neuron_spec.neurons.stability import (
 )
 from neuron_spec.pages import curves, heatmap, style
 from neuron_spec.pages.tables import Cell, markdown_table
+from neuron_spec.statistics import (
+    PERMUTATIONS,
+    Mantel,
+    NothingToCompare,
+    PermutationTest,
+    family_contrast,
+    mantel,
+    permutation_test,
+)
 
 ANALYSIS_JSON = "analysis.json"
 ANALYSIS_TABLE = "analysis.md"
@@ -199,9 +202,6 @@ def analyze(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str, A
 
     Args:
         again: what `select_from_profiles` returns.
-
-    Raises:
-        NeuronSpecError: if scipy is missing.
     """
     masks = question.masks
     codes = sorted({code for d in masks.directions for code in (d.source, d.target)})
