@@ -1,67 +1,14 @@
-"""Markdown tables of scores. BLEU and chrF++ are 0-100; shares of sentences are shown in percent.
-
-Pure functions of what an evaluation holds, described below by the attributes that are read.
-"""
+"""Markdown tables, and numbers as their cells show them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Protocol
-
-from neuron_spec.directions import Direction
-from neuron_spec.errors import NeuronSpecError
+from collections.abc import Sequence
 
 Cell = str | int | float | None
 _NO_VALUE = "-"
 # Also what has a spread, a bound or thousands: 16.5 ± 0.3, <0.001, 69,906.
 _NUMBER = re.compile(r"[<+-]?\d[\d,]*(\.\d+)?%?( ± \d+(\.\d+)?)?")
-
-
-class Means(Protocol):
-    """What is shown alike for one direction and for a mean over several."""
-
-    @property
-    def bleu(self) -> float: ...
-    @property
-    def chrf(self) -> float: ...
-    @property
-    def off_target_fraction(self) -> float | None: ...
-    @property
-    def empty_fraction(self) -> float: ...
-
-
-class DirectionRow(Means, Protocol):
-    @property
-    def direction(self) -> Direction: ...
-    @property
-    def sentences(self) -> int: ...
-    @property
-    def reference_tokens(self) -> int: ...
-    @property
-    def language_id_accuracy_fraction(self) -> float | None: ...
-    @property
-    def bleu_signature(self) -> str: ...
-    @property
-    def chrf_signature(self) -> str: ...
-
-
-class GroupRow(Means, Protocol):
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def directions(self) -> int: ...
-
-
-class Scores(Protocol):
-    @property
-    def scores(self) -> Sequence[DirectionRow]: ...
-    @property
-    def summary(self) -> Sequence[GroupRow]: ...
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
@@ -121,110 +68,3 @@ def _escaped(text: str) -> str:
 def _holds_numbers(cells: Sequence[str]) -> bool:
     values = [cell for cell in cells if cell != _NO_VALUE]
     return bool(values) and all(_NUMBER.fullmatch(value) for value in values)
-
-
-def scores_table(evaluation: Scores) -> str:
-    """One evaluation in full: means, tiers and families first, then every direction, then how."""
-    names = ("BLEU", "chrF++", "off-target", "empty")
-    parts = []
-    for title, kinds in (
-        ("Directions by group", ("overall", "group")),
-        ("Tiers", ("tier",)),
-        ("Families of the non-English language", ("family",)),
-    ):
-        means = [row for row in evaluation.summary if row.kind in kinds]
-        if means:
-            header = ("mean over", "group", "directions", *names)
-            rows = [[row.name, row.group, row.directions, *_means(row)] for row in means]
-            parts.append(f"## {title}\n\n" + markdown_table(header, rows))
-
-    directions: list[list[Cell]] = [
-        [str(row.direction), row.sentences, *_means(row), percent(row.language_id_accuracy_fraction, 1)]
-        for row in evaluation.scores
-    ]
-    columns = ("direction", "sentences", *names, "references identified")
-    parts.append("## Directions\n\n" + markdown_table(columns, directions))
-
-    signatures = sorted({f"BLEU: `{row.bleu_signature}`" for row in evaluation.scores})
-    signatures += sorted({f"chrF++: `{row.chrf_signature}`" for row in evaluation.scores})
-    parts.append("\n".join(f"- {line}" for line in signatures))
-    parts.append(
-        "Means are unweighted over directions. Off-target: hypotheses identified as another language than\n"
-        "the target; judge it by the share of references that are identified as the target."
-    )
-    return "\n\n".join(parts) + "\n"
-
-
-def comparison_table(evaluations: Mapping[str, Scores]) -> str:
-    """Systems side by side: BLEU and chrF++ per direction, then per group, with differences to the first.
-
-    Raises:
-        NeuronSpecError: if there are fewer than two systems, or they were not scored on the same
-            directions and references in the same way.
-    """
-    if len(evaluations) < 2:
-        raise NeuronSpecError(
-            "nothing to compare", got=f"{len(evaluations)} evaluation(s)", expected="two or more"
-        )
-    _require_comparable(evaluations)
-    first, *others = evaluations
-    systems = list(evaluations.values())
-    parts = []
-    for title, metric in (("BLEU", "bleu"), ("chrF++", "chrf")):
-        header = ["", *evaluations, *(f"{name} - {first}" for name in others)]
-        # Rows are matched by direction and not by position: evaluations may list them in any order.
-        by_direction = [{row.direction: row for row in system.scores} for system in systems]
-        by_group = [{(row.kind, row.name, row.group): row for row in system.summary} for system in systems]
-        rows = [
-            _compared(str(direction), [getattr(found[direction], metric) for found in by_direction])
-            for direction in by_direction[0]
-        ]
-        rows += [
-            _compared(_group_name(row), [getattr(found[key], metric) for found in by_group])
-            for key, row in by_group[0].items()
-            if all(key in found for found in by_group)
-        ]
-        parts.append(f"## {title}\n\n" + markdown_table(header, rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def _require_comparable(evaluations: Mapping[str, Scores]) -> None:
-    (first, reference), *others = evaluations.items()
-    for name, other in others:
-        expected = {row.direction: row for row in reference.scores}
-        got = {row.direction: row for row in other.scores}
-        if set(got) != set(expected):
-            raise NeuronSpecError(
-                "evaluations of different directions cannot be compared",
-                where=f"{first}, {name}",
-                got=f"only in one of them: {', '.join(sorted(map(str, set(got) ^ set(expected))))}",
-                mend="evaluate both on the same --lang-pairs",
-            )
-        for direction, row in expected.items():
-            for what, attribute in (
-                ("tests of different length", "sentences"),
-                ("different BLEU signatures", "bleu_signature"),
-                ("different chrF++ signatures", "chrf_signature"),
-                ("different references", "reference_tokens"),
-            ):
-                if getattr(got[direction], attribute) != getattr(row, attribute):
-                    raise NeuronSpecError(
-                        f"evaluations on {what} cannot be compared",
-                        where=f"{direction} in {first}, {name}",
-                        got=f"{attribute} {getattr(got[direction], attribute)}",
-                        expected=getattr(row, attribute),
-                        mend="evaluate both on the same test set, with the same sacreBLEU and scoring",
-                    )
-
-
-def _compared(name: str, values: Sequence[float]) -> list[Cell]:
-    # The difference of the unrounded values: rounding first would err by up to 0.1.
-    return [name, *values, *(f"{value - values[0]:+.1f}" for value in values[1:])]
-
-
-def _group_name(row: GroupRow) -> str:
-    return f"mean {row.name}" if row.kind in ("overall", "group") else f"mean {row.name}, {row.group}"
-
-
-def _means(row: Means) -> list[Cell]:
-    return [row.bleu, row.chrf, percent(row.off_target_fraction, 1), percent(row.empty_fraction, 1)]

@@ -34,14 +34,9 @@ from neuron_spec.artifacts import hash_text, read_json, write_json, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
-from neuron_spec.scoring.evaluation import (
-    BOOTSTRAP_SEED,
-    Evaluation,
-    Outputs,
-    PairedScore,
-    grouped,
-    paired_bootstrap,
-)
+from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED, PairedScore, paired_bootstrap
+from neuron_spec.scoring.evaluation import Evaluation, grouped
+from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import (
     FEWEST_DIRECTIONS,
     OverSeeds,

@@ -26,7 +26,8 @@ from neuron_spec.report.report import write_report
 from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
 from neuron_spec.scoring.comparison import GroupComparison, as_plain, read_comparison
-from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
+from neuron_spec.scoring.evaluation import evaluate, write_evaluation
+from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import OverSeeds
 from neuron_spec.studies.ablation.page import Ablation, write_ablation
 from neuron_spec.studies.conflict.measure import Cell

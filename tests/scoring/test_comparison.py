@@ -19,6 +19,7 @@ from sacrebleu.significance import PairedTest
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.style import save
+from neuron_spec.scoring.bootstrap import PairedScore, paired_bootstrap
 from neuron_spec.scoring.comparison import (
     LOSS,
     METRICS,
@@ -31,8 +32,9 @@ from neuron_spec.scoring.comparison import (
     comparison_signature,
     write_comparison,
 )
-from neuron_spec.scoring.evaluation import Outputs, PairedScore, evaluate, paired_bootstrap
+from neuron_spec.scoring.evaluation import evaluate
 from neuron_spec.scoring.figures import score_differences
+from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import holm, interval_over_directions, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
