@@ -4,7 +4,7 @@ Two questions, two tests, because there are two populations to draw from:
 
 - Sentences. Would these trained models differ on other test sentences of this kind? For each direction
   and seed, the samples of sacreBLEU's paired bootstrap, but a two-sided p: sacreBLEU's is one-sided in
-  effect (`evaluation.paired_bootstrap`). The p-values are adjusted by Holm over the directions too.
+  effect (`bootstrap.paired_bootstrap`). The p-values are adjusted by Holm over the directions too.
 - Directions. Is a system better over directions like these? For each group, a sign-flip test on the
   directions' differences, each a mean over seeds, and a bootstrap interval over directions.
 
@@ -34,9 +34,8 @@ from neuron_spec.artifacts import hash_text, read_json, write_json, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
-from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED, PairedScore, paired_bootstrap
+from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED, PairedScore, resampled_scores
 from neuron_spec.scoring.evaluation import Evaluation, grouped
-from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import (
     FEWEST_DIRECTIONS,
     OverSeeds,
@@ -366,22 +365,30 @@ def _bootstrap_all(systems: Sequence[System], samples: int) -> list[_Paired]:
     baseline, *others = systems
     official = _is_official(baseline.seeds[0])
     directions = [score.direction for score in baseline.seeds[0].scores]
-    paired: list[_Paired] = [{s.name: {metric: [] for metric in METRICS} for s in others} for _ in directions]
-    with tqdm(total=len(directions) * len(baseline.seeds), desc="compare", file=sys.stderr) as bar:
-        for at, direction in enumerate(directions):
-            for index, seed in enumerate(baseline.seeds):
-                partners = [
-                    (system, place) for system in others for place in _partners(index, baseline, system)
-                ]
-                outputs: list[Outputs] = [system.seeds[place].outputs[at] for system, place in partners]
-                found = paired_bootstrap(seed.outputs[at], outputs, samples=samples, official=official)
-                for (system, place), scores in zip(partners, found, strict=True):
-                    for metric, score in scores.items():
-                        _require_own_score(baseline, index, at, metric, score.baseline_score)
-                        _require_own_score(system, place, at, metric, score.score)
-                        paired[at][system.name][metric].append(score)
-                bar.set_postfix_str(str(direction))
-                bar.update()
+    paired: list[_Paired] = []
+    for at, direction in enumerate(bar := tqdm(directions, desc="compare", file=sys.stderr)):
+        bar.set_postfix_str(str(direction))
+        texts = [(system, seed) for system in systems for seed in range(len(system.seeds))]
+        resampled = resampled_scores(
+            [system.seeds[seed].outputs[at] for system, seed in texts], samples=samples, official=official
+        )
+        of = {(system.name, seed): scores for (system, seed), scores in zip(texts, resampled, strict=True)}
+        for system, seed in texts:
+            for metric, score in of[system.name, seed].items():
+                _require_own_score(system, seed, at, metric, score.score)
+        paired.append(
+            {
+                system.name: {
+                    metric: [
+                        PairedScore.of(of[baseline.name, seed][metric], of[system.name, partner][metric])
+                        for seed in range(len(baseline.seeds))
+                        for partner in _partners(seed, baseline, system)
+                    ]
+                    for metric in METRICS
+                }
+                for system in others
+            }
+        )
     return paired
 
 
