@@ -1,16 +1,17 @@
-"""Markdown tables of scores. BLEU and chrF++ are 0-100; shares of sentences are shown in percent.
+"""Cells and tables, as Markdown and CSV; those of scores. BLEU and chrF++ are 0-100, shares of sentences in percent.
 
 Pure functions of what an evaluation holds, described below by the attributes that are read.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from neuron_spec.directions import Direction
-from neuron_spec.errors import NeuronSpecError
 
 Cell = str | int | float | None
 _NO_VALUE = "-"
@@ -86,6 +87,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
     )
 
 
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as a CSV file; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((header, *rows))
+    return text.getvalue()
+
+
 def shown(cell: Cell) -> str:
     """What a cell says: floats with one decimal, None as ``-``."""
     if cell is None:
@@ -106,6 +114,15 @@ def signed(value: float | None, decimals: int = 2) -> Cell:
 def percent(fraction: float | None, decimals: int = 0) -> Cell:
     """A fraction, 0-1."""
     return None if fraction is None else f"{100 * fraction:.{decimals}f}%"
+
+
+def bounds(low: float, high: float) -> str:
+    """An interval of differences."""
+    return f"{low:+z.2f} to {high:+z.2f}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def columns_of_numbers(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
@@ -153,77 +170,6 @@ def scores_table(evaluation: Scores) -> str:
         "the target; judge it by the share of references that are identified as the target."
     )
     return "\n\n".join(parts) + "\n"
-
-
-def comparison_table(evaluations: Mapping[str, Scores]) -> str:
-    """Systems side by side: BLEU and chrF++ per direction, then per group, with differences to the first.
-
-    Raises:
-        NeuronSpecError: if there are fewer than two systems, or they were not scored on the same
-            directions and references in the same way.
-    """
-    if len(evaluations) < 2:
-        raise NeuronSpecError(
-            "nothing to compare", got=f"{len(evaluations)} evaluation(s)", expected="two or more"
-        )
-    _require_comparable(evaluations)
-    first, *others = evaluations
-    systems = list(evaluations.values())
-    parts = []
-    for title, metric in (("BLEU", "bleu"), ("chrF++", "chrf")):
-        header = ["", *evaluations, *(f"{name} - {first}" for name in others)]
-        # Rows are matched by direction and not by position: evaluations may list them in any order.
-        by_direction = [{row.direction: row for row in system.scores} for system in systems]
-        by_group = [{(row.kind, row.name, row.group): row for row in system.summary} for system in systems]
-        rows = [
-            _compared(str(direction), [getattr(found[direction], metric) for found in by_direction])
-            for direction in by_direction[0]
-        ]
-        rows += [
-            _compared(_group_name(row), [getattr(found[key], metric) for found in by_group])
-            for key, row in by_group[0].items()
-            if all(key in found for found in by_group)
-        ]
-        parts.append(f"## {title}\n\n" + markdown_table(header, rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def _require_comparable(evaluations: Mapping[str, Scores]) -> None:
-    (first, reference), *others = evaluations.items()
-    for name, other in others:
-        expected = {row.direction: row for row in reference.scores}
-        got = {row.direction: row for row in other.scores}
-        if set(got) != set(expected):
-            raise NeuronSpecError(
-                "evaluations of different directions cannot be compared",
-                where=f"{first}, {name}",
-                got=f"only in one of them: {', '.join(sorted(map(str, set(got) ^ set(expected))))}",
-                mend="evaluate both on the same --lang-pairs",
-            )
-        for direction, row in expected.items():
-            for what, attribute in (
-                ("tests of different length", "sentences"),
-                ("different BLEU signatures", "bleu_signature"),
-                ("different chrF++ signatures", "chrf_signature"),
-                ("different references", "reference_tokens"),
-            ):
-                if getattr(got[direction], attribute) != getattr(row, attribute):
-                    raise NeuronSpecError(
-                        f"evaluations on {what} cannot be compared",
-                        where=f"{direction} in {first}, {name}",
-                        got=f"{attribute} {getattr(got[direction], attribute)}",
-                        expected=getattr(row, attribute),
-                        mend="evaluate both on the same test set, with the same sacreBLEU and scoring",
-                    )
-
-
-def _compared(name: str, values: Sequence[float]) -> list[Cell]:
-    # The difference of the unrounded values: rounding first would err by up to 0.1.
-    return [name, *values, *(f"{value - values[0]:+.1f}" for value in values[1:])]
-
-
-def _group_name(row: GroupRow) -> str:
-    return f"mean {row.name}" if row.kind in ("overall", "group") else f"mean {row.name}, {row.group}"
 
 
 def _means(row: Means) -> list[Cell]:

@@ -1,12 +1,11 @@
-"""Markdown tables: shape and alignment, what is compared with what, and what must not be."""
+"""Tables: shape and alignment, what a table of scores shows."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
 from neuron_spec.directions import Direction
-from neuron_spec.errors import NeuronSpecError
-from neuron_spec.pages.tables import comparison_table, markdown_table, scores_table
+from neuron_spec.pages.tables import csv_text, markdown_table, scores_table
 
 
 @dataclass(frozen=True)
@@ -85,49 +84,5 @@ def test_scores_table_shows_directions_means_and_signatures():
     assert "Families" not in table  # none given, so no empty table
 
 
-def test_comparison_with_the_first():
-    dense, ns, random = result(10.0, 20.0), result(11.0, 19.5), result(10.0, 20.0)
-    table = comparison_table({"dense": dense, "NS": ns, "random": random})
-    bleu, chrf = row_named(table, "en-de")
-    assert bleu == ["en-de", "10.0", "11.0", "10.0", "+1.0", "+0.0"]
-    assert chrf == ["en-de", "20.0", "22.0", "20.0", "+2.0", "+0.0"]
-    assert row_named(table, "en-it")[0][-2:] == ["-0.5", "+0.0"]
-    assert row_named(table, "mean all")[0][-2:] == ["+0.2", "+0.0"]
-    assert row_named(table, "mean high, O2M")[0][1:3] == ["10.0", "11.0"]
-    assert "NS - dense" in table
-
-
-def test_differences_are_of_unrounded_scores():
-    table = comparison_table({"a": result(10.04, 1.0), "b": result(10.06, 1.0)})
-    assert row_named(table, "en-de")[0] == ["en-de", "10.0", "10.1", "+0.0"]
-
-
-def test_order_of_directions_does_not_matter():
-    first, second = result(10.0, 20.0), result(11.0, 19.5)
-    turned = Result(second.scores[::-1], second.summary[::-1])
-    assert comparison_table({"a": first, "b": second}) == comparison_table({"a": first, "b": turned})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sentences": 99}, "tests of different length"),
-        ({"bleu_signature": "tok:zh"}, "different BLEU signatures"),
-        ({"chrf_signature": "nw:0"}, "different chrF\\+\\+ signatures"),
-        ({"reference_tokens": 901}, "different references"),
-    ],
-)
-def test_scores_made_otherwise_are_not_compared(change, message):
-    first = result(10.0, 20.0)
-    other = Result([first.scores[0], replace(first.scores[1], **change)], first.summary)
-    with pytest.raises(NeuronSpecError, match=message) as error:
-        comparison_table({"dense": first, "NS": other})
-    assert "en-it in dense, NS" in str(error.value)
-
-
-def test_different_directions_are_not_compared():
-    first = result(10.0, 20.0)
-    with pytest.raises(NeuronSpecError, match="only in one of them: en-it"):
-        comparison_table({"dense": first, "NS": Result(first.scores[:1])})
-    with pytest.raises(NeuronSpecError, match="two or more"):
-        comparison_table({"dense": first})
+def test_a_csv_file_leaves_unknown_cells_empty_and_quotes_what_must_be():
+    assert csv_text(("a", "b"), [["x,y", None], [1, "0.50"]]) == 'a,b\n"x,y",\n1,0.50\n'

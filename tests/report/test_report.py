@@ -27,10 +27,12 @@ from neuron_spec.report.run_folder import compared, planned_comparisons, read_ru
 from neuron_spec.report.scores import _verdict
 from neuron_spec.scoring.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
 from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
-from neuron_spec.studies.ablation.page import Ablation, write_ablation
-from neuron_spec.studies.conflict.measure import Cell
-from neuron_spec.studies.conflict.page import Conflict, write_conflict
-from neuron_spec.studies.transfer.page import Transfer, write_transfer
+from neuron_spec.studies.ablation.measure import Ablation
+from neuron_spec.studies.ablation.page import write_ablation
+from neuron_spec.studies.conflict.measure import Cell, Conflict
+from neuron_spec.studies.conflict.page import write_conflict
+from neuron_spec.studies.transfer.measure import Transfer
+from neuron_spec.studies.transfer.page import write_transfer
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]

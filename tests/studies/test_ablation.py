@@ -20,14 +20,17 @@ from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.style import save
 from neuron_spec.studies.ablation import measure as ablation
 from neuron_spec.studies.ablation.measure import (
+    Ablation,
     Ablator,
     choose,
+    diagonal_test,
     distinctive,
     draw_random,
     held_by_others,
     owned_sets,
+    summarize,
 )
-from neuron_spec.studies.ablation.page import Ablation, as_csv, diagonal_test, summarize
+from neuron_spec.studies.ablation.page import as_csv
 
 LANGS = ["en", "qa", "qb", "qm"]
 
