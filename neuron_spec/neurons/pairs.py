@@ -8,8 +8,9 @@ Axis letters: D directions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from neuron_spec.directions import GROUPS, Direction, family_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import pairwise_iou
 from neuron_spec.statistics import (
-    Mantel,
     NothingToCompare,
     PermutationTest,
     family_contrast,
@@ -28,6 +28,42 @@ from neuron_spec.statistics import (
 )
 
 ACROSS = "across"
+
+
+def in_one_line(nothing: NothingToCompare) -> str:
+    return "; ".join(line.strip() for line in str(nothing).splitlines())
+
+
+def or_reason(
+    keys: Iterable[str],
+    compute: Callable[[], Mapping[str, Any]],
+    say: Callable[[NothingToCompare], str] = in_one_line,
+) -> dict[str, Any]:
+    """What ``compute`` gives, with ``reason`` None; or None for each of ``keys``, and why."""
+    try:
+        return {**compute(), "reason": None}
+    except NothingToCompare as nothing:
+        return {**dict.fromkeys(keys), "reason": say(nothing)}
+
+
+FAMILY_KEYS = ("same", "other", *PermutationTest._fields)  # of `family_test`
+OVERLAP_KEYS = ("correlation", *PermutationTest._fields)
+
+
+def family_test(similarity: Tensor, families: Sequence[str], seed: int) -> dict[str, Any]:
+    """Whether pairs of one family are more alike than others: the means ``same`` and ``other``, and the test.
+
+    Args:
+        similarity: float64 `[n, n]`; of a pair, the mean of both ways is taken. The diagonal is left out.
+        families: of the n directions.
+        seed: of random relabellings.
+
+    Raises:
+        NothingToCompare: if the families have no structure to test.
+    """
+    square = _both_ways(similarity)
+    same, other = family_contrast(square, families)
+    return {"same": same, "other": other, **permutation_test(square, families, seed=seed)._asdict()}
 
 
 @dataclass(frozen=True)
@@ -56,55 +92,56 @@ class Compared:
     def members(self) -> dict[str, list[int]]:
         """Kind -> its directions; kinds without any are left out."""
         kinds = {g.text: [i for i, d in enumerate(self.directions) if d.group == g] for g in GROUPS}
-        return {words: rows for words, rows in kinds.items() if rows}
+        return {kind: rows for kind, rows in kinds.items() if rows}
 
     def pairs(self) -> dict[str, Tensor]:
         """Kind, or ``across`` -> its pairs of different directions, bool `[D, D]`; kinds without any are left out."""
         d = len(self.directions)
         different = ~torch.eye(d, dtype=torch.bool)
-        found = {}
-        for words, rows in self.members().items():
+        by_kind = {}
+        for kind, rows in self.members().items():
             is_member = torch.zeros(d, dtype=torch.bool)
             is_member[rows] = True
-            found[words] = is_member[:, None] & is_member & different
-        found[ACROSS] = different & ~torch.stack(list(found.values())).any(dim=0)
-        return {words: pairs for words, pairs in found.items() if pairs.any()}
+            by_kind[kind] = is_member[:, None] & is_member & different
+        by_kind[ACROSS] = different & ~torch.stack(list(by_kind.values())).any(dim=0)
+        return {kind: pairs for kind, pairs in by_kind.items() if pairs.any()}
 
     def family_tests(self, similarity: Tensor, seed: int) -> dict[str, dict[str, Any]]:
-        """Kind -> whether pairs of one family are more alike than others.
+        """Kind -> `family_test` of its directions, or the reason why there is none.
 
         Args:
-            similarity: float64 `[D, D]`; of a pair, the mean of both ways is taken.
+            similarity: float64 `[D, D]`.
         """
-        found = {}
-        for words, rows in self.members().items():
-            own = [self.directions[row].family(self.families) for row in rows]
-            square = _both_ways(similarity)[rows][:, rows]
-            result: dict[str, Any] = dict.fromkeys(("same", "other", *PermutationTest._fields, "reason"))
-            try:
-                _require_finite(square)
-                result["same"], result["other"] = family_contrast(square, own)
-                result |= permutation_test(square, own, seed=seed)._asdict()
-            except NothingToCompare as error:
-                result["reason"] = _line(error)
-            found[words] = result
-        return found
+        return self._by_kind(
+            FAMILY_KEYS,
+            similarity,
+            lambda rows, square: family_test(
+                square, [self.directions[row].family(self.families) for row in rows], seed
+            ),
+        )
 
     def overlap_tests(self, similarity: Tensor, seed: int) -> dict[str, dict[str, Any]]:
         """Kind -> whether directions whose sets overlap more are more alike: Mantel's test; empty without sets."""
-        found: dict[str, dict[str, Any]] = {}
-        for words, rows in self.members().items() if self.overlap is not None else ():
-            assert self.overlap is not None
-            result: dict[str, Any] = dict.fromkeys(("correlation", *PermutationTest._fields, "reason"))
-            try:
-                square = _both_ways(similarity)[rows][:, rows]
-                _require_finite(square)
-                test: Mantel = mantel(self.overlap[rows][:, rows], square, seed=seed)
-                result |= {"correlation": test.correlation, **test.test._asdict()}
-            except NothingToCompare as error:
-                result["reason"] = _line(error)
-            found[words] = result
-        return found
+        if self.overlap is None:
+            return {}
+        overlap = self.overlap
+
+        def test(rows: list[int], square: Tensor) -> dict[str, Any]:
+            result = mantel(overlap[rows][:, rows], square, seed=seed)
+            return {"correlation": result.correlation, **result.test._asdict()}
+
+        return self._by_kind(OVERLAP_KEYS, similarity, test)
+
+    def _by_kind(
+        self, keys: Sequence[str], similarity: Tensor, test: Callable[[list[int], Tensor], dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        def of(rows: list[int]) -> dict[str, Any]:
+            square = _both_ways(similarity)[rows][:, rows]
+            if not square[~torch.eye(len(square), dtype=torch.bool)].isfinite().all():
+                raise NothingToCompare("a direction has no gradient here")
+            return test(rows, square)
+
+        return {kind: or_reason(keys, partial(of, rows)) for kind, rows in self.members().items()}
 
 
 def overlap_of(masks: NeuronMasks, directions: Sequence[Direction]) -> Tensor:
@@ -113,14 +150,22 @@ def overlap_of(masks: NeuronMasks, directions: Sequence[Direction]) -> Tensor:
     return torch.stack([pairwise_iou(masks.kept[layer][rows]) for layer in masks.layers]).mean(dim=0)
 
 
+def square_table(names: Sequence[str], matrix: Tensor) -> dict[str, dict[str, float | None]]:
+    """`[D, D]` as nested mappings: the row's name, the column's, the value."""
+    rows = (dict(zip(names, plain_values(row), strict=True)) for row in matrix)
+    return dict(zip(names, rows, strict=True))
+
+
+def plain_values(values: Tensor) -> list[float | None]:
+    """JSON knows no NaN."""
+    return [None if value != value else value for value in values.tolist()]
+
+
+def mean_known(values: Tensor) -> float | None:
+    """The mean of what is not NaN; None where nothing is."""
+    known = values[~values.isnan()]
+    return known.mean().item() if len(known) else None
+
+
 def _both_ways(matrix: Tensor) -> Tensor:
     return (matrix + matrix.T) / 2
-
-
-def _require_finite(square: Tensor) -> None:
-    if not square[~torch.eye(len(square), dtype=torch.bool)].isfinite().all():
-        raise NothingToCompare("a direction has no gradient here")
-
-
-def _line(error: NothingToCompare) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines())

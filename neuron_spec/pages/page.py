@@ -1,4 +1,4 @@
-"""What a page says, before it is Markdown (here) or HTML (`reporting.html`).
+"""What a page says, before it is Markdown (here) or HTML (`pages.html`).
 
 Paragraphs, items and captions are our own words with three of Markdown's marks: ``*emphasis*``, ``**strong**``
 and `` `code` ``. Whatever comes from outside (names, paths, translations) passes through `plain` before it
@@ -7,11 +7,14 @@ is put between them. Titles, cells and code are taken literally.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from neuron_spec.artifacts import atomic_path
 from neuron_spec.pages.tables import Cell, markdown_table, shown
 
 FIGURES = "figures"
@@ -88,6 +91,62 @@ def again(command: str | None, page: str | None = None) -> list[Block]:
     return [Paragraph(" ".join([*texts, "Again:"])), Code(command)]
 
 
+def not_computed(reasons: Iterable[tuple[str, str | None]]) -> list[Block]:
+    """Why numbers are missing: pairs of a place and its reason, None where nothing is; what places share is said once."""
+    places: dict[str, list[str]] = {}
+    for place, reason in dict.fromkeys(reasons):
+        if reason:
+            places.setdefault(reason, []).append(place)
+    items = [
+        plain(f"{reason} ({'; '.join(of) if len(of) < 5 else f'{len(of)} lines'})")
+        for reason, of in places.items()
+    ]
+    return [Paragraph("Not computed:"), Bullets(items)] if items else []
+
+
+def how_it_was_made(made: Mapping[str, Any], files: str) -> Section:
+    """From what, by which command, with which parameters and versions.
+
+    Args:
+        made: the signature.
+        files: a sentence about where more stands.
+    """
+    parameters = {
+        name: value for name, value in made["parameters"].items() if isinstance(value, (str, int, float))
+    }
+    blocks: list[Block] = [Code(command)] if (command := made.get("command")) else []
+    blocks += [
+        Paragraph(
+            f"Stage: {plain(made['stage'])}. Parameters: {plain(parameters_text(parameters))}. {files}"
+        ),
+        Table(("made from", "sha256"), [[name, str(value)] for name, value in made["inputs"].items()]),
+        Paragraph(f"Versions: {plain(versions_text(made))}."),
+    ]
+    return Section("How it was made", blocks, is_folded=True)
+
+
+def parameters_text(parameters: Mapping[str, Any]) -> str:
+    """``beam 5; subset test``."""
+    return "; ".join(f"{name}: {_parameter(value)}" for name, value in parameters.items()) or "none known"
+
+
+def versions_text(made: Mapping[str, Any]) -> str:
+    """Of a signature; empty if it has none."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(made.get("versions", {}).items()))
+
+
+def _parameter(value: Any) -> str:
+    """What holds for every direction alike is said once."""
+    if isinstance(value, Mapping):
+        inner = {name: _parameter(of) for name, of in value.items()}
+        if len(inner) > 1 and len(set(inner.values())) == 1:
+            return f"{next(iter(inner.values())).removesuffix(' (all)')} (all)"
+        return ", ".join(f"{name} {of}" for name, of in inner.items())
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def plain(text: str) -> str:
     """``text`` for use in a paragraph: what would be a mark gets a backslash."""
     return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
@@ -104,22 +163,29 @@ def pictures(page: Page) -> Iterator[Picture]:
     return below(page)
 
 
-def as_markdown(page: Page) -> str:
-    """The page with its figures as files below ``figures/``."""
-    parts = [f"# {plain(page.title)}", *map(_block, page.blocks)]
-    for section in page.sections:
-        parts += _section(section, level=2)
+def write_pictures(folder: Path, pictures: Iterable[Picture], kinds: Sequence[str] = ("png", "svg")) -> None:
+    """Write figures into a folder, in those of the kinds that they have."""
+    for picture in pictures:
+        for kind in kinds:
+            if drawn := getattr(picture, kind):
+                with atomic_path(folder / f"{picture.name}.{kind}") as temporary:
+                    temporary.write_bytes(drawn)
+
+
+def as_markdown(page: Page, figures: str = FIGURES) -> str:
+    """The page; its figures are files in the folder ``figures`` beside it, or in its own where that is empty."""
+    parts = _parts(page, 1, f"{figures}/" if figures else "")
     return "\n\n".join(parts) + "\n"
 
 
-def _section(section: Section, level: int) -> list[str]:
-    parts = [f"{'#' * level} {plain(section.title)}", *map(_block, section.blocks)]
-    for inner in section.sections:
-        parts += _section(inner, level + 1)
+def _parts(of: Page | Section, level: int, figures: str) -> list[str]:
+    parts = [f"{'#' * level} {plain(of.title)}", *(_block(block, figures) for block in of.blocks)]
+    for section in of.sections:
+        parts += _parts(section, level + 1, figures)
     return parts
 
 
-def _block(block: Block) -> str:
+def _block(block: Block, figures: str) -> str:
     match block:
         case Paragraph(text):
             return text
@@ -131,7 +197,7 @@ def _block(block: Block) -> str:
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
             return f"{fence}bash\n{text}\n{fence}"
         case Picture(name, caption):
-            return f"![{caption}]({FIGURES}/{name}.png)"
+            return f"![{caption}]({figures}{name}.png)"
 
 
 def _cell(cell: Cell) -> Cell:

@@ -1,4 +1,4 @@
-"""Markdown tables, and numbers as their cells show them."""
+"""Cells and tables, as Markdown and CSV."""
 
 from __future__ import annotations
 

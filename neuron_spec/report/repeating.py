@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import hash_state, signature_in
-from neuron_spec.pages.page import Block, Bullets, Code, Paragraph, Section, Table, plain
+from neuron_spec.pages.page import (
+    Block,
+    Bullets,
+    Code,
+    Paragraph,
+    Section,
+    Table,
+    parameters_text,
+    plain,
+    versions_text,
+)
 from neuron_spec.pages.tables import Cell
 from neuron_spec.report.commands import commands_of, script_of
 from neuron_spec.report.run_folder import PROFILE, Run
@@ -19,10 +28,7 @@ _NO_MASKS = hash_state({})  # of a checkpoint without any
 
 def repeating(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
     signatures = list(_signed_artefacts(run))
-    versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in sorted(made.get("versions", {}).items()))
-        for _, made in signatures
-    )
+    versions = dict.fromkeys(versions_text(made) for _, made in signatures)
     return Section(
         "How to repeat it",
         [
@@ -49,7 +55,7 @@ def repeating(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
                 [
                     Table(
                         ("artefact", "parameters"),
-                        [[name, _parameters(made.get("parameters", {}))] for name, made in signatures],
+                        [[name, parameters_text(made.get("parameters", {}))] for name, made in signatures],
                         is_text=True,
                     )
                 ],
@@ -102,19 +108,3 @@ def _hash_rows(run: Run, signatures: Sequence[tuple[str, Mapping[str, Any]]]) ->
             yield [name, made.get("stage"), f"from {what}", None if value == _NO_MASKS else str(value)[:16]]
         if given := made.get("parameters", {}).get("sentencepiece"):
             yield [name, made.get("stage"), "from SentencePiece model", str(given)[:16]]
-
-
-def _parameters(value: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name}: {_parameter(own)}" for name, own in value.items()) or "none known"
-
-
-def _parameter(value: Any) -> str:
-    """What holds for every direction alike is said once."""
-    if isinstance(value, Mapping):
-        inner = {name: _parameter(own) for name, own in value.items()}
-        if len(inner) > 1 and len(set(inner.values())) == 1:
-            return f"{next(iter(inner.values())).removesuffix(' (all)')} (all)"
-        return ", ".join(f"{name} {own}" for name, own in inner.items())
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from neuron_spec.artifacts import atomic_path, write_text
+from neuron_spec.artifacts import write_text
 from neuron_spec.directions import ENGLISH, language
 from neuron_spec.pages.html import as_html
 from neuron_spec.pages.page import (
@@ -25,13 +25,13 @@ from neuron_spec.pages.page import (
     as_markdown,
     pictures,
     plain,
+    write_pictures,
 )
-from neuron_spec.pages.tables import Cell
+from neuron_spec.pages.tables import Cell, counted
 from neuron_spec.report.repeating import repeating
 from neuron_spec.report.run_folder import Run, planned_comparisons, read_run
 from neuron_spec.report.scores import differences, findings, scores
-from neuron_spec.report.sets import overlap, sparsity
-from neuron_spec.report.words import counted, of_first_seed
+from neuron_spec.report.sets import of_first_seed, overlap, sparsity
 from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.comparison_files import compared
 from neuron_spec.scoring.published import published_section, read_published
@@ -80,9 +80,7 @@ def write_report(folder: Path, published: Path | None = None) -> list[Path]:
     comparisons = {path: compared(path, systems) for path, systems in planned_comparisons(run).items()}
     beside = _beside_published(run, published)
     page = page_of(run, comparisons, beside)
-    for picture in pictures(page):
-        with atomic_path(folder / FIGURES / f"{picture.name}.png") as temporary:
-            temporary.write_bytes(picture.png)
+    write_pictures(folder / FIGURES, pictures(page), ["png"])
     write_text(folder / REPORT_HTML, as_html(page))
     write_text(folder / REPORT, as_markdown(page))
     return [folder / REPORT, folder / REPORT_HTML]

@@ -9,13 +9,13 @@ from statistics import fmean
 from neuron_spec.directions import ENGLISH, GROUPS
 from neuron_spec.pages.page import Bullets, Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.style import drawn
-from neuron_spec.pages.tables import Cell
+from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
 from neuron_spec.report.run_folder import Run
-from neuron_spec.report.words import bounds, counted, difference, mean_score, p_value
 from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
 from neuron_spec.scoring.evaluation import ALL
 from neuron_spec.scoring.systems import SPECIALIZED
+from neuron_spec.statistics import OverSeeds
 
 _GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 
@@ -29,10 +29,10 @@ def findings(comparisons: Mapping[Path, Comparison]) -> Iterator[str]:
 
 
 def _finding(comparison: Comparison, row: GroupComparison) -> str:
-    own = [
-        found for found in comparison.directions if (found.system, found.metric) == (row.system, row.metric)
+    directions = [r for r in comparison.directions if (r.system, r.metric) == (row.system, row.metric)]
+    seeds = [
+        fmean(of) for of in zip(*([seed.difference for seed in r.seeds] for r in directions), strict=True)
     ]
-    seeds = [fmean(found.seeds[at].difference for found in own) for at in range(len(own[0].seeds))]
     text = (
         f"**{plain(row.system)} against {plain(comparison.baseline)}:** {row.difference.mean:+z.2f} BLEU over "
         f"{counted(row.directions, 'direction')}"
@@ -45,7 +45,8 @@ def _finding(comparison: Comparison, row: GroupComparison) -> str:
         )
     if row.interval:
         details.append(f"95 % interval over directions {bounds(*row.interval)}")
-    details.append(f"p {p_value(row.p_value, sign=True)}")
+    p = shown_p(row.p_value)
+    details.append(f"p \\< {p[1:]}" if p[0] == "<" else f"p = {p}")
     won, lost = row.holm_results["win"], row.holm_results["loss"]
     text += f" ({'; '.join(details)}). "
     if len(seeds) == 1:
@@ -121,30 +122,46 @@ def _means(run: Run, metric: str) -> Table:
     )
 
 
+def mean_score(values: Sequence[float]) -> Cell:
+    """Over seeds, with the standard deviation where there are several; None of nothing."""
+    if not values:
+        return None
+    of = OverSeeds.of(values)
+    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
+
+
+def _difference(of: OverSeeds) -> str:
+    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
+
+
 def _named(kind: str, name: str) -> str:
     """Groups of directions have their own column."""
     return "all languages" if kind in ("overall", "group") else name
 
 
 def _per_direction(run: Run, metric: str) -> Table:
-    found = _direction_scores(run, metric)
+    by_system = _direction_scores(run, metric)
     return Table(
-        ("direction", "family", *(f"{METRICS[metric]}, {name}" for name in found)),
+        ("direction", "family", *(f"{METRICS[metric]}, {name}" for name in by_system)),
         [
-            [name, _family_of(run, name), *(mean_score(own.get(name, ())) for own in found.values())]
-            for name in next(iter(found.values()))
+            [
+                name,
+                _family_of(run, name),
+                *(mean_score(scores.get(name, ())) for scores in by_system.values()),
+            ]
+            for name in next(iter(by_system.values()))
         ],
     )
 
 
 def _direction_scores(run: Run, metric: str) -> dict[str, dict[str, list[float]]]:
     """System -> direction -> a score for each seed."""
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in run.systems}
+    by_system: dict[str, dict[str, list[float]]] = {name: {} for name in run.systems}
     for seed in run.seeds:
         for name, evaluation in seed.evaluations.items():
             for score in evaluation.scores:
-                found[name].setdefault(str(score.direction), []).append(getattr(score, metric))
-    return found
+                by_system[name].setdefault(str(score.direction), []).append(getattr(score, metric))
+    return by_system
 
 
 def _family_of(run: Run, direction: str) -> str:
@@ -155,8 +172,8 @@ def _family_of(run: Run, direction: str) -> str:
 
 def _score_figure(run: Run) -> Picture:
     means = {
-        name: {direction: fmean(values) for direction, values in own.items()}
-        for name, own in _direction_scores(run, "bleu").items()
+        name: {direction: fmean(values) for direction, values in scores.items()}
+        for name, scores in _direction_scores(run, "bleu").items()
     }
     caption = "BLEU of each system, per direction" + (", mean over seeds" if len(run.seeds) > 1 else "")
     return drawn("scores", caption, score_figures.scores_bars(means, "BLEU", families=run.families))
@@ -218,24 +235,11 @@ def _against(comparison: Comparison) -> Section:
                 "chrF++, over directions",
                 [_groups_table([r for r in groups if r.metric == "chrf"])],
                 is_folded=True,
-            ),
-            *(
-                Section(
-                    f"{title}, every direction",
-                    [
-                        _directions_table(
-                            [
-                                row
-                                for row in comparison.directions
-                                if (row.system, row.metric) == (system, metric)
-                            ]
-                        )
-                    ],
-                    is_folded=True,
-                )
-                for metric, title in METRICS.items()
-            ),
+            )
         ]
+        for metric, title in METRICS.items():
+            rows = [r for r in comparison.directions if (r.system, r.metric) == (system, metric)]
+            inner.append(Section(f"{title}, every direction", [_directions_table(rows)], is_folded=True))
         tables = [_groups_table([row for row in groups if row.metric == "bleu"])]
         sections.append(Section(f"{system} against {comparison.baseline}", tables, inner))
     figure = drawn(
@@ -256,9 +260,9 @@ def _groups_table(rows: Sequence[GroupComparison]) -> Table:
             [
                 _named(row.kind, row.name),
                 _GROUPS[row.group],
-                difference(row.difference),
+                _difference(row.difference),
                 row.interval and bounds(*row.interval),
-                p_value(row.p_value),
+                shown_p(row.p_value),
                 "/".join(map(str, row.results.values())),
                 "/".join(map(str, row.holm_results.values())),
                 row.directions,
@@ -275,10 +279,10 @@ def _directions_table(rows: Sequence[DirectionComparison]) -> Table:
             [
                 str(row.direction),
                 row.family,
-                difference(row.difference),
+                _difference(row.difference),
                 bounds(row.low, row.high),
-                ", ".join(p_value(seed.p_value) for seed in row.seeds),
-                ", ".join(p_value(seed.holm_p_value) for seed in row.seeds),
+                ", ".join(shown_p(seed.p_value) for seed in row.seeds),
+                ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
                 ", ".join(seed.result for seed in row.seeds),
             ]
             for row in rows

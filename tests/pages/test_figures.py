@@ -8,7 +8,7 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.overlap import cluster, pairwise_iou
 from neuron_spec.pages.curves import dendrograms, iou_over_layers, sparsity_per_layer
-from neuron_spec.pages.heatmap import iou_heatmap, iou_heatmaps, layer_heatmaps
+from neuron_spec.pages.heatmap import iou_heatmap, layer_heatmaps
 from neuron_spec.pages.style import in_family_order, save
 from neuron_spec.scoring.figures import scores_bars
 
@@ -63,8 +63,7 @@ def test_heatmap(directions, tmp_path):
 
 def test_grid_of_heatmaps_shares_one_scale(tmp_path):
     directions = CASES["six languages"]
-    ious = {layer: pairwise_iou(kept) for layer, kept in random_kept(directions).items()}
-    figure = iou_heatmaps(ious, directions, columns=3)
+    figure = layer_heatmaps(random_kept(directions), directions, columns=3)
     images = [image for axes in figure.axes for image in axes.images]
     assert len(images) == 4
     assert len({image.get_clim() for image in images}) == 1
@@ -236,6 +235,6 @@ def test_bad_heatmaps_and_scores():
     with pytest.raises(NeuronSpecError, match="each pair of directions"):
         iou_heatmap(torch.ones(3, 3), CASES["two directions"], "title")
     with pytest.raises(NeuronSpecError, match="no layers"):
-        iou_heatmaps({}, CASES["two directions"])
+        layer_heatmaps({}, CASES["two directions"])
     with pytest.raises(NeuronSpecError, match="scores cannot be drawn"):
         scores_bars({"dense": {}}, "BLEU")

@@ -1,8 +1,8 @@
-"""Markdown tables: shape and alignment."""
+"""Tables: shape and alignment."""
 
 import pytest
 
-from neuron_spec.pages.tables import markdown_table
+from neuron_spec.pages.tables import csv_text, markdown_table
 
 
 def test_numbers_go_right_and_text_left():
@@ -22,3 +22,7 @@ def test_table_without_rows_and_with_a_wrong_one():
     assert markdown_table(["a"], []) == "| a   |\n| --- |"
     with pytest.raises(ValueError, match="zip"):
         markdown_table(["a", "b"], [["x"]])
+
+
+def test_a_csv_file_leaves_unknown_cells_empty_and_quotes_what_must_be():
+    assert csv_text(("a", "b"), [["x,y", None], [1, "0.50"]]) == 'a,b\n"x,y",\n1,0.50\n'

@@ -30,10 +30,12 @@ from neuron_spec.scoring.comparison_files import as_plain, compared, read_compar
 from neuron_spec.scoring.evaluation import evaluate, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import OverSeeds
-from neuron_spec.studies.ablation.page import Ablation, write_ablation
-from neuron_spec.studies.conflict.measure import Cell
-from neuron_spec.studies.conflict.page import Conflict, write_conflict
-from neuron_spec.studies.transfer.page import Transfer, write_transfer
+from neuron_spec.studies.ablation.measure import Ablation
+from neuron_spec.studies.ablation.page import write_ablation
+from neuron_spec.studies.conflict.measure import Cell, Conflict
+from neuron_spec.studies.conflict.page import write_conflict
+from neuron_spec.studies.transfer.measure import Transfer
+from neuron_spec.studies.transfer.page import write_transfer
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]

@@ -20,14 +20,16 @@ from neuron_spec.pages.style import save
 from neuron_spec.statistics import NothingToCompare, diagonal_test
 from neuron_spec.studies.ablation import measure as ablation
 from neuron_spec.studies.ablation.measure import (
+    Ablation,
     Ablator,
     choose,
     distinctive,
     draw_random,
     held_by_others,
     owned_sets,
+    summarize,
 )
-from neuron_spec.studies.ablation.page import Ablation, as_csv, summarize
+from neuron_spec.studies.ablation.page import as_csv
 
 LANGS = ["en", "qa", "qb", "qm"]
 

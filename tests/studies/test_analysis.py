@@ -20,17 +20,15 @@ from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import pairwise_iou
 from neuron_spec.neurons.selection import ks_per_direction, select
-from neuron_spec.studies.analysis.page import (
+from neuron_spec.studies.analysis.measure import (
     Question,
     analyze,
-    as_markdown,
-    draw,
     pairs_compared,
     read_distances,
     read_families,
     select_from_profiles,
-    write_analysis,
 )
+from neuron_spec.studies.analysis.page import PAGE, draw, write_analysis
 
 LAYERS = [f"{side}.layers.{number}" for side in ("encoder", "decoder") for number in range(2)]
 CODES = ["de", "nl", "es", "pt", "cs", "ru"]
@@ -201,7 +199,7 @@ def test_what_cannot_be_computed_is_null_and_says_why(directions, group):
     for part in results(found):
         values = [value for name, value in part.items() if name != "reason"]
         assert all((value is None) == bool(part["reason"]) for value in values)
-    page = as_markdown(found, signature("analyze", inputs={}, parameters={}))
+    page = PAGE.as_markdown(found, signature("analyze", inputs={}, parameters={}), {})
     assert all(layer in page for layer in LAYERS)
     assert "nan" not in page
     for part in results(found):
@@ -262,11 +260,11 @@ def test_split_halves_are_called_so():
     assert means["encoder"]["half 2"] == pytest.approx(sum(layers[:2]) / 2, abs=1e-3)
     assert means["decoder"]["half 2"] == pytest.approx(sum(layers[2:]) / 2, abs=1e-3)
     made = signature("analyze", inputs={}, parameters={})
-    page = as_markdown(found, made)
+    page = PAGE.as_markdown(found, made, {})
     assert "split halves" in page and f"decoder P1 with P2 {means['decoder']['half 2']:.1f}" in page
 
     other = asked_of_profiles(profile(1), profile(2))
-    assert "split halves" not in as_markdown(analyze(other, select_from_profiles(other)), made)
+    assert "split halves" not in PAGE.as_markdown(analyze(other, select_from_profiles(other)), made, {})
 
 
 def test_profiles_of_unrelated_counts_agree_no_better_than_chance():
@@ -368,7 +366,7 @@ def test_figures_of_edge_cases(directions):
 def test_an_empty_group_draws_no_heatmaps():
     question = Question(planted(EDGES["out of English only"]), group="x-en")
     assert set(draw(question)) == {"sparsity", "overlap", "dendrogram"}
-    page = as_markdown(analyze(question, {}), signature("analyze", inputs={}, parameters={}))
+    page = PAGE.as_markdown(analyze(question, {}), signature("analyze", inputs={}, parameters={}), {})
     assert "figures/iou" not in page
 
 

@@ -19,23 +19,20 @@ from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared
 from neuron_spec.studies.conflict import measure as interference
 from neuron_spec.studies.conflict.measure import (
+    ALL,
     SHARED,
     Cell,
-    Gradients,
-    cells_of,
-    plan_passes,
-)
-from neuron_spec.studies.conflict.page import (
-    ALL,
     Conflict,
+    Gradients,
     across_halves,
+    cells_of,
     cosines,
     disattenuated,
     groups_of,
+    plan_passes,
     summarize_conflict,
 )
-from neuron_spec.studies.transfer.measure import INTACT, Lookahead
-from neuron_spec.studies.transfer.page import Transfer, summarize_transfer
+from neuron_spec.studies.transfer.measure import INTACT, Lookahead, Transfer, summarize_transfer
 
 TWO = "en-qa,en-qb"
 

@@ -26,8 +26,7 @@ from neuron_spec.arguments import (
 if TYPE_CHECKING:
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.studies.ablation.measure import Neurons
-    from neuron_spec.studies.ablation.page import Ablation
+    from neuron_spec.studies.ablation.measure import Ablation, Neurons
 
 DEFAULT_FRACTION = 0.05
 ROWS = "rows"
@@ -163,8 +162,7 @@ def _ablation(
 ) -> Ablation:
     import torch
 
-    from neuron_spec.studies.ablation.measure import owner_of
-    from neuron_spec.studies.ablation.page import Ablation
+    from neuron_spec.studies.ablation.measure import Ablation, owner_of
 
     losses = {
         name: torch.tensor([row["nats"][n] for n in asked.names], dtype=torch.float64)

@@ -8,13 +8,18 @@ ReLU(bias) included; all else stays. The loss is the mean negative log-likelihoo
 Sets of directions overlap by far the most, so a model without one whole set is a ruin for all. What tells
 directions apart are the *distinctive* neurons of a set: those that the fewest other sets hold.
 
-Axis letters: D directions, F ffn. True = kept, or switched off where the text says so.
+`summarize` gives what the losses say, as it stands in ``ablation.json``: nats per target token, and whether a direction
+loses more by its own neurons than by those of others. What cannot be computed is None, with the reason beside it.
+
+Axis letters: D directions, F ffn, S sets, n directions of one group. True = kept, or switched off where the text
+says so.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +29,13 @@ from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.loading import TeacherForced, measured_rows
-from neuron_spec.directions import Direction
+from neuron_spec.directions import GROUPS, Direction, family_of
 from neuron_spec.errors import ModelError, NeuronSpecError
 from neuron_spec.modules.taps import Tap, tapped
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.statistics import NothingToCompare
+from neuron_spec.neurons.pairs import FAMILY_KEYS, family_test, or_reason
+from neuron_spec.statistics import NothingToCompare, PermutationTest, diagonal_test
 
 Neurons = dict[str, Tensor]
 """Layer key -> bool ``[F]``, True = switched off. Layers that are not named stay whole."""
@@ -289,3 +295,110 @@ def measure(
     return measured_rows(
         list(ablations), folder, lambda name: sign(ablations[name]), missing_rows, what="row of an ablation"
     )
+
+
+# What the losses say --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The losses of an ablation.
+
+    Attributes:
+        directions: the D directions that were evaluated.
+        tokens: target tokens of each.
+        owners: whose neurons were switched off, S directions or languages.
+        own: the row of each direction's own set; None where it has none, or several.
+        intact: float64 `[D]`, the loss with all neurons.
+        without: float64 `[S, D]`, without those of each owner.
+        without_random: float64 `[draws, D]`, without as many random ones.
+        families: language -> family; None: those of the language table.
+    """
+
+    directions: Sequence[Direction]
+    tokens: Sequence[int]
+    owners: Sequence[str]
+    own: Sequence[int | None]
+    intact: Tensor
+    without: Tensor
+    without_random: Tensor
+    families: Mapping[str, str] | None = field(default=None)
+
+    @property
+    def change(self) -> Tensor:
+        """float64 `[S, D]`: the loss without a set minus the loss with all neurons."""
+        return self.without - self.intact
+
+    @property
+    def random_change(self) -> Tensor:
+        """float64 `[D]`, the mean over draws; NaN without any."""
+        return self.without_random.mean(dim=0) - self.intact
+
+    def family(self, code: str) -> str:
+        return family_of(code, self.families)
+
+
+def summarize(ablation: Ablation, *, seed: int) -> dict[str, Any]:
+    """Everything that stands in ``ablation.json``, without signature and the neurons' numbers.
+
+    Args:
+        seed: of random relabellings.
+    """
+    groups: dict[str, Any] = {}
+    for group in GROUPS:
+        columns = [i for i, d in enumerate(ablation.directions) if d.group == group]
+        if columns:
+            groups[group.text] = _group(ablation, columns, seed)
+    names = [str(direction) for direction in ablation.directions]
+    return {
+        "unit": "nats per target token",
+        "tokens": dict(zip(names, ablation.tokens, strict=True)),
+        "intact": dict(zip(names, ablation.intact.tolist(), strict=True)),
+        "own_set": {
+            name: None if row is None else ablation.owners[row]
+            for name, row in zip(names, ablation.own, strict=True)
+        },
+        "change": {
+            owner: dict(zip(names, values, strict=True))
+            for owner, values in zip(ablation.owners, ablation.change.tolist(), strict=True)
+        },
+        "random_change": [
+            dict(zip(names, values, strict=True))
+            for values in (ablation.without_random - ablation.intact).tolist()
+        ],
+        "groups": groups,
+    }
+
+
+def _group(ablation: Ablation, columns: list[int], seed: int) -> dict[str, Any]:
+    """Directions of one kind, and what they lose by each other's sets."""
+    change = ablation.change[:, columns]
+    rows = [row for row in (ablation.own[i] for i in columns) if row is not None]
+    families = [ablation.directions[i].family(ablation.families) for i in columns]
+
+    def compare() -> dict[str, Any]:
+        if len(rows) < len(columns) or len(set(rows)) < len(rows):
+            raise NothingToCompare("these directions share a set, or own several")
+        square = change[rows]  # [n, n], own sets on the diagonal
+        test = diagonal_test(square, seed=seed)
+        is_own = torch.eye(len(square), dtype=torch.bool)
+        most_of_others = square.masked_fill(is_own, -torch.inf).amax(dim=0)
+        return {
+            "own": _mean(square[is_own]),
+            "others": _mean(square[~is_own]),
+            "own_is_largest": int((square.diagonal() > most_of_others).sum()),
+            **test._asdict(),
+            "families": or_reason(FAMILY_KEYS, lambda: family_test(square, families, seed)),
+        }
+
+    keys = ("own", "others", "own_is_largest", *PermutationTest._fields, "families")
+    return {
+        "directions": [str(ablation.directions[i]) for i in columns],
+        "random": _mean(ablation.random_change[columns]),
+        **or_reason(keys, compare),
+        "other_rows": _mean(change[[row for row in range(len(ablation.owners)) if row not in rows]]),
+    }
+
+
+def _mean(values: Tensor) -> float | None:
+    return values.mean().item() if values.numel() and not values.isnan().any() else None

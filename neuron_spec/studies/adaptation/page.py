@@ -7,14 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import ADAPTATION, read_json, recorded_command, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 from neuron_spec.pages import style
+from neuron_spec.pages.curves import line_panels
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, again, left_in, plain
 from neuron_spec.pages.tables import Cell, markdown_table
 from neuron_spec.scoring.evaluation import ALL, Evaluation
@@ -24,8 +23,6 @@ from neuron_spec.studies.adaptation.measure import Updates
 Results = Mapping[Direction, Mapping[int, Evaluation]]
 
 METRICS: dict[str, Callable[[DirectionScore], float]] = {"BLEU": lambda s: s.bleu, "chrF++": lambda s: s.chrf}
-_MARKERS = "osD^vPX*<>"
-_INK, _PALE = "#222222", "#DDDDDD"
 
 
 def write_adaptation(
@@ -87,35 +84,16 @@ def table(results: Results, metric: str) -> str:
 
 def curves(results: Results) -> Figure:
     """A panel per metric, a line per direction; numbers of shots stand at equal distances."""
-    figure = Figure(figsize=(8.4, 3.4), dpi=style.DPI, layout="constrained")
-    for ax, (name, read) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
-        _draw(ax, {str(d): {n: read(of.scores[0]) for n, of in c.items()} for d, c in results.items()})
-        ax.set_title(name, fontsize=10, color=_INK, loc="left")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8.5)
-    figure.supxlabel("training sentences (shots)", fontsize=9, color=_INK)
-    return figure
-
-
-def _draw(ax: Axes, lines: Mapping[str, Mapping[int, float]]) -> None:
-    shots = list(next(iter(lines.values())))
-    colors = colormaps["viridis"]
-    for number, (name, line) in enumerate(lines.items()):
-        ax.plot(
-            range(len(shots)),
-            list(line.values()),
-            color=colors(0.85 * number / max(1, len(lines) - 1)),
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=4.5,
-            linewidth=1.4,
-            label=name,
-        )
-    ax.set_xticks(range(len(shots)), [f"{n:,}" for n in shots])
-    # Room above for the markers; random weights score 0.
-    ax.set_ylim(0, 1.08 * max(1.0, *(score for line in lines.values() for score in line.values())))
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(length=0, colors=_INK, labelsize=8)
-    ax.grid(axis="y", color=_PALE, linewidth=0.6)
+    panels = {
+        name: {
+            direction.arrow: {float(n): (read(of.scores[0]), None, None) for n, of in curve.items()}
+            for direction, curve in results.items()
+        }
+        for name, read in METRICS.items()
+    }
+    shots = {float(n): f"{n:,}" for n in next(iter(results.values()))}
+    title, label = "Scores against shots", "training sentences (shots)"
+    return line_panels([panels], title=title, label=label, ticks=shots, zero="bottom")
 
 
 # In a report ----------------------------------------------------------------------------------

@@ -65,16 +65,14 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.errors import NeuronSpecError
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.studies.analysis.page import (
-        ANALYSIS_JSON,
-        ANALYSIS_TABLE,
+    from neuron_spec.studies.analysis.measure import (
         Question,
         pairs_compared,
         read_distances,
         read_families,
         select_from_profiles,
-        write_analysis,
     )
+    from neuron_spec.studies.analysis.page import ANALYSIS_JSON, ANALYSIS_TABLE, write_analysis
 
     if args.permutations < 1:
         raise NeuronSpecError("--permutations", got=args.permutations, expected="1 or more")

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
 
     from neuron_spec.artifacts import completed, signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
-    from neuron_spec.studies.conflict.measure import Cell, Gradients, gradient_products
-    from neuron_spec.studies.conflict.page import CONFLICT_JSON, CONFLICT_TABLE, Conflict, write_conflict
+    from neuron_spec.studies.conflict.measure import Cell, Conflict, Gradients, gradient_products
+    from neuron_spec.studies.conflict.page import CONFLICT_JSON, CONFLICT_TABLE, write_conflict
 
     checkpoints = {
         name: AskedThroughMasks.of(args, path, args.gen_subset) for name, path in names_of(args.path).items()

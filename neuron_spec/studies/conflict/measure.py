@@ -16,8 +16,9 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -25,9 +26,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from neuron_spec.artifacts import completed, is_made_from, load_tensors, save_tensors, signature_in
-from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import Part
+from neuron_spec.neurons.pairs import Compared, mean_known, plain_values, square_table
+
+if TYPE_CHECKING:  # a report starts without fairseq
+    from neuron_spec.backends.fairseq.loading import TeacherForced
 
 HALVES = (Part(1, 2), Part(2, 2))
 SHARED = "shared"
@@ -42,6 +46,9 @@ PARTS = {
 }
 """Groups of parameters -> what their names hold; biases go with their weights."""
 OTHER = "other"
+ALL = "all parameters"
+# Below this cosine of a direction's own halves, dividing by it would show little but noise.
+LEAST_SPLIT_HALF = 0.2
 _COLUMNS_AT_A_TIME = 1 << 16  # of the gradients that are multiplied, in float64
 
 
@@ -262,3 +269,124 @@ def _require_finite(products: Mapping[Cell, Tensor], names: Sequence[str]) -> No
         if not product.isfinite().all():
             row = int((~product.diagonal().isfinite()).nonzero()[0, 0]) // 2
             raise ModelError("a gradient is not finite", where=f"{cell}, {names[row]}")
+
+
+# Cosines --------------------------------------------------------------------------------------
+
+
+def cosines(products: Tensor, tokens: Tensor) -> Tensor:
+    """Cosines of the directions' gradients over all their text.
+
+    Args:
+        products: float64 `[G, G]`, inner products of the halves' mean gradients.
+        tokens: `[D, 2]`, target tokens of the halves.
+
+    Returns:
+        float64 `[D, D]`; NaN where a gradient is zero.
+    """
+    d = len(tokens)
+    share = tokens.double() / tokens.double().sum(dim=1, keepdim=True)
+    four = products.reshape(d, 2, d, 2)
+    return _normalized(torch.einsum("ia,iajb,jb->ij", share, four, share))
+
+
+def across_halves(products: Tensor) -> Tensor:
+    """Cosines between one direction's first half and another's second, mean of both ways, float64 `[D, D]`.
+
+    On the diagonal the split-half cosine: what a direction reaches with itself on so much other text. Where
+    directions are given in the same order of sentences, the halves share no sentence, so that noise is not
+    shared either. NaN where a gradient is zero.
+    """
+    cosine = _normalized(products)
+    return (cosine[0::2, 1::2] + cosine[0::2, 1::2].T) / 2
+
+
+def disattenuated(products: Tensor) -> Tensor:
+    """Cosines of the gradients on endless text, as estimated from the halves; float64 `[D, D]`.
+
+    Spearman's correction: the cosine across halves over the geometric mean of the two split-half cosines. It may
+    exceed 1. NaN where a split-half cosine is below `LEAST_SPLIT_HALF`: there the divisor itself is noise.
+    """
+    across = across_halves(products)
+    own = across.diagonal()
+    own = own.where(own >= LEAST_SPLIT_HALF, torch.nan)
+    return across / (own[:, None] * own).sqrt()
+
+
+def _normalized(products: Tensor) -> Tensor:
+    lengths = products.diagonal().sqrt()
+    return products / (lengths[:, None] * lengths)  # 0 / 0: NaN
+
+
+def groups_of(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Name of a group -> its cells: all, sides, sides' parts, layers, and parts of layers."""
+    groups: dict[str, list[Cell]] = {ALL: list(cells)}
+    for cell in cells:
+        layer = None if cell.layer is None else f"{cell.side}.layers.{cell.layer}"
+        side = None if cell.side == SHARED else cell.side
+        for name in dict.fromkeys((side, f"{cell.side} {cell.part}", layer, str(cell))):
+            if name is not None:
+                groups.setdefault(name, []).append(cell)
+    return groups
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """The gradients of one checkpoint.
+
+    Attributes:
+        products: cell -> float64 `[G, G]`.
+        tokens: int64 `[D, 2]`, target tokens of each direction's halves.
+        parameters: how many each cell has.
+    """
+
+    products: Mapping[Cell, Tensor]
+    tokens: Tensor
+    parameters: Mapping[Cell, int]
+
+    def of(self, cells: Sequence[Cell]) -> Tensor:
+        """Products over a group of cells, float64 `[G, G]`."""
+        return torch.stack([self.products[cell] for cell in cells]).sum(dim=0)
+
+
+def summarize_conflict(compared: Compared, conflict: Conflict, *, seed: int) -> dict[str, Any]:
+    """What stands in ``conflict.json`` of one checkpoint.
+
+    Args:
+        seed: of random relabellings.
+    """
+    names, products = compared.names, conflict.of(list(conflict.products))
+    cosine = cosines(products, conflict.tokens)
+    return {
+        "tokens": dict(zip(names, conflict.tokens.sum(dim=1).tolist(), strict=True)),
+        "cosine": square_table(names, cosine),
+        "split_half": dict(zip(names, plain_values(across_halves(products).diagonal()), strict=True)),
+        "groups": {
+            name: _group(compared, conflict, cells, seed)
+            for name, cells in groups_of(list(conflict.products)).items()
+        },
+        "overlap": compared.overlap_tests(cosine, seed),
+    }
+
+
+def _group(compared: Compared, conflict: Conflict, cells: Sequence[Cell], seed: int) -> dict[str, Any]:
+    products = conflict.of(cells)
+    cosine, across = cosines(products, conflict.tokens), across_halves(products)
+    corrected = disattenuated(products)
+    kinds = {}
+    for kind, pairs in compared.pairs().items():
+        values, founded = cosine[pairs], corrected[pairs & ~corrected.isnan()]
+        kinds[kind] = {
+            "mean": mean_known(values),
+            "conflict_fraction": mean_known((values < 0).double().where(~values.isnan(), torch.nan)),
+            "across_halves": mean_known(across[pairs]),
+            "split_half": mean_known(across.diagonal()[pairs.any(dim=1)]),
+            "disattenuated": mean_known(founded),
+            "disattenuated_pairs": len(founded) // 2,
+            "pairs": int(pairs.sum()) // 2,
+        }
+    return {
+        "parameters": sum(conflict.parameters[cell] for cell in cells),
+        "kinds": kinds,
+        "families": compared.family_tests(cosine, seed),
+    }

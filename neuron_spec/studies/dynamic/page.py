@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from neuron_spec.artifacts import shown_command, training_command
+from neuron_spec.pages.curves import line_panels
 from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table
-from neuron_spec.pages.style import drawn
+from neuron_spec.pages.style import drawn, look
 from neuron_spec.pages.tables import Cell
-from neuron_spec.studies.dynamic.log import MEASURES, Curves, churn_curves, read_churn
+from neuron_spec.studies.dynamic.log import MEASURES, Curves, read_churn
 
 _ABOUT = (
     "Of trainings that move their masks, as their logs have it, in percent: the mean over sites and directions, and over "
@@ -20,8 +23,9 @@ _ABOUT = (
 
 def section(folders: Mapping[str, Path]) -> Section | None:
     """Of the trainings whose masks moved; None where none did."""
-    found = {name: read_churn(folder / "train.log") for name, folder in folders.items()}
-    moving = {name: curves for name, curves in found.items() if curves}
+    moving = {
+        name: curves for name, folder in folders.items() if (curves := read_churn(folder / "train.log"))
+    }
     if not moving:
         return None
     blocks: list[Block] = [
@@ -47,3 +51,22 @@ def _row(curves: Curves) -> list[Cell]:
         values = [100 * value for value in curves.get(name, {}).values()]
         row.append(f"{values[0]:.1f} to {values[-1]:.1f}" if values else None)
     return row
+
+
+def churn_curves(trainings: Mapping[str, Curves]) -> Figure:
+    """A panel per measure in percent against updates, a line per training."""
+    panels = {
+        title: {
+            name: {
+                float(update): (100 * value, None, None) for update, value in curves.get(measure, {}).items()
+            }
+            for name, curves in trainings.items()
+        }
+        for measure, title in MEASURES.items()
+    }
+    # A log has hundreds of points: markers, but for a line of one, would hide it.
+    looks = {
+        name: look(number, marker="o" if all(len(curve) == 1 for curve in curves.values()) else None)
+        for number, (name, curves) in enumerate(trainings.items())
+    }
+    return line_panels([panels], title="Masks over training", label="updates", looks=looks)

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.pages import style
+from neuron_spec.pages.curves import line_panels
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
 from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.comparison_files import COMPARISON, read_comparison
@@ -48,9 +48,7 @@ META = "meta-"  # what a system is called that is another one trained by episode
 
 _SHOTS = re.compile(r"shots-(\d+)")
 _ROWS = ".mask_rows"
-_COLORS = {FULL: "#0072B2", STATIC: "#D55E00", DYNAMIC: "#009E73"}
-_OTHER_COLOR = "#777777"
-_INK, _PALE = "#222222", "#DDDDDD"
+_KINDS = (FULL, STATIC, DYNAMIC)
 
 
 @dataclass(frozen=True)
@@ -419,48 +417,39 @@ def _notes(found: Subnetworks) -> list[str]:
 
 def curves(found: Subnetworks) -> Figure:
     """A panel per direction, a line per system: BLEU against shots, means and standard deviations over seeds."""
-    directions = [curve.direction for curve in found.curves[found.systems[0]]]
-    columns = max(1, (len(directions) + 1) // 2)
-    # Rows: into and out of English, as the directions come in pairs.
-    figure = Figure(figsize=(2.9 * columns, 5.0), dpi=style.DPI, layout="constrained")
-    axes = figure.subplots(2, columns, squeeze=False)
-    for number, direction in enumerate(directions):
-        ax = axes[number % 2, number // 2]
-        for name in found.systems:
-            (curve,) = (own for own in found.curves[name] if own.direction == direction)
-            _draw(ax, name, curve)
-        ax.set_ylim(bottom=0)  # once all are drawn, which sets the top
-        family = _family_name(found, curve.family)
-        ax.set_title(f"{direction}, {family}".replace("-", "→", 1), fontsize=8.5, color=_INK, loc="left")
-    for ax in axes.flat[len(directions) :]:
-        ax.set_axis_off()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=len(found.systems), frameon=False, fontsize=8.5
+    panels = {
+        f"{curve.direction.replace('-', '→', 1)}\n{_family_name(found, curve.family)}": {
+            name: _mean_curve(found.curves[name][number]) for name in found.systems
+        }
+        for number, curve in enumerate(found.curves[found.systems[0]])
+    }
+    shots = {float(n): f"{n:,}" for n in found.curves[found.systems[0]][0].scores[0]}
+    # Two rows: into and out of English, as the directions come in pairs.
+    titles = list(panels)
+    rows = [{title: panels[title] for title in half} for half in (titles[::2], titles[1::2]) if half]
+    return line_panels(
+        rows,
+        title="BLEU against shots" + ("" if found.seeds == 1 else ", mean and standard deviation over seeds"),
+        label="training sentences (shots)",
+        ticks=shots,
+        looks={name: _look(name) for name in found.systems},
+        zero="bottom",
     )
-    figure.supxlabel("training sentences (shots)", fontsize=9, color=_INK)
-    figure.supylabel("BLEU", fontsize=9, color=_INK)
-    return figure
 
 
-def _draw(ax: Axes, name: str, curve: Curve) -> None:
-    shots = list(curve.scores[0])
-    values = [[line[n] for line in curve.scores] for n in shots]
-    is_meta, kind = name.startswith(META), name.removeprefix(META)
-    ax.errorbar(
-        range(len(shots)),
-        [fmean(of) for of in values],
-        yerr=[stdev(of) for of in values] if len(curve.scores) > 1 else None,
-        color=_COLORS.get(kind, _OTHER_COLOR),
-        linestyle="--" if is_meta else "-",
-        marker="D" if is_meta else "o",
-        markersize=3.5,
-        markerfacecolor="white" if is_meta else None,
-        linewidth=1.3,
-        elinewidth=0.8,
-        label=name,
-    )
-    ax.set_xticks(range(len(shots)), [f"{n:,}" for n in shots])
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(length=0, colors=_INK, labelsize=8)
-    ax.grid(axis="y", color=_PALE, linewidth=0.6)
+def _mean_curve(curve: Curve) -> dict[float, tuple[float, float | None, float | None]]:
+    points: dict[float, tuple[float, float | None, float | None]] = {}
+    for n in curve.scores[0]:
+        scores = [line[n] for line in curve.scores]
+        mean, spread = fmean(scores), stdev(scores) if len(scores) > 1 else None
+        points[n] = (mean, None, None) if spread is None else (mean, mean - spread, mean + spread)
+    return points
+
+
+def _look(system: str) -> dict[str, Any]:
+    """A colour for each kind of subnetwork; those trained by episodes are dashed, with white markers."""
+    number = _KINDS.index(kind) if (kind := system.removeprefix(META)) in _KINDS else None
+    changes: dict[str, Any] = {"color": style.MUTED} if number is None else {}
+    if system.startswith(META):
+        changes |= {"marker": "D", "linestyle": "--", "markerfacecolor": "white"}
+    return style.look(number or 0, **{"marker": "o", **changes})

@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
 
     from neuron_spec.artifacts import completed, signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
-    from neuron_spec.studies.transfer.measure import INTACT, Lookahead, transfer_rows
-    from neuron_spec.studies.transfer.page import TRANSFER_JSON, TRANSFER_TABLE, Transfer, write_transfer
+    from neuron_spec.studies.transfer.measure import INTACT, Lookahead, Transfer, transfer_rows
+    from neuron_spec.studies.transfer.page import TRANSFER_JSON, TRANSFER_TABLE, write_transfer
 
     asked = AskedThroughMasks.of(args, args.path, args.gen_subset, args.train_subset)
     inputs = {**asked.inputs, "training data": asked.data_sha256(args.train_subset)}

@@ -5,22 +5,28 @@ step on the training text of one. Ours in the step: plain gradient descent of a 
 parameters, so that directions with steep losses do not look more influential.
 
 Gradients go through a checkpoint's masks where it has any. It needs single precision.
+
+Axis letters: D directions.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from neuron_spec.backends.fairseq.loading import TeacherForced, Text, measured_rows
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import Part
+from neuron_spec.neurons.pairs import Compared, mean_known, square_table
+
+if TYPE_CHECKING:  # a report starts without fairseq
+    from neuron_spec.backends.fairseq.loading import TeacherForced, Text
 
 INTACT = "intact"
 
@@ -110,6 +116,7 @@ def transfer_rows(
         ``intact`` and the directions' names -> ``nats``, direction -> its loss per target token, and besides
         ``tokens``, ``step_tokens`` and ``norm``.
     """
+    from neuron_spec.backends.fairseq.loading import measured_rows
 
     def missing_rows(missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         lookahead = load()
@@ -130,3 +137,65 @@ def transfer_rows(
                 )
 
     return measured_rows([INTACT, *names], folder, sign, missing_rows, what="row of a transfer")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Losses before and after steps.
+
+    Attributes:
+        tokens: target tokens of each direction's validation text.
+        intact: float64 `[D]`, nats per token before.
+        after: float64 `[D, D]`, after steps on the direction of the row, of that of the column.
+        norm: the length of the parameters, beside which a step is small.
+    """
+
+    tokens: Sequence[int]
+    intact: Tensor
+    after: Tensor
+    norm: float
+
+    @property
+    def change(self) -> Tensor:
+        """float64 `[D, D]`, nats per token; negative = transfer helps."""
+        return self.after - self.intact
+
+    @property
+    def relative(self) -> Tensor:
+        """float64 `[D, D]`, change over what the row's own direction gains: -1 on the diagonal.
+
+        NaN in rows whose own direction gains nothing.
+        """
+        gain = -self.change.diagonal()
+        return self.change / gain.where(gain > 0, torch.nan)[:, None]
+
+
+def summarize_transfer(compared: Compared, transfer: Transfer, *, seed: int) -> dict[str, Any]:
+    """What stands in ``transfer.json``, without its signature.
+
+    Args:
+        seed: of random relabellings.
+    """
+    names, change = compared.names, transfer.change
+    own = change.diagonal()
+    groups = {}
+    for words, pairs in compared.pairs().items():
+        rows = pairs.any(dim=1)
+        groups[words] = {
+            "pairs": int(pairs.sum()),
+            "own": mean_known(own[rows]),
+            "others": mean_known(change[pairs]),
+            "relative": mean_known(transfer.relative[pairs]),
+            "harmed_fraction": mean_known((change[pairs] > 0).double()),
+        }
+    return {
+        "unit": "nats per target token",
+        "tokens": dict(zip(names, transfer.tokens, strict=True)),
+        "parameter_norm": transfer.norm,
+        "intact": dict(zip(names, transfer.intact.tolist(), strict=True)),
+        "change": square_table(names, change),
+        "relative": square_table(names, transfer.relative),
+        "groups": groups,
+        "families": compared.family_tests(-change, seed),
+        "overlap": compared.overlap_tests(-change, seed),
+    }

@@ -1,100 +1,36 @@
-"""Transfer between directions: numbers, table, page and figure.
+"""A transfer's folder and section: what a step on one direction does to the loss of every other.
 
 Pairs of directions are compared by kind, as `neurons.pairs` has them.
-
-Axis letters: D directions.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from neuron_spec.artifacts import TRANSFER, read_json, recorded_command, write_json, write_text
+from neuron_spec.artifacts import TRANSFER
 from neuron_spec.neurons.pairs import Compared
-from neuron_spec.pages import style
+from neuron_spec.pages.family_tests import FAMILY_HEADER, FAMILY_P, family_cells, overlap_tests
 from neuron_spec.pages.heatmap import direction_maps
-from neuron_spec.pages.page import Paragraph, Section, Table, again, left_in
-from neuron_spec.pages.pairs import (
-    FAMILY_HEADER,
-    families_table,
-    family_cells,
-    how,
-    mean_known,
-    overlap_table,
-    square_table,
-)
-from neuron_spec.pages.tables import Cell, markdown_table, percent, signed
+from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table, not_computed
+from neuron_spec.pages.study_page import StudyPage
+from neuron_spec.pages.style import drawn
+from neuron_spec.pages.tables import Cell, counted, csv_text, percent, signed
+from neuron_spec.studies.transfer.measure import Transfer, summarize_transfer
 
 TRANSFER_JSON = f"{TRANSFER}.json"
-TRANSFER_CSV = f"{TRANSFER}.csv"
 TRANSFER_TABLE = f"{TRANSFER}.md"
-TRANSFER_FIGURE = TRANSFER
+CAPTION = "Change of every direction's loss by a step on another"
 
-
-@dataclass(frozen=True)
-class Transfer:
-    """Losses before and after steps.
-
-    Attributes:
-        tokens: target tokens of each direction's validation text.
-        intact: float64 `[D]`, nats per token before.
-        after: float64 `[D, D]`, after steps on the direction of the row, of that of the column.
-        norm: the length of the parameters, beside which a step is small.
-    """
-
-    tokens: Sequence[int]
-    intact: Tensor
-    after: Tensor
-    norm: float
-
-    @property
-    def change(self) -> Tensor:
-        """float64 `[D, D]`, nats per token; negative = transfer helps."""
-        return self.after - self.intact
-
-    @property
-    def relative(self) -> Tensor:
-        """float64 `[D, D]`, change over what the row's own direction gains: -1 on the diagonal.
-
-        NaN in rows whose own direction gains nothing.
-        """
-        gain = -self.change.diagonal()
-        return self.change / gain.where(gain > 0, torch.nan)[:, None]
-
-
-def summarize_transfer(compared: Compared, transfer: Transfer, *, seed: int) -> dict[str, Any]:
-    """What stands in ``transfer.json``."""
-    names, change = compared.names, transfer.change
-    own = change.diagonal()
-    groups = {}
-    for words, pairs in compared.pairs().items():
-        rows = pairs.any(dim=1)
-        groups[words] = {
-            "pairs": int(pairs.sum()),
-            "own": mean_known(own[rows]),
-            "others": mean_known(change[pairs]),
-            "relative": mean_known(transfer.relative[pairs]),
-            "harmed_fraction": mean_known((change[pairs] > 0).double()),
-        }
-    return {
-        "unit": "nats per target token",
-        "tokens": dict(zip(names, transfer.tokens, strict=True)),
-        "parameter_norm": transfer.norm,
-        "intact": dict(zip(names, transfer.intact.tolist(), strict=True)),
-        "change": square_table(names, change),
-        "relative": square_table(names, transfer.relative),
-        "groups": groups,
-        "families": compared.family_tests(-change, seed),
-        "overlap": compared.overlap_tests(-change, seed),
-    }
+_ABOUT = (
+    "How the validation loss of every direction changes, in nats per target token, when the model takes steps of gradient "
+    "descent on the training text of one: negative where that helps. The gradient is scaled to one length, so that "
+    "directions are comparable. No dropout, no label smoothing.",
+    "*Own*: change of the direction that was stepped on; *others*: of the others of the kind; *over own gain*: mean of "
+    "each change over what the row's own direction gained, -1 where the other gained as much; *harmed*: the share of "
+    f"pairs whose loss rose. *Same family*, *other families*: mean gain, both ways, of such pairs. {FAMILY_P}",
+)
 
 
 def write_transfer(
@@ -110,9 +46,9 @@ def write_transfer(
 
     Args:
         made: the signature.
+        seed: of random relabellings.
         normalize_rows: draw changes over what the row's own direction gains.
     """
-    found = summarize_transfer(compared, transfer, seed=seed)
     figure = direction_maps(
         {"": transfer.relative if normalize_rows else 1000 * transfer.change},
         compared.directions,
@@ -125,102 +61,59 @@ def write_transfer(
         columns="validation loss of",
         positive_is_red=True,
     )
-    for kind in ("png", "svg"):
-        style.save(figure, folder / f"{TRANSFER_FIGURE}.{kind}")
-    write_text(folder / TRANSFER_CSV, transfer_csv(compared, transfer))
-    write_text(folder / TRANSFER_TABLE, transfer_markdown(found, made))
-    write_json(folder / TRANSFER_JSON, {"signature": dict(made), **found})
+    numbers = summarize_transfer(compared, transfer, seed=seed)
+    PAGE.write(folder, numbers, made, [drawn(TRANSFER, CAPTION, figure)], transfer_csv(compared, transfer))
 
 
 def transfer_csv(compared: Compared, transfer: Transfer) -> str:
     """One line per direction that is stepped on and direction that is measured."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("step_on", "direction", "intact", "after", "change", "relative"))
-    names, relative = compared.names, transfer.relative
-    for i, stepped in enumerate(names):
-        for j, name in enumerate(names):
-            intact, after = transfer.intact[j].item(), transfer.after[i, j].item()
-            ratio = relative[i, j].item()
-            writer.writerow(
-                (stepped, name, f"{intact:.6f}", f"{after:.6f}", f"{after - intact:.8f}", "" if ratio != ratio else f"{ratio:.6f}")
-            )  # fmt: skip
-    return text.getvalue()
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        relative = transfer.relative
+        for i, stepped in enumerate(compared.names):
+            for j, name in enumerate(compared.names):
+                intact, after = transfer.intact[j].item(), transfer.after[i, j].item()
+                ratio = None if relative[i, j].isnan() else f"{relative[i, j].item():.6f}"
+                yield stepped, name, f"{intact:.6f}", f"{after:.6f}", f"{after - intact:.8f}", ratio
+
+    return csv_text(("step_on", "direction", "intact", "after", "change", "relative"), rows())
 
 
-def transfer_markdown(found: Mapping[str, Any], made: Mapping[str, Any]) -> str:
-    """The page ``transfer.md``.
-
-    Args:
-        found: what stands in ``transfer.json``.
-    """
-    rows: list[list[Cell]] = []
-    for kind, own in found["groups"].items():
-        share = own["harmed_fraction"]
-        rows.append(
-            [
-                kind,
-                own["pairs"],
-                signed(own["own"], 5),
-                signed(own["others"], 5),
-                signed(own["relative"]),
-                None if share is None else f"{100 * share:.0f}%",
-            ]
-        )
-    lr, steps = (made["parameters"][key] for key in ("lr", "steps"))
-    parts = [
-        "# Transfer between directions",
-        "How the validation loss of every direction changes, in nats per target token, when the model takes "
-        f"{steps} step{'s' if steps > 1 else ''} of gradient descent on the training text of one: negative where that "
-        f"helps. Each step is {lr:g} long, beside parameters of length {found['parameter_norm']:.1f}: the gradient is "
-        "scaled to one length, so that directions are comparable. No dropout, no label smoothing.",
-        markdown_table(("pairs", "number", "own", "others", "over own gain", "harmed"), rows),
-        "*Own*: change of the direction that was stepped on; *others*: of the others of the kind; *over own gain*: mean "
-        "of each change over what the row's own direction gained, -1 where the other gained as much; *harmed*: the "
-        "share of pairs whose loss rose.",
-        f"![Change of every direction's loss]({TRANSFER_FIGURE}.png)",
-        "## Families\n\n" + families_table({"gain": found["families"]}, decimals=5),
+def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
+    lr, steps = (content["signature"]["parameters"][key] for key in ("lr", "steps"))
+    families = content["families"]
+    header = ("pairs", "number", "own", "others", "over own gain", "harmed", *FAMILY_HEADER)
+    blocks: list[Block] = [
+        Paragraph(
+            f"{counted(steps, 'step')} on each direction, {lr:g} long, beside parameters of length "
+            f"{content['parameter_norm']:.1f}."
+        ),
+        Table(header, [_row(kind, of, families.get(kind)) for kind, of in content["groups"].items()]),
+        *not_computed((kind, test["reason"]) for kind, test in families.items()),
+        *pictures.values(),
     ]
-    if found["overlap"]:
-        parts.append(overlap_table(found["overlap"], "gain"))
-    parts.append("## How it was made\n\n" + how("transfer", made, TRANSFER_CSV, TRANSFER_JSON))
-    return "\n\n".join(parts) + "\n"
+    return Section("", blocks, overlap_tests(content["overlap"], "gain"))
 
 
-# In a report ----------------------------------------------------------------------------------
-
-
-def section(folders: Mapping[str, Path]) -> Section:
-    """The headline numbers of each folder."""
-    text = (
-        "How validation losses change, in nats per target token, by a step on the training text of one direction: "
-        "negative where it helps. *Own*: of that direction; *others*: of the others of the kind; *harmed*: the share of "
-        "pairs whose loss rose. Beside the families, the gain; p: whether one's own family gains more; one-sided."
-    )
-    return Section(
-        "Transfer between directions", [Paragraph(text)], [_headline(*each) for each in folders.items()]
-    )
-
-
-def _headline(name: str, folder: Path) -> Section:
-    found = read_json(folder / TRANSFER_JSON, "transfer")
-    rows: list[list[Cell]] = [
-        [
-            kind,
-            values["pairs"],
-            signed(values["own"], 5),
-            signed(values["others"], 5),
-            percent(values["harmed_fraction"]),
-            *family_cells(found["families"].get(kind), 5),
-        ]
-        for kind, values in found["groups"].items()
+def _row(kind: str, pairs: Mapping[str, Any], family_test: Mapping[str, Any] | None) -> list[Cell]:
+    return [
+        kind,
+        pairs["pairs"],
+        signed(pairs["own"], 5),
+        signed(pairs["others"], 5),
+        signed(pairs["relative"]),
+        percent(pairs["harmed_fraction"]),
+        *family_cells(family_test, 5),
     ]
-    caption = "Change of every direction's loss by a step on another"
-    return Section(
-        name,
-        [
-            Table(("pairs", "number", "own", "others", "harmed", *FAMILY_HEADER), rows),
-            *left_in(folder, TRANSFER, f"{name.replace('/', '-')}-{TRANSFER}", caption),
-            *again(recorded_command(found["signature"], folder), f"{name}/{TRANSFER_TABLE}"),
-        ],
-    )
+
+
+PAGE = StudyPage(
+    name=TRANSFER,
+    title="Transfer between directions",
+    csv=f"{TRANSFER}.csv",
+    csv_holds="pair",
+    show=_show,
+    about=[*map(Paragraph, _ABOUT)],
+    captions={TRANSFER: CAPTION},
+)
+section = PAGE.section
