@@ -15,6 +15,7 @@ from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
 from neuron_spec.scoring.evaluation import ALL
 from neuron_spec.scoring.systems import SPECIALIZED
+from neuron_spec.scoring.tables import signed_spread, spread
 from neuron_spec.statistics import OverSeeds
 
 _GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
@@ -124,14 +125,7 @@ def _means(run: Run, metric: str) -> Table:
 
 def mean_score(values: Sequence[float]) -> Cell:
     """Over seeds, with the standard deviation where there are several; None of nothing."""
-    if not values:
-        return None
-    of = OverSeeds.of(values)
-    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
-
-
-def _difference(of: OverSeeds) -> str:
-    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
+    return spread(OverSeeds.of(values)) if values else None
 
 
 def _named(kind: str, name: str) -> str:
@@ -260,7 +254,7 @@ def _groups_table(rows: Sequence[GroupComparison]) -> Table:
             [
                 _named(row.kind, row.name),
                 _GROUPS[row.group],
-                _difference(row.difference),
+                signed_spread(row.difference),
                 row.interval and bounds(*row.interval),
                 shown_p(row.p_value),
                 "/".join(map(str, row.results.values())),
@@ -279,7 +273,7 @@ def _directions_table(rows: Sequence[DirectionComparison]) -> Table:
             [
                 str(row.direction),
                 row.family,
-                _difference(row.difference),
+                signed_spread(row.difference),
                 bounds(row.low, row.high),
                 ", ".join(shown_p(seed.p_value) for seed in row.seeds),
                 ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
