@@ -29,12 +29,12 @@ from neuron_spec.artifacts import (
     ADAPTATION,
     SCORES_JSON,
     command_line,
+    completed,
     hash_state,
     hash_text,
-    is_already_here,
     is_made_from,
-    read_json,
     signature,
+    signature_in,
     write_json,
 )
 from neuron_spec.backends.fairseq.batches import cut
@@ -162,16 +162,18 @@ class Adaptation:
         Raises:
             ArtifactError: if ``output`` holds an evaluation of something else.
         """
-        todo = {(d, n): self._signature(d, n) for d in self.directions for n in self.shots}
-        done = {(d, n): _is_complete(output / str(d) / str(n), made) for (d, n), made in todo.items()}
-        results: dict[Direction, dict[int, Evaluation]] = {d: {} for d in self.directions}
-        for (direction, shots), made in todo.items():
-            folder = output / str(direction) / str(shots)
-            if done[direction, shots]:
-                print(f"{folder}: complete already", file=sys.stderr)
-            else:
-                write_evaluation(folder, self._evaluate(direction, shots, made))
-            results[direction][shots] = read_evaluation(folder)
+        signatures = {(d, n): self._signature(d, n) for d in self.directions for n in self.shots}
+        folders = {(d, n): output / str(d) / str(n) for d, n in signatures}
+        # All are asked before any work is done.
+        missing = [
+            key
+            for key, folder in folders.items()
+            if not completed(folder / SCORES_JSON, signatures[key], what="adaptation", where=folder)
+        ]
+        for direction, shots in missing:
+            key = direction, shots
+            write_evaluation(folders[key], self._evaluate(direction, shots, signatures[key]))
+        results = {d: {n: read_evaluation(folders[d, n]) for n in self.shots} for d in self.directions}
         for shots in self.shots:
             _write_all(output / ALL / str(shots), [curve[shots] for curve in results.values()])
         write_json(output / f"{ADAPTATION}.json", self._as_plain(results))
@@ -343,12 +345,5 @@ def require_languages(directions: Sequence[Direction], langs: Sequence[str], whe
 def _write_all(folder: Path, parts: Sequence[Evaluation]) -> None:
     """The parts as one evaluation; one of other directions is overwritten, as it holds nothing else than its parts."""
     together = joined(parts)
-    path = folder / SCORES_JSON
-    if not (path.is_file() and is_made_from(read_json(path, "scores")["signature"], together.signature)):
+    if not is_made_from(signature_in(folder / SCORES_JSON, "scores"), together.signature):
         write_joined(folder, together)
-
-
-def _is_complete(folder: Path, made: Mapping[str, Any]) -> bool:
-    path = folder / SCORES_JSON
-    found = read_json(path, "scores")["signature"] if path.is_file() else None
-    return is_already_here(folder, found, made, what="adaptation")
