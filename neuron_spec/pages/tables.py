@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 Cell = str | int | float | None
 _NO_VALUE = "-"
@@ -33,6 +35,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
     )
 
 
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as a CSV file; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((header, *rows))
+    return text.getvalue()
+
+
 def shown(cell: Cell) -> str:
     """What a cell says: floats with one decimal, None as ``-``."""
     if cell is None:
@@ -53,6 +62,15 @@ def signed(value: float | None, decimals: int = 2) -> Cell:
 def percent(fraction: float | None, decimals: int = 0) -> Cell:
     """A fraction, 0-1."""
     return None if fraction is None else f"{100 * fraction:.{decimals}f}%"
+
+
+def bounds(low: float, high: float) -> str:
+    """An interval of differences."""
+    return f"{low:+z.2f} to {high:+z.2f}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def columns_of_numbers(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:

@@ -23,9 +23,10 @@ from neuron_spec.neurons.pairs import Compared
 from neuron_spec.pages import style
 from neuron_spec.report import run_folder
 from neuron_spec.report.report import write_report
-from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
+from neuron_spec.report.run_folder import planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
-from neuron_spec.scoring.comparison import GroupComparison, as_plain, read_comparison
+from neuron_spec.scoring.comparison import GroupComparison
+from neuron_spec.scoring.comparison_files import as_plain, compared, read_comparison
 from neuron_spec.scoring.evaluation import evaluate, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import OverSeeds

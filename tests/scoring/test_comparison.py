@@ -20,21 +20,12 @@ from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.style import save
 from neuron_spec.scoring.bootstrap import PairedScore, paired_bootstrap, resampled_scores
-from neuron_spec.scoring.comparison import (
-    LOSS,
-    METRICS,
-    TIE,
-    WIN,
-    System,
-    comparable,
-    compare,
-    comparison_markdown,
-    comparison_signature,
-    write_comparison,
-)
+from neuron_spec.scoring.comparison import LOSS, METRICS, TIE, WIN, compare, comparison_signature
+from neuron_spec.scoring.comparison_files import comparison_markdown, write_comparison
 from neuron_spec.scoring.evaluation import evaluate
 from neuron_spec.scoring.figures import score_differences
 from neuron_spec.scoring.metrics import Outputs
+from neuron_spec.scoring.systems import System, comparable
 from neuron_spec.statistics import holm, interval_over_directions, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]

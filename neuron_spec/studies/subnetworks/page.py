@@ -36,9 +36,10 @@ from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.pages import style
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
-from neuron_spec.report.run_folder import DYNAMIC, FULL, STATIC
-from neuron_spec.scoring.comparison import COMPARISON, Comparison, read_comparison
+from neuron_spec.scoring.comparison import Comparison
+from neuron_spec.scoring.comparison_files import COMPARISON, read_comparison
 from neuron_spec.scoring.evaluation import ALL
+from neuron_spec.scoring.systems import DYNAMIC, FULL, STATIC
 from neuron_spec.statistics import interval_over_directions, sign_flip_p_value
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
