@@ -25,7 +25,8 @@ from neuron_spec.artifacts import completed
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
-    from neuron_spec.scoring.comparison import Comparison, System
+    from neuron_spec.scoring.comparison import Comparison
+    from neuron_spec.scoring.systems import System
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.scoring.comparison import (
-        COMPARISON,
-        as_plain,
-        comparable,
-        compare,
-        comparison_markdown,
-        comparison_signature,
-    )
+    from neuron_spec.scoring.comparison import compare, comparison_signature
+    from neuron_spec.scoring.comparison_files import COMPARISON, as_plain, comparison_markdown
+    from neuron_spec.scoring.systems import comparable
 
     systems = comparable(_read_systems(args.systems), common_directions=args.common_directions)
     made = comparison_signature(systems, samples=args.bootstrap, alpha=args.alpha)
@@ -88,8 +84,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _read_systems(texts: list[str]) -> list[System]:
-    from neuron_spec.scoring.comparison import System
     from neuron_spec.scoring.evaluation import read_evaluation
+    from neuron_spec.scoring.systems import System
 
     folders = dict(_named_folders(text) for text in texts)
     if len(folders) < len(texts):
@@ -122,7 +118,7 @@ def _named_folders(text: str) -> tuple[str, list[Path]]:
 
 def _write(output: Path, comparison: Comparison) -> None:
     from neuron_spec.pages.style import save
-    from neuron_spec.scoring.comparison import COMPARISON, write_comparison
+    from neuron_spec.scoring.comparison_files import COMPARISON, write_comparison
     from neuron_spec.scoring.figures import score_differences
 
     figure = score_differences(comparison)

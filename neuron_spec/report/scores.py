@@ -10,16 +10,12 @@ from neuron_spec.directions import ENGLISH, GROUPS
 from neuron_spec.pages.page import Bullets, Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
-from neuron_spec.report.run_folder import SPECIALIZED, Run
+from neuron_spec.report.run_folder import Run
 from neuron_spec.scoring import figures as score_figures
-from neuron_spec.scoring.comparison import (
-    METRICS,
-    Comparison,
-    DirectionComparison,
-    GroupComparison,
-    OverSeeds,
-)
+from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
 from neuron_spec.scoring.evaluation import ALL
+from neuron_spec.scoring.systems import SPECIALIZED
+from neuron_spec.statistics import OverSeeds
 
 _GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from neuron_spec.directions import Direction
-from neuron_spec.pages.tables import csv_text, markdown_table, scores_table
+from neuron_spec.pages.tables import csv_text, markdown_table
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,6 @@ def test_table_without_rows_and_with_a_wrong_one():
     assert markdown_table(["a"], []) == "| a   |\n| --- |"
     with pytest.raises(ValueError, match="zip"):
         markdown_table(["a", "b"], [["x"]])
-
-
-def test_scores_table_shows_directions_means_and_signatures():
-    evaluation = result(10.0, 20.0, off_target_fraction=0.125, language_id_accuracy_fraction=0.99)
-    table = scores_table(evaluation)
-    assert row_named(table, "en-it") == [["en-it", "100", "20.0", "40.0", "12.5%", "0.0%", "99.0%"]]
-    assert row_named(table, "all") == [["all", "all", "2", "15.0", "30.0", "-", "0.0%"]]
-    assert row_named(table, "high") == [["high", "O2M", "1", "10.0", "10.0", "-", "0.0%"]]
-    assert "- BLEU: `tok:13a`" in table
-    assert "- chrF++: `nw:2`" in table
-    assert "Families" not in table  # none given, so no empty table
 
 
 def test_a_csv_file_leaves_unknown_cells_empty_and_quotes_what_must_be():

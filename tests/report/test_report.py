@@ -21,12 +21,14 @@ from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared
 from neuron_spec.pages import style
-from neuron_spec.report import run_folder
 from neuron_spec.report.report import write_report
-from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
+from neuron_spec.report.run_folder import planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
-from neuron_spec.scoring.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
+from neuron_spec.scoring import comparison_files
+from neuron_spec.scoring.comparison import GroupComparison
+from neuron_spec.scoring.comparison_files import as_plain, compared, read_comparison
 from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
+from neuron_spec.statistics import OverSeeds
 from neuron_spec.studies.ablation.measure import Ablation
 from neuron_spec.studies.ablation.page import write_ablation
 from neuron_spec.studies.conflict.measure import Cell, Conflict
@@ -46,7 +48,7 @@ DRAW = style.rendered
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Few samples, and no drawing, which the runs of the whole module have."""
-    monkeypatch.setattr(run_folder, "SAMPLES", 60)
+    monkeypatch.setattr(comparison_files, "SAMPLES", 60)
     monkeypatch.setattr(style, "rendered", lambda figure, kind: b"a drawing")
 
 
@@ -146,7 +148,7 @@ def written(tmp_path_factory) -> Path:
     """A run and what `write_report` made of it; tests that change it copy it first."""
     folder = write_run(tmp_path_factory.mktemp("runs") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "SAMPLES", 60)
+        patch.setattr(comparison_files, "SAMPLES", 60)
         write_report(folder)
     return folder
 
@@ -192,7 +194,7 @@ def test_translations_cannot_become_markup(written):
 
 def test_the_report_is_the_same_again_and_keeps_its_comparison(written, run, monkeypatch):
     monkeypatch.setattr(style, "rendered", DRAW)
-    monkeypatch.setattr(run_folder, "compare", None)  # not called
+    monkeypatch.setattr(comparison_files, "compare", None)  # not called
     write_report(run)
     for path in (path for path in run.rglob("*") if path.is_file()):
         before = (written / path.relative_to(run)).read_bytes()
@@ -255,25 +257,6 @@ def test_directions_without_english(tmp_path):
     assert "x→y" in text
 
 
-def test_without_scipy_only_the_dendrograms_are_missing(run, monkeypatch):
-    import builtins
-    import importlib.util
-
-    found, imported = importlib.util.find_spec, builtins.__import__
-
-    def refuse(name, *rest, **named):
-        assert name.split(".")[0] != "scipy", "scipy is not there"
-        return imported(name, *rest, **named)
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "scipy" else found(n, *a))
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    text = write_report(run)[0].read_text()
-    assert "they need scipy" in text
-    assert "figures/dendrogram.png" not in text
-    assert "figures/iou.png" in text
-    assert "within families" in text
-
-
 def test_an_ablation_is_shown(run):
     directions = around_english(["de", "es"])
     change = torch.rand(4, 4, dtype=torch.float64)
@@ -301,7 +284,7 @@ def experiment(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "experiment"
     write_experiment(folder, {2: FOUR, 1: FOUR, 10: {"dense": 0.3}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "SAMPLES", 60)
+        patch.setattr(comparison_files, "SAMPLES", 60)
         write_report(folder)
     return folder
 

@@ -14,8 +14,9 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages.curves import sweep_curves
-from neuron_spec.scoring.comparison import interval_over_directions
-from neuron_spec.scoring.evaluation import Outputs, evaluate, read_evaluation, write_evaluation
+from neuron_spec.scoring.evaluation import evaluate, read_evaluation, write_evaluation
+from neuron_spec.scoring.metrics import Outputs
+from neuron_spec.statistics import interval_over_directions
 from neuron_spec.studies.sweep.page import changes, read_sweep
 
 LANGUAGES = ("de", "nl", "es", "pt", "cs", "ru")

@@ -27,8 +27,9 @@ from neuron_spec.errors import ArtifactError, NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages import curves, style
 from neuron_spec.pages.tables import Cell, markdown_table
-from neuron_spec.scoring.comparison import System, comparable, interval_over_directions
 from neuron_spec.scoring.evaluation import ALL, Evaluation, grouped, read_evaluation
+from neuron_spec.scoring.systems import System, comparable
+from neuron_spec.statistics import interval_over_directions
 
 SWEEP = "sweep"  # .csv, .md, .png, .svg
 PARAMETERS = {"k": "coverage k (%)", "depth": "layers of encoder and decoder each"}
