@@ -23,6 +23,7 @@ from neuron_spec.neurons.overlap import Tree, compared, off_diagonal, sparsity
 from neuron_spec.pages.style import (
     COLORS,
     INK,
+    LEGEND_COLUMNS,
     MUTED,
     PALE,
     Look,
@@ -92,7 +93,7 @@ def iou_over_layers(
     shown: set[str] = set()
     for ax, (side, layers) in zip(axes, sides.items(), strict=True):
         chosen = compared(side, directions, group)
-        arrows = {group.key: group.arrow for group in GROUPS}
+        arrows = {each.key: each.arrow for each in GROUPS}
         words = arrows.get(chosen.group, "all directions")
         plain_axis(ax, grid="y", x=f"{side} layer, {chosen.by} languages, {words}")
         ax.set_xticks(range(len(layers)), [str(number) for number in layers])
@@ -203,7 +204,9 @@ def dendrograms(
     if any(family_of(code, families) == UNKNOWN for code in codes):
         leaves[UNKNOWN] = look(0, color=MUTED, markerfacecolor="white", linestyle="none", markersize=6)
     most = max([len(tree.languages) for tree in trees.values() if tree is not None], default=2)
-    figure = new_figure(1.0 + 3.6 * len(trees), 1.3 + 0.2 * max(most, 4) + 0.2 * math.ceil(len(leaves) / 4))
+    figure = new_figure(
+        1.0 + 3.6 * len(trees), 1.3 + 0.2 * max(most, 4) + 0.2 * math.ceil(len(leaves) / LEGEND_COLUMNS)
+    )
     panels = figure.subplots(1, len(trees), squeeze=False)[0]
     for ax, (panel, tree) in zip(panels, trees.items(), strict=True):
         plain_axis(ax, grid="x", x=f"{panel}: 1 − IoU (%)")

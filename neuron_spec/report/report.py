@@ -126,7 +126,7 @@ def _of_studies(run: Run) -> Iterator[Section]:
     """Those of the studies that left something in the run, in the order of the list."""
     for study in STUDIES:
         if study.leaves and (folders := run.holding(study.leaves)):
-            page = importlib.import_module(study.module(study.page))
+            page = importlib.import_module(study.module(study.page_module))
             section = page.section({run.name_of(folder): folder for folder in folders})
             if section is not None:
                 yield section
