@@ -26,7 +26,7 @@ from neuron_spec.report.run_folder import planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
 from neuron_spec.scoring import comparison_files
 from neuron_spec.scoring.comparison import GroupComparison
-from neuron_spec.scoring.comparison_files import as_plain, read_comparison
+from neuron_spec.scoring.comparison_files import as_plain, compared, read_comparison
 from neuron_spec.scoring.evaluation import evaluate, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import OverSeeds

@@ -176,7 +176,8 @@ def test_the_table_has_a_row_per_direction_and_their_mean(results):
 
 
 def test_the_figure_has_a_panel_per_metric_and_a_line_per_direction(results):
-    figure = curves(results[1])
+    content = json.loads((results[0] / "adaptation.json").read_text())
+    figure = curves({name: of["shots"] for name, of in content["directions"].items()})
     assert [ax.get_title("left") for ax in figure.axes] == ["BLEU", "chrF++"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["qm→en", "en→qm"]
     assert figure.get_supxlabel() == "training sentences (shots)"
