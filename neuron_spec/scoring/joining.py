@@ -21,17 +21,17 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
         NeuronSpecError: if they were not translated and scored in the same way.
     """
     settings = [_without_directions(part) for part in parts]
-    for part, own in zip(parts, settings, strict=True):
-        if own != settings[0]:
+    for part, of_part in zip(parts, settings, strict=True):
+        if of_part != settings[0]:
             raise NeuronSpecError(
                 "evaluations made in different ways are not one system's",
                 where=_directions(part),
-                got=own,
+                got=of_part,
                 expected=f"{settings[0]}, as of {_directions(parts[0])}",
                 mend="evaluate all with the same flags",
             )
     directions = parse_directions(str(score.direction) for part in parts for score in part.scores)
-    made = signature(
+    together = signature(
         parts[0].signature["stage"],
         # Not "data": the hash of all directions' files at once, which no part knows.
         inputs={
@@ -43,7 +43,7 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
     )
     return replace(
         parts[0],
-        signature=made,
+        signature=together,
         outputs=[outputs for part in parts for outputs in part.outputs],
         scores=[score for part in parts for score in part.scores],
     )

@@ -209,7 +209,7 @@ class Adaptation:
         optimizer.zero_grad()
         return losses
 
-    def _evaluate(self, direction: Direction, shots: int, made: Mapping[str, Any]) -> Evaluation:
+    def _evaluate(self, direction: Direction, shots: int, its_signature: Mapping[str, Any]) -> Evaluation:
         translator = self._translator
         print(f"{direction}, {shots} shots", file=sys.stderr)
         with restored(self._parameters):
@@ -217,7 +217,9 @@ class Adaptation:
             translator.models[0].load_state_dict(self._model.state_dict())
         sources, references = self.test.texts.get(direction) or (None, translator.references(direction))
         outputs = Outputs(direction, translator.translate(direction), references, sources)
-        return evaluate([outputs], signature=made, families=self.test.families, tiers=self.test.tiers)
+        return evaluate(
+            [outputs], signature=its_signature, families=self.test.families, tiers=self.test.tiers
+        )
 
     @property
     def _parameters(self) -> list[torch.nn.Parameter]:
@@ -243,12 +245,12 @@ class Adaptation:
         return np.flatnonzero((np.asarray(self._training_sets[direction].sizes) <= most).all(axis=1))
 
     def _require_enough(self, direction: Direction) -> None:
-        found = len(self._pool(direction))
-        if found < max(self.shots):
+        sentences = len(self._pool(direction))
+        if sentences < max(self.shots):
             raise CorpusError(
                 "fewer training sentences than shots",
                 where=f"{direction} in {folder_with(self._data_bin, _TRAIN)}",
-                got=f"{found} sentences that fit into the model and into {self.updates.max_tokens} tokens",
+                got=f"{sentences} sentences that fit into the model and into {self.updates.max_tokens} tokens",
                 expected=f"{max(self.shots)} or more",
                 mend="ask for fewer --shots",
             )

@@ -186,11 +186,11 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
         self, sample: Batch, model: Any, update_num: int, ignore_grad: bool = False
     ) -> AbstractContextManager[None]:
         """Inside the block, passes of this sample are seen by what moves the masks; the masks stay."""
-        own = _own_model(model)
-        if isinstance(own.dynamics, Scores):
-            return scored(own, own.dynamics)
-        if isinstance(own.dynamics, RunningCounts) and self._collects(update_num) and not ignore_grad:
-            return counted(own, own.dynamics, sample["net_input"], self.source_dictionary.pad())
+        unwrapped = _own_model(model)
+        if isinstance(unwrapped.dynamics, Scores):
+            return scored(unwrapped, unwrapped.dynamics)
+        if isinstance(unwrapped.dynamics, RunningCounts) and self._collects(update_num) and not ignore_grad:
+            return counted(unwrapped, unwrapped.dynamics, sample["net_input"], self.source_dictionary.pad())
         return nullcontext()
 
     def _collects(self, update_num: int) -> bool:
@@ -204,21 +204,21 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """As fairseq's, after which the masks move."""
         super().optimizer_step(optimizer, model, update_num)
-        own = _own_model(model)
-        if own.dynamics is None:
+        unwrapped = _own_model(model)
+        if unwrapped.dynamics is None:
             return
-        kept = _buffers(own)
+        kept = _buffers(unwrapped)
         if not self._measured:
             self._measure(kept)
-        if isinstance(own.dynamics, Scores):
-            self._move(kept, own.dynamics.masks())
-        elif isinstance(own.dynamics, RunningCounts):
+        if isinstance(unwrapped.dynamics, Scores):
+            self._move(kept, unwrapped.dynamics.masks())
+        elif isinstance(unwrapped.dynamics, RunningCounts):
             if self._collects(update_num):
-                own.dynamics.fold(_add_over_processes)
+                unwrapped.dynamics.fold(_add_over_processes)
             done = update_num + 1
             first, last = self._flag("reselect_from"), self._flag("reselect_until")
             if done % self._flag("reselect_every") == 0 and first <= done <= last:
-                self._move(kept, own.dynamics.select(kept, self._chooser()))
+                self._move(kept, unwrapped.dynamics.select(kept, self._chooser()))
         self._to_log |= self._measured
 
     def _chooser(self) -> Callable[[str, int, Tensor], Tensor]:
@@ -311,7 +311,9 @@ def scored(model: NeuronSpecTransformer, scores: Scores) -> Iterator[None]:
         return straight_through(emitted, _of_route(scores[site], module.route), effects.pop(site))
 
     fc1s = {layer: fc1 for layer, fc1 in model.ffn_layers().items() if fc1.neuron_mask is not None}
-    attentions = {site: own for site, own in model.attentions().items() if own.head_mask is not None}
+    attentions = {
+        site: attention for site, attention in model.attentions().items() if attention.head_mask is not None
+    }
     before_masks = {layer: partial(of_neurons, layer, fc1) for layer, fc1 in fc1s.items()}
     before_masks |= {site: partial(effects.__setitem__, site) for site in attentions}
     taps = {layer: partial(give, layer, fc1) for layer, fc1 in fc1s.items()}

@@ -34,67 +34,73 @@ _EPISODES = {
 }
 
 
-def write_subnetworks(output: Path, found: Subnetworks) -> Path:
+def write_subnetworks(output: Path, subnetworks: Subnetworks) -> Path:
     """Write ``subnetworks.csv``, ``.json``, ``.png``, ``.svg`` and, last, ``.md``, whose path is returned."""
-    rows = [values_of(row, _COLUMNS) for row in found.rows]
+    rows = [values_of(row, _COLUMNS) for row in subnetworks.rows]
     lines = [[round(v, 6) if isinstance(v, float) else v for v in row.values()] for row in rows]
     write_text(output / f"{SUBNETWORKS}.csv", csv_text(_COLUMNS, lines))
     plain = {
-        "signature": found.signature,
+        "signature": subnetworks.signature,
         "rows": rows,
-        "episodes": [values_of(row, _EPISODES) for row in found.episodes],
-        "masks": {name: asdict(of) for name, of in found.masks.items()},
-        "curves": {name: [asdict(curve) for curve in of] for name, of in found.curves.items()},
+        "episodes": [values_of(row, _EPISODES) for row in subnetworks.episodes],
+        "masks": {name: asdict(of) for name, of in subnetworks.masks.items()},
+        "curves": {name: [asdict(curve) for curve in of] for name, of in subnetworks.curves.items()},
     }
     write_json(output / f"{SUBNETWORKS}.json", plain)
-    picture = style.drawn(SUBNETWORKS, "BLEU of new languages against training sentences", curves(found))
+    picture = style.drawn(
+        SUBNETWORKS, "BLEU of new languages against training sentences", curves(subnetworks)
+    )
     write_pictures(output, [picture])
-    numbers = dict.fromkeys(row.shots for row in found.rows if row.shots is not None)
-    new = [Section(f"{shots:,} sentences a direction", [_table(found, shots)]) for shots in numbers]
+    numbers = dict.fromkeys(row.shots for row in subnetworks.rows if row.shots is not None)
+    new = [Section(f"{shots:,} sentences a direction", [_table(subnetworks, shots)]) for shots in numbers]
     sections = [
         Section("New languages", [picture], new),
-        Section("Directions in training", [_table(found, None)]),
+        Section("Directions in training", [_table(subnetworks, None)]),
     ]
-    if found.episodes:
-        sections.append(Section("Episodes against ordinary training", [_episode_table(found)]))
-    if found.masks:
-        sections.append(Section("Masks", [_mask_table(found)]))
-    sections.append(Section("How to read this", [Bullets(_notes(found))]))
+    if subnetworks.episodes:
+        sections.append(Section("Episodes against ordinary training", [_episode_table(subnetworks)]))
+    if subnetworks.masks:
+        sections.append(Section("Masks", [_mask_table(subnetworks)]))
+    sections.append(Section("How to read this", [Bullets(_notes(subnetworks))]))
     page = Page("Subnetworks and meta-learning", [], sections)
     write_text(output / f"{SUBNETWORKS}.md", as_markdown(page, figures=""))
     return output / f"{SUBNETWORKS}.md"
 
 
-def _table(found: Subnetworks, shots: int | None) -> Table:
-    rows = {(row.system, row.family): row for row in found.rows if row.shots == shots}
+def _table(subnetworks: Subnetworks, shots: int | None) -> Table:
+    rows = {(row.system, row.family): row for row in subnetworks.rows if row.shots == shots}
     # Of known languages the families are not the question.
-    families: Sequence[str] = [] if shots is None else found.families
+    families: Sequence[str] = [] if shots is None else subnetworks.families
     by_family = {
-        _family_name(found, family): [signed(rows[name, family].difference) for name in found.systems]
+        _family_name(subnetworks, family): [
+            signed(rows[name, family].difference) for name in subnetworks.systems
+        ]
         for family in families
     }
-    return difference_table(found.systems[0], [rows[name, ALL] for name in found.systems], by_family)
+    return difference_table(
+        subnetworks.systems[0], [rows[name, ALL] for name in subnetworks.systems], by_family
+    )
 
 
-def _family_name(found: Subnetworks, family: str) -> str:
-    return family if family in found.related else f"{family} (no relative in training)"
+def _family_name(subnetworks: Subnetworks, family: str) -> str:
+    return family if family in subnetworks.related else f"{family} (no relative in training)"
 
 
-def _episode_table(found: Subnetworks) -> Table:
+def _episode_table(subnetworks: Subnetworks) -> Table:
     lines: dict[str, list[Cell]] = {}
-    for row in found.episodes:  # all systems are in all comparisons
+    for row in subnetworks.episodes:  # all systems are in all comparisons
         assert row.p_value is not None
         line = lines.setdefault(row.system, [f"{row.system} - {row.baseline}"])
         line.append(f"{signed(row.difference)} (p {shown_p(row.p_value)})")
-    columns = dict.fromkeys(row.shots for row in found.episodes)
+    columns = dict.fromkeys(row.shots for row in subnetworks.episodes)
     named = ["in training" if shots is None else f"new, {shots:,} sentences" for shots in columns]
     return Table(["BLEU", *named], list(lines.values()))
 
 
-def _mask_table(found: Subnetworks) -> Table:
+def _mask_table(subnetworks: Subnetworks) -> Table:
     rows: list[list[Cell]] = [
         [name, *(None if value is None else f"{100 * value:.1f}" for value in asdict(of).values())]
-        for name, of in found.masks.items()
+        for name, of in subnetworks.masks.items()
     ]
     header = (
         *("system", "neurons kept, %", "heads kept, %"),
@@ -103,19 +109,19 @@ def _mask_table(found: Subnetworks) -> Table:
     return Table(header, rows)
 
 
-def _notes(found: Subnetworks) -> list[str]:
-    directions = len(found.curves[found.systems[0]])
-    seeds = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
+def _notes(subnetworks: Subnetworks) -> list[str]:
+    directions = len(subnetworks.curves[subnetworks.systems[0]])
+    seeds = "one seed" if subnetworks.seeds == 1 else f"{subnetworks.seeds} seeds"
     notes = [
-        f"Means over directions and {seeds}; ±: standard deviation over seeds. The baseline is {found.systems[0]}.",
+        f"Means over directions and {seeds}; ±: standard deviation over seeds. The baseline is {subnetworks.systems[0]}.",
         "95% interval and p: bootstrap and two-sided sign-flip test over directions, whose seeds are averaged first: "
         f"with {directions} new directions p is never below {2 / 2**directions:.3f}. wins, losses: directions of all seeds that differ significantly "
         "over sentences, after Holm's adjustment.",
         "By family: difference to the baseline, mean over its directions.",
     ]
-    if found.episodes:
+    if subnetworks.episodes:
         notes.append("Episodes against ordinary training: the same test over directions.")
-    if found.masks:
+    if subnetworks.masks:
         notes.append(
             "Masks: means over sites and directions, of the first seed. Moved: 1 - IoU of a direction's set "
             f"here and in the system {STATIC}."
@@ -123,24 +129,25 @@ def _notes(found: Subnetworks) -> list[str]:
     return notes
 
 
-def curves(found: Subnetworks) -> Figure:
+def curves(subnetworks: Subnetworks) -> Figure:
     """A panel per direction, a line per system: BLEU against shots, means and standard deviations over seeds."""
     panels = {
-        f"{curve.direction.replace('-', '→', 1)}\n{_family_name(found, curve.family)}": {
-            name: _mean_curve(found.curves[name][number]) for name in found.systems
+        f"{curve.direction.replace('-', '→', 1)}\n{_family_name(subnetworks, curve.family)}": {
+            name: _mean_curve(subnetworks.curves[name][number]) for name in subnetworks.systems
         }
-        for number, curve in enumerate(found.curves[found.systems[0]])
+        for number, curve in enumerate(subnetworks.curves[subnetworks.systems[0]])
     }
-    shots = {float(n): f"{n:,}" for n in found.curves[found.systems[0]][0].scores[0]}
+    shots = {float(n): f"{n:,}" for n in subnetworks.curves[subnetworks.systems[0]][0].scores[0]}
     # Two rows: into and out of English, as the directions come in pairs.
     titles = list(panels)
     rows = [{title: panels[title] for title in half} for half in (titles[::2], titles[1::2]) if half]
     return line_panels(
         rows,
-        title="BLEU against shots" + ("" if found.seeds == 1 else ", mean and standard deviation over seeds"),
+        title="BLEU against shots"
+        + ("" if subnetworks.seeds == 1 else ", mean and standard deviation over seeds"),
         label="training sentences (shots)",
         ticks=shots,
-        looks={name: _look(name) for name in found.systems},
+        looks={name: _look(name) for name in subnetworks.systems},
         zero="bottom",
     )
 
