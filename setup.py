@@ -30,6 +30,7 @@ setup(
         f"fairseq-fixed==0.12.3.1; {ELSEWHERE}",
         "torch>=2.6",
         "numpy>=1.26",
+        "scipy>=1.11",
         "sacrebleu>=2.4",
         "sentencepiece>=0.2",
         "safetensors>=0.4",
@@ -39,14 +40,13 @@ setup(
     ],
     extras_require={
         "official-scoring": ["sacremoses>=0.1"],
-        "analysis": ["scipy>=1.11"],
+        "analysis": [],  # scipy alone, which is installed anyway
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.7",
             "ruff>=0.9",
             "mypy>=1.14",
             "sacremoses>=0.1",
-            "scipy>=1.11",
             "types-PyYAML",
             "types-tqdm",
         ],

@@ -10,7 +10,8 @@ import torch
 from neuron_spec.artifacts import signature, write_json
 from neuron_spec.directions import Direction
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
+from neuron_spec.scoring.evaluation import evaluate, write_evaluation
+from neuron_spec.scoring.metrics import Outputs
 
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]

@@ -19,9 +19,10 @@ BENCHMARKS = ROOT / "benchmarks"
 # systems.py needs trained systems: tests/test_systems.py has them.
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("measuring", "systems"))
 BENCH = ROOT / "scripts" / "gpu" / "bench.sh"
-ON_CPU_ONLY = {"padding"}  # counts, and times nothing
+ON_CPU_ONLY = {"comparison", "padding"}  # use no GPU
 
 FLAGS = {
+    "comparison": f"--against {ROOT} --repeats 1 --systems 2 --directions 2 --seeds 1 --sentences 8 --bootstrap 30",
     "ec30_plan": "--size tiny --repeats 1 --tokens 128 --length 8 --pairs 6000",
     "ffn_step": "--size tiny --repeats 1 --tokens 64 --length 8 --sparsity 30",
     "generation": "--size tiny --repeats 1 --sentences 2 --length 3 --sparsity 0 30",
@@ -97,6 +98,12 @@ def test_runs_and_says_how_it_measured(run: Run, name: str, capsys: pytest.Captu
     assert ratios(found)
     assert all(ratio > 0 for ratio in ratios(found))
     assert "\n|--" in capsys.readouterr().out  # a table
+
+
+def test_a_checkout_compares_as_itself(run: Run) -> None:
+    found = run("comparison")
+    assert found["same_numbers"]
+    assert found["checkouts"]["other"]["ratio"] == 1
 
 
 def test_ec30_plan_is_what_its_formulas_say(run: Run, ec30_plan: Any) -> None:

@@ -15,8 +15,10 @@ import torch
 from neuron_spec.backends.fairseq.checkpoints import is_specialized, read_checkpoint
 from neuron_spec.corpora import toy
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import family_contrast, pairwise_iou
-from neuron_spec.scoring.evaluation import read_evaluation, read_generate_output
+from neuron_spec.neurons.overlap import pairwise_iou
+from neuron_spec.scoring.evaluation import read_evaluation
+from neuron_spec.scoring.logs import read_generate_output
+from neuron_spec.statistics import family_contrast
 
 pytestmark = pytest.mark.slow
 

@@ -35,8 +35,8 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
-    from neuron_spec.scoring.evaluation import Outputs
     from neuron_spec.scoring.language_id import LanguageIdentifier
+    from neuron_spec.scoring.metrics import Outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _score_logs(args: argparse.Namespace) -> None:
-    from neuron_spec.scoring.evaluation import read_generate_output
+    from neuron_spec.scoring.logs import read_generate_output
 
     outputs = [read_generate_output(path) for path in args.generate_output]
     made = signature(
@@ -100,7 +100,7 @@ def _score_logs(args: argparse.Namespace) -> None:
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.corpora.build import card_of, raw_texts
-    from neuron_spec.scoring.evaluation import Outputs
+    from neuron_spec.scoring.metrics import Outputs
 
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
     directions = asked.directions

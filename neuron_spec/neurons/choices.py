@@ -33,7 +33,6 @@ GROUPS = {
     "x-en": "all layers over x->en, by source",
     "all": "all directions: encoder layers by source, decoder layers by target",
 }
-PERMUTATIONS = 10_000
 
 
 @dataclass(frozen=True)

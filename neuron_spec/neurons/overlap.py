@@ -2,35 +2,20 @@
 
 Everything here looks at one layer, or at the mean over layers: `kept` is bool `[num_directions, ffn_dim]`,
 True = kept. IoU and sparsity are fractions (0-1). What the data at hand cannot answer raises
-`NothingToCompare`; scipy, the extra `analysis`, is imported only where it is needed.
+`NothingToCompare`. scipy is slow to import, and is imported only where it is needed.
 """
 
 from __future__ import annotations
 
-import importlib
-import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations as orders_of
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from neuron_spec.directions import UNKNOWN, Direction
+from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.neurons.choices import PERMUTATIONS
-
-_PERMUTATIONS_AT_ONCE = 500
-# Relabellings that only rename families score the same up to the order of summation.
-_SUMMATION_TOLERANCE = 1e-12
-_DECIMALS_THAT_COUNT = 12
-
-
-class NothingToCompare(NeuronSpecError):
-    """Too few directions, languages or families, or no difference between them, for what was asked."""
-
+from neuron_spec.statistics import NothingToCompare, correlation_of, pairs_of
 
 # Overlap and sparsity -------------------------------------------------------------------------
 
@@ -76,7 +61,7 @@ def off_diagonal(iou: Tensor) -> Tensor:
     Raises:
         NeuronSpecError: if ``iou`` is not square.
     """
-    first, second = _pairs(iou)
+    first, second = pairs_of(iou)
     return iou[first, second]
 
 
@@ -96,6 +81,23 @@ def mean_off_diagonal(iou: Tensor) -> float:
             "overlap needs a pair of directions", got=f"{len(iou)} directions", expected="2 or more"
         )
     return values.mean().item()
+
+
+def churn(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """How much masks changed, 0-1: 1 - IoU of the old and the new set, mean over sites and directions."""
+    same = [pairwise_iou(old, after[site]).diagonal().mean() for site, old in before.items()]
+    return 1 - float(torch.stack(same).mean())
+
+
+def kept_fraction(kept: Mapping[str, Tensor]) -> float:
+    """0-1, mean over sites and directions."""
+    return float(torch.stack([rows.double().mean() for rows in kept.values()]).mean())
+
+
+def mean_overlap(kept: Mapping[str, Tensor]) -> float:
+    """IoU of two directions' sets, 0-1, mean over pairs and sites; of a single direction 1."""
+    of_sites = [mean_off_diagonal(pairwise_iou(rows)) if len(rows) > 1 else 1.0 for rows in kept.values()]
+    return sum(of_sites) / len(of_sites)
 
 
 # Which directions are compared ----------------------------------------------------------------
@@ -159,184 +161,6 @@ def compared(side: str, directions: Sequence[Direction], group: str = "own") -> 
     return Compared(group, by, rows, [getattr(directions[i], by) for i in rows])
 
 
-# Families -------------------------------------------------------------------------------------
-
-
-class PermutationTest(NamedTuple):
-    """How often a relabelling does at least as well: ``p`` is never 0, as the true labels count too."""
-
-    p: float
-    relabellings: int
-    is_exact: bool  # every relabelling, not a random sample
-
-
-def family_contrast(iou: Tensor, families: Sequence[str]) -> tuple[float, float]:
-    """Mean IoU (fraction) of pairs within one family, and of pairs between two families.
-
-    Args:
-        iou: float `[n, n]`, symmetric, of n directions or languages.
-        families: the family of each; those of unknown family are left out.
-
-    Raises:
-        NothingToCompare: if there are fewer than two families, or none has two members.
-        NeuronSpecError: if ``families`` does not fit ``iou``.
-    """
-    values, same, _ = _by_family(iou, families)
-    return values[same].mean().item(), values[~same].mean().item()
-
-
-def permutation_test(
-    iou: Tensor, families: Sequence[str], *, permutations: int = PERMUTATIONS, seed: int
-) -> PermutationTest:
-    """How often families dealt out otherwise separate at least as well as the true ones.
-
-    One-sided, of the within-family mean minus the between-family mean. All ways to deal them out are gone
-    through where they are no more than ``permutations``; otherwise so many are drawn at random, and
-    p = (1 + hits) / (1 + permutations). Few languages bound p from below: three families of two can be
-    told apart in only 15 ways, so no p is below 1/15.
-
-    Args:
-        iou: float `[n, n]`, symmetric.
-        families: the family of each; those of unknown family are left out.
-        permutations: how many random relabellings are drawn at most.
-
-    Raises:
-        NothingToCompare: as in `family_contrast`.
-        NeuronSpecError: if ``families`` does not fit ``iou``, or ``permutations`` is not positive.
-    """
-    _check_permutations(permutations)
-    values, same, labels = _by_family(iou, families)
-    first, second = torch.triu_indices(len(labels), len(labels), offset=1)
-
-    # The number of within-family pairs and the total IoU stay the same under relabelling, so the
-    # contrast grows and falls with the within-family sum alone.
-    observed = values[same].sum() - _SUMMATION_TOLERANCE * len(values)
-    sizes = torch.bincount(labels).tolist()
-    ways = math.factorial(len(labels)) // math.prod(map(math.factorial, sizes))
-    is_exact = ways <= permutations
-    if is_exact:
-        batches = iter(torch.tensor(list(_ways_to_deal(sizes))).split(_PERMUTATIONS_AT_ONCE))
-    else:
-        batches = (labels[orders] for orders in _random_orders(len(labels), permutations, seed))
-    hits = 0
-    for dealt in batches:  # [count, n]
-        is_within = dealt[:, first] == dealt[:, second]  # [count, pairs]
-        hits += int((is_within.double() @ values >= observed).sum())
-    return _test(hits, ways if is_exact else permutations, is_exact)
-
-
-def _by_family(iou: Tensor, families: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the members of known families: IoU `[pairs]`, same family `[pairs]`, number of the family `[n]`."""
-    _pairs(iou)
-    if len(families) != len(iou):
-        raise NeuronSpecError("one family per direction", got=f"{len(families)} families", expected=len(iou))
-    known = [i for i, family in enumerate(families) if family != UNKNOWN]
-    members = Counter(families[i] for i in known)
-    if len(members) < 2 or max(members.values()) < 2:
-        raise NothingToCompare(
-            "no family structure to test",
-            got=", ".join(f"{family}: {count}" for family, count in sorted(members.items()))
-            or "no known families",
-            expected="two or more families, one of them with two or more members",
-            mend="choose more languages",
-        )
-    names = sorted(members)
-    labels = torch.tensor([names.index(families[i]) for i in known])
-    first, second = torch.triu_indices(len(known), len(known), offset=1)
-    return iou[known][:, known][first, second].double(), labels[first] == labels[second], labels
-
-
-def _ways_to_deal(sizes: list[int]) -> Iterator[list[int]]:
-    """Every distinct order of labels of which label i occurs ``sizes[i]`` times."""
-    if not any(sizes):
-        yield []
-    for label, size in enumerate(sizes):
-        if size:
-            left = [*sizes[:label], size - 1, *sizes[label + 1 :]]
-            yield from ([label, *rest] for rest in _ways_to_deal(left))
-
-
-def _random_orders(n: int, count: int, seed: int) -> Iterator[Tensor]:
-    """``count`` random orders of n things, in batches `[_PERMUTATIONS_AT_ONCE or fewer, n]`."""
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, count, _PERMUTATIONS_AT_ONCE):
-        batch = min(_PERMUTATIONS_AT_ONCE, count - start)
-        yield torch.rand(batch, n, generator=generator, dtype=torch.float64).argsort(dim=1)
-
-
-def _test(hits: int, relabellings: int, is_exact: bool) -> PermutationTest:
-    p = hits / relabellings if is_exact else (1 + hits) / (1 + relabellings)
-    return PermutationTest(p, relabellings, is_exact)
-
-
-# Distances between languages ------------------------------------------------------------------
-
-
-class Mantel(NamedTuple):
-    """Spearman's rank correlation of two distances, and how easily chance gives as high a one."""
-
-    correlation: float
-    test: PermutationTest
-
-
-def mantel(first: Tensor, second: Tensor, *, permutations: int = PERMUTATIONS, seed: int) -> Mantel:
-    """Mantel's test: whether two distances between the same things rise and fall together.
-
-    Spearman's rank correlation over unordered pairs; one-sided p from relabelling the things of one,
-    rows and columns together: all n! relabellings where they are no more than ``permutations``, otherwise
-    so many at random. Mantel (1967); ours in using it for overlap.
-
-    Args:
-        first, second: float `[n, n]`, symmetric; the diagonal plays no part.
-
-    Raises:
-        NothingToCompare: if there are fewer than three things, or one of the distances is the same for all.
-        NeuronSpecError: if the shapes differ, a value is not finite, or ``permutations`` is not positive.
-    """
-    _check_permutations(permutations)
-    rows, columns = _pairs(first)
-    n = len(first)
-    if first.shape != second.shape or not (off_diagonal(first) + off_diagonal(second)).isfinite().all():
-        raise NeuronSpecError(
-            "two distances cannot be compared",
-            got=f"shapes {list(first.shape)} and {list(second.shape)}",
-            expected="the same shape, finite values",
-        )
-    if n < 3:
-        raise NothingToCompare(
-            "a correlation of distances needs three languages", got=f"{n}", expected="3 or more"
-        )
-    ranks, others = _ranks(first), _ranks(second)[rows, columns]
-    values = ranks[rows, columns]
-    if (values == values[0]).all() or (others == others[0]).all():
-        raise NothingToCompare("no correlation where all distances are equal")
-    correlation = torch.corrcoef(torch.stack([values, others]))[0, 1].item()
-
-    # Relabelling leaves means and variances as they are. Ranks are halves of whole numbers, so that these
-    # sums are exact.
-    observed = values @ others
-    is_exact = math.factorial(n) <= permutations
-    if is_exact:
-        batches = iter(torch.tensor(list(orders_of(range(n)))).split(_PERMUTATIONS_AT_ONCE))
-    else:
-        batches = _random_orders(n, permutations, seed)
-    hits = 0
-    for orders in batches:  # [count, n]
-        relabelled = ranks[orders[:, rows], orders[:, columns]]  # [count, pairs]
-        hits += int((relabelled @ others >= observed).sum())
-    return Mantel(correlation, _test(hits, math.factorial(n) if is_exact else permutations, is_exact))
-
-
-def _ranks(distances: Tensor) -> Tensor:
-    """Each pair's rank among the pairs, ties sharing their mean; float64 `[n, n]`, 0 on the diagonal."""
-    rows, columns = _pairs(distances)
-    # Equal means of several layers may differ in their last bits.
-    rounded = distances[rows, columns].double().round(decimals=_DECIMALS_THAT_COUNT)
-    ranks = torch.zeros(len(distances), len(distances), dtype=torch.float64)
-    ranks[rows, columns] = torch.from_numpy(scipy_part("stats").rankdata(rounded.numpy()))
-    return ranks + ranks.T
-
-
 # Dendrograms ----------------------------------------------------------------------------------
 
 
@@ -355,8 +179,10 @@ class Tree:
 
     def cophenetic(self) -> Tensor:
         """The distance at which two languages come together, float64 `[L, L]`."""
-        hierarchy, distance = scipy_part("cluster.hierarchy"), scipy_part("spatial.distance")
-        return torch.from_numpy(distance.squareform(hierarchy.cophenet(self.merges.numpy())))
+        from scipy.cluster.hierarchy import cophenet
+        from scipy.spatial.distance import squareform
+
+        return torch.from_numpy(squareform(cophenet(self.merges.numpy())))
 
     def cophenetic_correlation(self, iou: Tensor) -> float:
         """How faithfully the tree shows the distances 1 - IoU: their Pearson correlation with its own.
@@ -367,22 +193,15 @@ class Tree:
         Raises:
             NothingToCompare: if there are fewer than three languages, or all distances are equal.
         """
-        if len(self.languages) < 3:
-            raise NothingToCompare(
-                "a correlation of distances needs three languages",
-                got=len(self.languages),
-                expected="3 or more",
-            )
-        distances = torch.stack([off_diagonal(1 - iou), off_diagonal(self.cophenetic())])
-        distances = distances.double().round(decimals=_DECIMALS_THAT_COUNT)
-        if (distances == distances[:, :1]).all(dim=1).any():
-            raise NothingToCompare("no correlation where all distances are equal")
-        return torch.corrcoef(distances)[0, 1].item()
+        distances = off_diagonal(1 - iou), off_diagonal(self.cophenetic())
+        return correlation_of(*distances, len(self.languages))
 
     def drawing(self) -> tuple[list[str], list[tuple[list[float], list[float]]]]:
         """The languages in the order of the leaves, and each merge as a line over four points: places
         (leaf i stands at i) and distances."""
-        drawn = scipy_part("cluster.hierarchy").dendrogram(self.merges.numpy(), no_plot=True)
+        from scipy.cluster.hierarchy import dendrogram
+
+        drawn = dendrogram(self.merges.numpy(), no_plot=True)
         # scipy puts leaf i at 10 i + 5.
         lines = [
             ([(place - 5) / 10 for place in places], list(distances))
@@ -400,14 +219,15 @@ def cluster(iou: Tensor, languages: Sequence[str]) -> Tree:
 
     Raises:
         NothingToCompare: if there are fewer than two languages.
-        NeuronSpecError: if ``iou`` is not square, or scipy is missing.
+        NeuronSpecError: if ``iou`` is not square.
     """
-    _pairs(iou)
+    from scipy.cluster.hierarchy import linkage
+
+    pairs_of(iou)
     if len(languages) < 2:
         raise NothingToCompare("a dendrogram needs two languages", got=len(languages), expected="2 or more")
     distances = off_diagonal(1 - iou).double().clamp(min=0)
-    merges = scipy_part("cluster.hierarchy").linkage(distances.numpy(), method="average")
-    return Tree(list(languages), torch.from_numpy(merges))
+    return Tree(list(languages), torch.from_numpy(linkage(distances.numpy(), method="average")))
 
 
 # Chance ---------------------------------------------------------------------------------------
@@ -422,39 +242,13 @@ def random_iou(first: int, second: int, width: int) -> float:
         first, second: how many neurons each keeps.
         width: of how many.
     """
+    from scipy.stats import hypergeom
+
     if first == second == 0:
         return 1.0
     shared = torch.arange(min(first, second) + 1, dtype=torch.float64).numpy()
-    weights = scipy_part("stats").hypergeom.pmf(shared, width, first, second)
+    weights = hypergeom.pmf(shared, width, first, second)
     return float((weights * shared / (first + second - shared)).sum())
-
-
-def scipy_part(name: str) -> Any:
-    """scipy's module ``name``, such as ``stats``.
-
-    Raises:
-        NeuronSpecError: if scipy is not installed.
-    """
-    try:
-        return importlib.import_module(f"scipy.{name}")
-    except ImportError as error:
-        raise NeuronSpecError(
-            "the analysis of overlap needs scipy",
-            got=str(error),
-            mend="install the extra 'analysis': pip install 'neuron_spec[analysis]', "
-            "or in a checkout pip install -e '.[analysis]'",
-        ) from error
-
-
-def _pairs(iou: Tensor) -> tuple[Tensor, Tensor]:
-    if iou.dim() != 2 or iou.shape[0] != iou.shape[1]:
-        raise NeuronSpecError(
-            "not a matrix of pairwise overlaps",
-            got=f"shape {list(iou.shape)}",
-            expected="[num_directions, num_directions]",
-        )
-    first, second = torch.triu_indices(len(iou), len(iou), offset=1)
-    return first, second
 
 
 def _check_kept(kept: Tensor) -> None:
@@ -464,8 +258,3 @@ def _check_kept(kept: Tensor) -> None:
             got=f"{kept.dtype} of shape {list(kept.shape)}",
             expected="bool [num_directions, ffn_dim], True = kept",
         )
-
-
-def _check_permutations(permutations: int) -> None:
-    if permutations < 1:
-        raise NeuronSpecError("a permutation test needs permutations", got=permutations, expected="1 or more")

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from neuron_spec.directions import GROUPS, Direction, family_of
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import (
+from neuron_spec.neurons.overlap import pairwise_iou
+from neuron_spec.statistics import (
     NothingToCompare,
     PermutationTest,
     family_contrast,
     mantel,
-    pairwise_iou,
     permutation_test,
 )
 

@@ -16,8 +16,9 @@ from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import SIDES, WHOLE, Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import Compared, NothingToCompare, pairwise_iou, random_iou
+from neuron_spec.neurons.overlap import Compared, pairwise_iou, random_iou
 from neuron_spec.neurons.selection import only_side, select, select_top_fraction
+from neuron_spec.statistics import NothingToCompare
 
 
 def part_of(profile: ActivationCounts) -> Part:
@@ -158,9 +159,6 @@ def random_iou_per_direction(first: Tensor, second: Tensor) -> Tensor:
 
     Returns:
         float64 `[N]`, a fraction.
-
-    Raises:
-        NeuronSpecError: if scipy is not installed.
     """
     sizes = zip(first.sum(dim=1).tolist(), second.sum(dim=1).tolist(), strict=True)
     return torch.tensor([random_iou(a, b, first.size(1)) for a, b in sizes], dtype=torch.float64)

@@ -210,7 +210,7 @@ def dendrograms(
         trees: panel such as ``encoder`` -> its tree; None draws a panel that says so.
 
     Raises:
-        NeuronSpecError: if there is no panel, or scipy is missing.
+        NeuronSpecError: if there is no panel.
     """
     if not trees:
         raise NeuronSpecError("no trees to draw", expected="one side or more")

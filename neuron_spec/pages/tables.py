@@ -1,7 +1,4 @@
-"""Cells and tables, as Markdown and CSV; those of scores. BLEU and chrF++ are 0-100, shares of sentences in percent.
-
-Pure functions of what an evaluation holds, described below by the attributes that are read.
-"""
+"""Cells and tables, as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -9,60 +6,11 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
-
-from neuron_spec.directions import Direction
 
 Cell = str | int | float | None
 _NO_VALUE = "-"
 # Also what has a spread, a bound or thousands: 16.5 ± 0.3, <0.001, 69,906.
 _NUMBER = re.compile(r"[<+-]?\d[\d,]*(\.\d+)?%?( ± \d+(\.\d+)?)?")
-
-
-class Means(Protocol):
-    """What is shown alike for one direction and for a mean over several."""
-
-    @property
-    def bleu(self) -> float: ...
-    @property
-    def chrf(self) -> float: ...
-    @property
-    def off_target_fraction(self) -> float | None: ...
-    @property
-    def empty_fraction(self) -> float: ...
-
-
-class DirectionRow(Means, Protocol):
-    @property
-    def direction(self) -> Direction: ...
-    @property
-    def sentences(self) -> int: ...
-    @property
-    def reference_tokens(self) -> int: ...
-    @property
-    def language_id_accuracy_fraction(self) -> float | None: ...
-    @property
-    def bleu_signature(self) -> str: ...
-    @property
-    def chrf_signature(self) -> str: ...
-
-
-class GroupRow(Means, Protocol):
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def directions(self) -> int: ...
-
-
-class Scores(Protocol):
-    @property
-    def scores(self) -> Sequence[DirectionRow]: ...
-    @property
-    def summary(self) -> Sequence[GroupRow]: ...
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
@@ -138,39 +86,3 @@ def _escaped(text: str) -> str:
 def _holds_numbers(cells: Sequence[str]) -> bool:
     values = [cell for cell in cells if cell != _NO_VALUE]
     return bool(values) and all(_NUMBER.fullmatch(value) for value in values)
-
-
-def scores_table(evaluation: Scores) -> str:
-    """One evaluation in full: means, tiers and families first, then every direction, then how."""
-    names = ("BLEU", "chrF++", "off-target", "empty")
-    parts = []
-    for title, kinds in (
-        ("Directions by group", ("overall", "group")),
-        ("Tiers", ("tier",)),
-        ("Families of the non-English language", ("family",)),
-    ):
-        means = [row for row in evaluation.summary if row.kind in kinds]
-        if means:
-            header = ("mean over", "group", "directions", *names)
-            rows = [[row.name, row.group, row.directions, *_means(row)] for row in means]
-            parts.append(f"## {title}\n\n" + markdown_table(header, rows))
-
-    directions: list[list[Cell]] = [
-        [str(row.direction), row.sentences, *_means(row), percent(row.language_id_accuracy_fraction, 1)]
-        for row in evaluation.scores
-    ]
-    columns = ("direction", "sentences", *names, "references identified")
-    parts.append("## Directions\n\n" + markdown_table(columns, directions))
-
-    signatures = sorted({f"BLEU: `{row.bleu_signature}`" for row in evaluation.scores})
-    signatures += sorted({f"chrF++: `{row.chrf_signature}`" for row in evaluation.scores})
-    parts.append("\n".join(f"- {line}" for line in signatures))
-    parts.append(
-        "Means are unweighted over directions. Off-target: hypotheses identified as another language than\n"
-        "the target; judge it by the share of references that are identified as the target."
-    )
-    return "\n\n".join(parts) + "\n"
-
-
-def _means(row: Means) -> list[Cell]:
-    return [row.bleu, row.chrf, percent(row.off_target_fraction, 1), percent(row.empty_fraction, 1)]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neuron_spec.artifacts import recorded_command, shown_command, signature_in, training_command
-from neuron_spec.report.run_folder import DENSE, PROFILE, Run, Seed
+from neuron_spec.report.run_folder import PROFILE, Run, Seed
 from neuron_spec.scoring.comparison import Comparison
+from neuron_spec.scoring.systems import DENSE
 
 
 def script_of(run: Run) -> str | None:

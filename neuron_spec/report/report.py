@@ -29,7 +29,12 @@ from neuron_spec.pages.page import (
 )
 from neuron_spec.pages.tables import Cell, counted
 from neuron_spec.report.repeating import repeating
-from neuron_spec.report.run_folder import (
+from neuron_spec.report.run_folder import Run, compared, planned_comparisons, read_run
+from neuron_spec.report.scores import differences, findings, scores
+from neuron_spec.report.sets import of_first_seed, overlap, sparsity
+from neuron_spec.scoring.comparison import Comparison
+from neuron_spec.scoring.published import published_section, read_published
+from neuron_spec.scoring.systems import (
     CONTINUATION,
     DENSE,
     DYNAMIC,
@@ -38,15 +43,7 @@ from neuron_spec.report.run_folder import (
     RANDOM,
     SPECIALIZED,
     STATIC,
-    Run,
-    compared,
-    planned_comparisons,
-    read_run,
 )
-from neuron_spec.report.scores import differences, findings, scores
-from neuron_spec.report.sets import of_first_seed, overlap, sparsity
-from neuron_spec.scoring.comparison import Comparison
-from neuron_spec.scoring.published import published_section, read_published
 from neuron_spec.studies import STUDIES
 
 REPORT, REPORT_HTML = "report.md", "report.html"

@@ -5,8 +5,7 @@
   and ``seed-N/evaluation/SYSTEM/``. The report's sets are the specialized system's, or else the static one's.
 
 Beside these, in the run's folder or a seed's, may stand what further commands wrote, ``ablation*/``, ``conflict*/``,
-``transfer*/`` and ``adaptation*/``, and the logs of trainings, ``SYSTEM/train.log``. Comparisons are made here if they
-are not there yet.
+``transfer*/`` and ``adaptation*/``, and the logs of trainings, ``SYSTEM/train.log``.
 """
 
 from __future__ import annotations
@@ -16,34 +15,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, is_already_here, read_json
+from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, read_json
 from neuron_spec.directions import family_of
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.pages import style
-from neuron_spec.scoring import figures as score_figures
-from neuron_spec.scoring.comparison import (
-    ALPHA,
-    COMPARISON,
-    SAMPLES,
-    Comparison,
+from neuron_spec.scoring import comparison_files
+from neuron_spec.scoring.comparison import ALPHA, SAMPLES, Comparison
+from neuron_spec.scoring.comparison_files import COMPARISON
+from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
+from neuron_spec.scoring.systems import (
+    CONTINUATION,
+    DENSE,
+    RANDOM,
+    SPECIALIZED,
+    STATIC,
     System,
     comparable,
-    compare,
-    comparison_signature,
-    read_comparison,
-    write_comparison,
+    place,
 )
-from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
 
-DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
 PROFILE = "profile.safetensors"
-FULL, FULL_LONGER, STATIC, DYNAMIC = "full", "full-longer", "static", "dynamic"
-# The order of columns; others follow by name.
-SYSTEMS = (
-    *(DENSE, CONTINUATION, SPECIALIZED, RANDOM),
-    *(FULL, FULL_LONGER, STATIC, DYNAMIC, "meta-full", "meta-static", "meta-dynamic"),
-)
 LAYOUTS = (
     "one run: corpus/corpus.json, masks.safetensors, evaluation/SYSTEM/scores.json; or "
     "several seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors (or static.safetensors), "
@@ -113,7 +104,7 @@ def read_run(folder: Path) -> Run:
     evaluated = {
         of: [
             path.parent.name
-            for path in sorted(of.glob(f"evaluation/*/{SCORES_JSON}"), key=lambda p: _place(p.parent.name))
+            for path in sorted(of.glob(f"evaluation/*/{SCORES_JSON}"), key=lambda p: place(p.parent.name))
         ]
         for of in (folder, *_seed_folders(folder))
     }
@@ -133,7 +124,7 @@ def read_run(folder: Path) -> Run:
     card = _read_card(folder / "corpus" / CORPUS_CARD)
     if alone:
         return Run(folder, card, [_read_seed(folder, None, folder / "masks.safetensors", alone)])
-    every = sorted({system for found in seeds.values() for system in found}, key=_place)
+    every = sorted({system for found in seeds.values() for system in found}, key=place)
     whole = [of for of, found in seeds.items() if found == every]
     if not whole:
         raise ArtifactError(
@@ -167,10 +158,6 @@ def _seed_folders(folder: Path) -> list[Path]:
 
 def _seed_number(folder: Path) -> int:
     return int(folder.name.removeprefix("seed-"))
-
-
-def _place(system: str) -> tuple[int, str]:
-    return SYSTEMS.index(system) if system in SYSTEMS else len(SYSTEMS), system
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -223,19 +210,5 @@ def planned_comparisons(run: Run) -> dict[Path, list[System]]:
 
 
 def compared(folder: Path, systems: Sequence[System]) -> Comparison:
-    """The comparison in ``folder``, made now if it is not there.
-
-    Raises:
-        ArtifactError: if another comparison is there.
-    """
-    path = folder / f"{COMPARISON}.json"
-    made = comparison_signature(systems, samples=SAMPLES, alpha=ALPHA)
-    found = read_json(path, "comparison").get("signature", {}) if path.is_file() else None
-    if is_already_here(folder, found, made, what="comparison"):
-        return read_comparison(path)
-    comparison = compare(systems, signature=made, samples=SAMPLES, alpha=ALPHA)
-    figure = score_figures.score_differences(comparison)
-    for kind in ("png", "svg"):
-        style.save(figure, folder / f"{COMPARISON}.{kind}")
-    write_comparison(folder, comparison)
-    return comparison
+    """`comparison_files.compared` with the usual samples and alpha."""
+    return comparison_files.compared(folder, systems, samples=SAMPLES, alpha=ALPHA)

@@ -10,16 +10,13 @@ from neuron_spec.directions import ENGLISH, GROUPS
 from neuron_spec.pages.page import Bullets, Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
-from neuron_spec.report.run_folder import SPECIALIZED, Run
+from neuron_spec.report.run_folder import Run
 from neuron_spec.scoring import figures as score_figures
-from neuron_spec.scoring.comparison import (
-    METRICS,
-    Comparison,
-    DirectionComparison,
-    GroupComparison,
-    OverSeeds,
-)
+from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
 from neuron_spec.scoring.evaluation import ALL
+from neuron_spec.scoring.systems import SPECIALIZED
+from neuron_spec.scoring.tables import signed_spread, spread
+from neuron_spec.statistics import OverSeeds
 
 _GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 
@@ -128,14 +125,7 @@ def _means(run: Run, metric: str) -> Table:
 
 def mean_score(values: Sequence[float]) -> Cell:
     """Over seeds, with the standard deviation where there are several; None of nothing."""
-    if not values:
-        return None
-    of = OverSeeds.of(values)
-    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
-
-
-def _difference(of: OverSeeds) -> str:
-    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
+    return spread(OverSeeds.of(values)) if values else None
 
 
 def _named(kind: str, name: str) -> str:
@@ -264,7 +254,7 @@ def _groups_table(rows: Sequence[GroupComparison]) -> Table:
             [
                 _named(row.kind, row.name),
                 _GROUPS[row.group],
-                _difference(row.difference),
+                signed_spread(row.difference),
                 row.interval and bounds(*row.interval),
                 shown_p(row.p_value),
                 "/".join(map(str, row.results.values())),
@@ -283,7 +273,7 @@ def _directions_table(rows: Sequence[DirectionComparison]) -> Table:
             [
                 str(row.direction),
                 row.family,
-                _difference(row.difference),
+                signed_spread(row.difference),
                 bounds(row.low, row.high),
                 ", ".join(shown_p(seed.p_value) for seed in row.seeds),
                 ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -63,11 +62,7 @@ def overlap(run: Run) -> Section:
         blocks += _figures(run, first, "overlap")
         for seed in later:
             blocks += _figures(run, seed, "overlap")
-        if importlib.util.find_spec("scipy") is None:
-            blocks.append(Paragraph("Dendrograms are left out: they need scipy, the extra `analysis`."))
-            blocks += _figures(run, first, "iou")
-        else:
-            blocks += _figures(run, first, "dendrogram", "iou")
+        blocks += _figures(run, first, "dendrogram", "iou")
     return Section("Overlap of the sets", blocks)
 
 

@@ -4,7 +4,7 @@ Two questions, two tests, because there are two populations to draw from:
 
 - Sentences. Would these trained models differ on other test sentences of this kind? For each direction
   and seed, the samples of sacreBLEU's paired bootstrap, but a two-sided p: sacreBLEU's is one-sided in
-  effect (`evaluation.paired_bootstrap`). The p-values are adjusted by Holm over the directions too.
+  effect (`bootstrap.paired_bootstrap`). The p-values are adjusted by Holm over the directions too.
 - Directions. Is a system better over directions like these? For each group, a sign-flip test on the
   directions' differences, each a mean over seeds, and a bootstrap interval over directions.
 
@@ -15,296 +15,32 @@ official code has none.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from neuron_spec import artifacts
-from neuron_spec.artifacts import hash_text, read_json, write_json, write_text
+from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import Direction
-from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.pages.tables import Cell, markdown_table, shown_p
-from neuron_spec.scoring.evaluation import (
-    BOOTSTRAP_SEED,
-    Evaluation,
-    Outputs,
-    PairedScore,
-    grouped,
-    paired_bootstrap,
-)
+from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED, PairedScore, resampled_scores
+from neuron_spec.scoring.evaluation import ALL, Evaluation, grouped
+from neuron_spec.scoring.systems import System, is_official
+from neuron_spec.statistics import OverSeeds, holm, interval, interval_over_directions, sign_flip_p_value
 
-COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
 METRICS = {"bleu": "BLEU", "chrf": "chrF++"}
 WIN, TIE, LOSS = "win", "tie", "loss"
 SAMPLES = 1000
 ALPHA = 0.05
 
-_CONFIDENCE = 0.95
-_DIRECTION_SAMPLES = 10_000
-_FEWEST_DIRECTIONS = 6  # with fewer the sign-flip test cannot reach 0.05 either
-_EXACT_UP_TO = 40  # values: 2^20 sums of either half
-_RANDOM_FLIPS = 100_000
-_FLIPS_AT_ONCE = 10_000
-_SUMMATION_TOLERANCE = 1e-12
 _SCORE_TOLERANCE = 1e-6
-
-
-# ------------------------------------------------------------------ statistics
-
-
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Holm's adjusted p-values: those below alpha hold all together with error rate alpha.
-
-    Args:
-        p_values: float `[N]`, in any order.
-
-    Returns:
-        float64 `[N]`, in the same order, none smaller than its own p-value.
-    """
-    p = np.asarray(p_values, dtype=float)
-    order = p.argsort()
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return adjusted
-
-
-def sign_flip_p_value(differences: ArrayLike) -> float:
-    """Two-sided p-value: how often are sums as far from 0 if each sign was a coin's toss?
-
-    Exact up to 40 values; with more, from 100,000 random flips with a fixed seed. N values allow
-    2^N flips, so p is never below 2 / 2^N.
-
-    Args:
-        differences: float `[N]`, at least one.
-    """
-    values = np.asarray(differences, dtype=float)
-    tolerance = _SUMMATION_TOLERANCE * np.abs(values).sum()
-    observed = abs(values.sum()) - tolerance
-    if observed <= 0:
-        return 1.0
-    if len(values) > _EXACT_UP_TO:
-        generator = np.random.default_rng(BOOTSTRAP_SEED)
-        hits = 0
-        for _ in range(0, _RANDOM_FLIPS, _FLIPS_AT_ONCE):
-            signs = generator.choice((-1.0, 1.0), size=(_FLIPS_AT_ONCE, len(values)))
-            hits += int((np.abs(signs @ values) >= observed).sum())
-        return (1 + hits) / (1 + _RANDOM_FLIPS)
-    # Every flip is one of the left half and one of the right: sorting one half counts all pairs.
-    middle = len(values) // 2
-    left, right = _signed_sums(values[:middle]), np.sort(_signed_sums(values[middle:]))
-    above = len(right) - np.searchsorted(right, observed - left, side="left")
-    below = np.searchsorted(right, -observed - left, side="right")
-    return float((above + below).sum()) / 2 ** len(values)
-
-
-def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """float64 `[2^N]`: the sum of the values under every choice of signs."""
-    sums = np.zeros(1)
-    for value in values:
-        sums = np.concatenate((sums - value, sums + value))
-    return sums
-
-
-def interval_over_directions(differences: ArrayLike) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval of the mean; None for fewer than 6 directions.
-
-    Resampling so few gives little but their range, narrow by accident. With a dozen it is still somewhat
-    too narrow.
-
-    Args:
-        differences: float `[directions]`.
-    """
-    values = np.asarray(differences, dtype=float)
-    if len(values) < _FEWEST_DIRECTIONS:
-        return None
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = generator.integers(len(values), size=(_DIRECTION_SAMPLES, len(values)))
-    return _interval(values[drawn].mean(axis=1))
-
-
-def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(resampled, (tail, 1 - tail))
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class OverSeeds:
-    """Mean and sample standard deviation over seeds; the latter is None for one seed."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> OverSeeds:
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
-
-
-# ------------------------------------------------------------------ what is compared
-
-
-@dataclass(frozen=True)
-class System:
-    """One way of training, evaluated once per seed."""
-
-    name: str
-    seeds: list[Evaluation]
-
-    def label(self, index: int) -> str:
-        return self.name if len(self.seeds) == 1 else f"{self.name}, seed {index + 1}"
-
-
-def comparable(systems: Sequence[System], *, common_directions: bool = False) -> list[System]:
-    """The systems with all evaluations in the order of the baseline's directions; the first is the baseline.
-
-    Args:
-        common_directions: keep the directions that every evaluation has; without it all must have the same.
-
-    Raises:
-        NeuronSpecError: if there are fewer than two systems, two have one name, their numbers of seeds do
-            not pair up, or they were not scored on the same texts in the same way.
-        DirectionError: if the directions differ, or none is common.
-    """
-    names = [system.name for system in systems]
-    if len(systems) < 2 or len(set(names)) < len(names):
-        raise NeuronSpecError(
-            "nothing to compare" if len(systems) < 2 else "two systems have one name",
-            got=", ".join(names) or "no system",
-            expected="a baseline and one system or more, each with a name of its own",
-            mend="give NAME=DIR for each; the seeds of one system go together, NAME=DIR,DIR",
-        )
-    baseline = systems[0]
-    for system in systems:
-        if 1 != len(system.seeds) != len(baseline.seeds) != 1:
-            raise NeuronSpecError(
-                "numbers of seeds do not pair up",
-                got=f"{len(system.seeds)} of {system.name}",
-                expected=f"1 or {len(baseline.seeds)}, as of the baseline {baseline.name}",
-                mend="seed i is compared with the baseline's seed i, a single one with each",
-            )
-    evaluations = {system.label(i): seed for system in systems for i, seed in enumerate(system.seeds)}
-    directions = _shared_directions(evaluations, common_directions)
-    aligned = [
-        replace(system, seeds=[_in_order(seed, directions) for seed in system.seeds]) for system in systems
-    ]
-    labelled = [(system.label(i), seed) for system in aligned for i, seed in enumerate(system.seeds)]
-    for other in labelled[1:]:
-        _require_same_test(labelled[0], other)
-    return aligned
-
-
-def _shared_directions(evaluations: Mapping[str, Evaluation], common_directions: bool) -> list[Direction]:
-    (first, reference), *others = evaluations.items()
-    expected = [score.direction for score in reference.scores]
-    common = set(expected)
-    for name, evaluation in others:
-        got = {score.direction for score in evaluation.scores}
-        if got != set(expected) and not common_directions:
-            raise DirectionError(
-                "evaluations of different directions",
-                where=f"{first}; {name}",
-                got=f"only {name} has {_listed(got - set(expected))}",
-                expected=f"only {first} has {_listed(set(expected) - got)}",
-                mend="--common-directions compares those that all have",
-            )
-        common &= got
-    if not common:
-        raise DirectionError(
-            "the evaluations have no direction in common",
-            got="; ".join(
-                f"{name}: {_listed(s.direction for s in e.scores)}" for name, e in evaluations.items()
-            ),
-        )
-    return [direction for direction in expected if direction in common]
-
-
-def _listed(directions: Any) -> str:
-    return ", ".join(sorted(map(str, directions))) or "none"
-
-
-def _in_order(evaluation: Evaluation, directions: Sequence[Direction]) -> Evaluation:
-    outputs = {o.direction: o for o in evaluation.outputs}
-    scores = {s.direction: s for s in evaluation.scores}
-    return replace(
-        evaluation, outputs=[outputs[d] for d in directions], scores=[scores[d] for d in directions]
-    )
-
-
-def _require_same_test(first: tuple[str, Evaluation], second: tuple[str, Evaluation]) -> None:
-    (name, a), (other, b) = first, second
-    where = f"{name}; {other}"
-    for expected, got in zip(a.outputs, b.outputs, strict=True):
-        _require_same_text("references", where, expected.direction, expected.references, got.references)
-        if expected.sources is not None and got.sources is not None:
-            _require_same_text("sources", where, expected.direction, expected.sources, got.sources)
-    settings: list[tuple[str, str, Any, Any]] = [
-        ("official scoring", where, _is_official(a), _is_official(b)),
-    ]
-    for x, y in zip(a.scores, b.scores, strict=True):
-        settings += [
-            ("BLEU signature", f"{where}, {x.direction}", x.bleu_signature, y.bleu_signature),
-            ("chrF++ signature", f"{where}, {x.direction}", x.chrf_signature, y.chrf_signature),
-        ]
-    # The hash is of all directions' files at once, so it compares only if these are the same.
-    hashes = _data_hash(a), _data_hash(b)
-    if _evaluated(a) == _evaluated(b) and None not in hashes:
-        settings.append(("data-bin (its text or vocabulary)", where, *hashes))
-    for what, place, wanted, found in settings:
-        if wanted != found:
-            raise NeuronSpecError(
-                f"evaluations that differ in {what} cannot be compared",
-                where=place,
-                got=f"{found} of {other}",
-                expected=f"{wanted}, as of {name}",
-                mend="evaluate both on one data-bin, with the same sacreBLEU and scoring",
-            )
-
-
-def _require_same_text(
-    what: str, where: str, direction: Direction, expected: Sequence[str], got: Sequence[str]
-) -> None:
-    if list(expected) == list(got):
-        return
-    unequal = (i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b)
-    at = next(unequal, min(len(expected), len(got)))
-
-    def shown(lines: Sequence[str]) -> str:
-        text = repr(lines[at][:80]) if at < len(lines) else "nothing"
-        return f"{len(lines)} lines (sha256 {hash_text(*lines)[:12]}), the {at + 1}th: {text}"
-
-    raise NeuronSpecError(
-        f"evaluations on different {what} cannot be compared",
-        where=f"{where}, {direction}",
-        got=shown(got),
-        expected=shown(expected),
-        mend="evaluate both on the same test set",
-    )
-
-
-def _is_official(evaluation: Evaluation) -> bool:
-    return bool(evaluation.signature.get("parameters", {}).get("official_scoring", False))
-
-
-def _evaluated(evaluation: Evaluation) -> set[str]:
-    return set(evaluation.signature.get("parameters", {}).get("directions", ()))
-
-
-def _data_hash(evaluation: Evaluation) -> str | None:
-    return evaluation.signature.get("inputs", {}).get("data")
-
-
-# ------------------------------------------------------------------ comparing
 
 
 @dataclass(frozen=True)
@@ -384,6 +120,120 @@ class Comparison:
     directions: list[DirectionComparison] = field(default_factory=list)
     groups: list[GroupComparison] = field(default_factory=list)
 
+    @property
+    def systems(self) -> list[str]:
+        """Those that are compared with the baseline."""
+        return list(dict.fromkeys(row.system for row in self.directions))
+
+    @property
+    def seeds(self) -> int:
+        return max(len(row.seeds) for row in self.directions)
+
+    def directions_of(self, system: str, metric: str) -> list[DirectionComparison]:
+        return [row for row in self.directions if (row.system, row.metric) == (system, metric)]
+
+    def groups_of(self, system: str, metric: str) -> list[GroupComparison]:
+        return [row for row in self.groups if (row.system, row.metric) == (system, metric)]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A system beside a baseline over some directions: means over directions and seeds, BLEU and chrF++ 0-100.
+
+    Of the baseline itself, all but its scores is None.
+
+    Attributes:
+        directions: how many.
+        bleu_std: over seeds; None for one.
+        difference: in BLEU, system minus baseline.
+        low, high: bounds of its 95 % interval over directions; None for fewer than 6.
+        p_value: two-sided, over directions.
+        wins, losses: directions of all seeds that differ significantly over sentences, after Holm's adjustment; None
+            where that was not tested.
+    """
+
+    system: str
+    baseline: str
+    directions: int
+    bleu: float
+    chrf: float
+    bleu_std: float | None = None
+    difference: float | None = None
+    chrf_difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    wins: int | None = None
+    losses: int | None = None
+
+    @classmethod
+    def of_groups(
+        cls, comparison: Comparison, kinds: Iterable[str] = ("overall",), **more: Any
+    ) -> list[Self]:
+        """The baseline and each system over groups of directions: name of the group by name, baseline first.
+
+        Args:
+            kinds: of groups, as in `GroupMean`; of each name those over all its directions.
+            more: fields of a subclass; one that is callable gets the group's name.
+        """
+        rows: list[Self] = []
+        for system in comparison.systems:
+            for bleu, chrf in zip(*(comparison.groups_of(system, metric) for metric in METRICS), strict=True):
+                if bleu.kind not in kinds or bleu.group != ALL:
+                    continue
+                own = {key: value(bleu.name) if callable(value) else value for key, value in more.items()}
+                names = {"baseline": comparison.baseline, "directions": bleu.directions, **own}
+                base = bleu.baseline
+                baseline = cls(
+                    comparison.baseline, bleu=base.mean, chrf=chrf.baseline.mean, bleu_std=base.std, **names
+                )
+                if baseline not in rows:
+                    rows.append(baseline)
+                low, high = bleu.interval or (None, None)
+                rows.append(
+                    cls(
+                        system,
+                        bleu=bleu.score.mean,
+                        chrf=chrf.score.mean,
+                        bleu_std=bleu.score.std,
+                        difference=bleu.difference.mean,
+                        chrf_difference=chrf.difference.mean,
+                        low=low,
+                        high=high,
+                        p_value=bleu.p_value,
+                        wins=bleu.holm_results.get(WIN, 0),
+                        losses=bleu.holm_results.get(LOSS, 0),
+                        **names,
+                    )
+                )
+        return rows
+
+    @classmethod
+    def over_directions(
+        cls, system: str, baseline: str, scores: Sequence[Mapping[str, tuple[float, float]]], **more: Any
+    ) -> Self:
+        """Of one training each, or of means over seeds, without a test over sentences.
+
+        Args:
+            scores: of each direction ``bleu`` and ``chrf``, of the system and of the baseline.
+            more: fields of a subclass.
+        """
+        differences = {metric: [of[metric][0] - of[metric][1] for of in scores] for metric in METRICS}
+        low, high = interval_over_directions(differences["bleu"]) or (None, None)
+        return cls(
+            system,
+            baseline,
+            len(scores),
+            bleu=fmean(of["bleu"][0] for of in scores),
+            chrf=fmean(of["chrf"][0] for of in scores),
+            difference=fmean(differences["bleu"]),
+            chrf_difference=fmean(differences["chrf"]),
+            low=low,
+            high=high,
+            p_value=sign_flip_p_value(differences["bleu"]),
+            **more,
+        )
+
 
 def comparison_signature(systems: Sequence[System], *, samples: int, alpha: float) -> dict[str, Any]:
     """What a comparison is made from; ``systems`` as `comparable` returns them."""
@@ -406,7 +256,7 @@ def comparison_signature(systems: Sequence[System], *, samples: int, alpha: floa
 def _sha256(evaluation: Evaluation) -> str:
     texts = [[str(o.direction), o.hypotheses, o.references, o.sources] for o in evaluation.outputs]
     scores = [[s.bleu_signature, s.chrf_signature] for s in evaluation.scores]
-    groups = [evaluation.families, evaluation.tiers, _is_official(evaluation)]
+    groups = [evaluation.families, evaluation.tiers, is_official(evaluation)]
     return hash_text(json.dumps([texts, scores, groups], sort_keys=True))
 
 
@@ -433,25 +283,18 @@ def compare(
         )
     paired = _bootstrap_all(systems, samples)
     baseline, *others = systems
-    made = Comparison(
-        signature=dict(signature),
-        sacrebleu={
-            metric: sorted({p.signature for at in paired for seeds in at.values() for p in seeds[metric]})
-            for metric in METRICS
-        },
-        baseline=baseline.name,
-        alpha=alpha,
-    )
+    signatures = {
+        metric: sorted({p.signature for at in paired for seeds in at.values() for p in seeds[metric]})
+        for metric in METRICS
+    }
+    comparison = Comparison(dict(signature), signatures, baseline.name, alpha)
     for system in others:
         for metric in METRICS:
-            made.directions.extend(
-                _compare_directions(
-                    baseline, system, metric, [at[system.name][metric] for at in paired], alpha
-                )
-            )
-            rows = [row for row in made.directions if (row.system, row.metric) == (system.name, metric)]
-            made.groups.extend(_compare_groups(baseline, system, metric, rows))
-    return made
+            scores = [at[system.name][metric] for at in paired]
+            rows = _compare_directions(baseline, system, metric, scores, alpha)
+            comparison.directions.extend(rows)
+            comparison.groups.extend(_compare_groups(baseline, system, metric, rows))
+    return comparison
 
 
 # Per direction: system -> metric -> one score for each pair of seeds.
@@ -460,24 +303,32 @@ _Paired = dict[str, dict[str, list[PairedScore]]]
 
 def _bootstrap_all(systems: Sequence[System], samples: int) -> list[_Paired]:
     baseline, *others = systems
-    official = _is_official(baseline.seeds[0])
+    official = is_official(baseline.seeds[0])
     directions = [score.direction for score in baseline.seeds[0].scores]
-    paired: list[_Paired] = [{s.name: {metric: [] for metric in METRICS} for s in others} for _ in directions]
-    with tqdm(total=len(directions) * len(baseline.seeds), desc="compare", file=sys.stderr) as bar:
-        for at, direction in enumerate(directions):
-            for index, seed in enumerate(baseline.seeds):
-                partners = [
-                    (system, place) for system in others for place in _partners(index, baseline, system)
-                ]
-                outputs: list[Outputs] = [system.seeds[place].outputs[at] for system, place in partners]
-                found = paired_bootstrap(seed.outputs[at], outputs, samples=samples, official=official)
-                for (system, place), scores in zip(partners, found, strict=True):
-                    for metric, score in scores.items():
-                        _require_own_score(baseline, index, at, metric, score.baseline_score)
-                        _require_own_score(system, place, at, metric, score.score)
-                        paired[at][system.name][metric].append(score)
-                bar.set_postfix_str(str(direction))
-                bar.update()
+    paired: list[_Paired] = []
+    for at, direction in enumerate(bar := tqdm(directions, desc="compare", file=sys.stderr)):
+        bar.set_postfix_str(str(direction))
+        texts = [(system, seed) for system in systems for seed in range(len(system.seeds))]
+        resampled = resampled_scores(
+            [system.seeds[seed].outputs[at] for system, seed in texts], samples=samples, official=official
+        )
+        of = {(system.name, seed): scores for (system, seed), scores in zip(texts, resampled, strict=True)}
+        for system, seed in texts:
+            for metric, score in of[system.name, seed].items():
+                _require_score_of_texts(system, seed, at, metric, score.score)
+        paired.append(
+            {
+                system.name: {
+                    metric: [
+                        PairedScore.of(of[baseline.name, seed][metric], of[system.name, partner][metric])
+                        for seed in range(len(baseline.seeds))
+                        for partner in _partners(seed, baseline, system)
+                    ]
+                    for metric in METRICS
+                }
+                for system in others
+            }
+        )
     return paired
 
 
@@ -488,14 +339,14 @@ def _partners(index: int, baseline: System, system: System) -> Sequence[int]:
     return [index if len(system.seeds) > 1 else 0]
 
 
-def _require_own_score(system: System, seed: int, at: int, metric: str, found: float) -> None:
+def _require_score_of_texts(system: System, seed: int, at: int, metric: str, score: float) -> None:
     of = system.seeds[seed].scores[at]
-    if abs(getattr(of, metric) - found) > _SCORE_TOLERANCE:
+    if abs(getattr(of, metric) - score) > _SCORE_TOLERANCE:
         raise ArtifactError(
             "scores of an evaluation are not those of its texts",
             where=f"{system.label(seed)}, {of.direction}, {METRICS[metric]}",
             got=f"{getattr(of, metric)} in {artifacts.SCORES_JSON}",
-            expected=f"{found} from its hypotheses and references",
+            expected=f"{score} from its hypotheses and references",
             mend="evaluate again: its texts were changed, or it was scored by another sacreBLEU",
         )
 
@@ -510,8 +361,8 @@ def _compare_directions(
     names = {
         kind: {
             member.direction: name
-            for found, name, _, members in grouped(reference.scores, reference.families, reference.tiers)
-            if found == kind
+            for group_kind, name, _, members in grouped(reference.scores, reference.families, reference.tiers)
+            if group_kind == kind
             for member in members
         }
         for kind in ("tier", "family")
@@ -523,7 +374,7 @@ def _compare_directions(
             _seed_result(score, float(holm_p), alpha)
             for score, holm_p in zip(scores, adjusted[at], strict=True)
         ]
-        low, high = _interval(np.mean([score.resampled_differences for score in scores], axis=0))
+        low, high = interval(np.mean([score.resampled_differences for score in scores], axis=0))
         compared.append(
             DirectionComparison(
                 system=system.name,
@@ -546,7 +397,7 @@ def _compare_directions(
 def _seed_result(score: PairedScore, holm_p_value: float, alpha: float) -> SeedResult:
     difference = score.score - score.baseline_score
     if_significant = WIN if difference > 0 else LOSS
-    low, high = _interval(score.resampled_differences)
+    low, high = interval(score.resampled_differences)
     return SeedResult(
         baseline=score.baseline_score,
         score=score.score,
@@ -590,215 +441,14 @@ def _compare_groups(
                 difference=OverSeeds.of(differences.mean(axis=0).tolist()),
                 interval=interval_over_directions(of_directions),
                 p_value=sign_flip_p_value(of_directions),
-                results=_counted([seed.result for seed in seeds]),
-                holm_results=_counted([seed.holm_result for seed in seeds]),
+                results=counted_results([seed.result for seed in seeds]),
+                holm_results=counted_results([seed.holm_result for seed in seeds]),
             )
         )
     return compared
 
 
-def _counted(results: Sequence[str]) -> dict[str, int]:
+def counted_results(results: Sequence[str]) -> dict[str, int]:
+    """How many wins, ties and losses."""
     counts = Counter(results)
     return {result: counts[result] for result in (WIN, TIE, LOSS)}
-
-
-# ------------------------------------------------------------------ showing
-
-
-def comparison_markdown(comparison: Comparison) -> str:
-    """Groups, then directions, for each system and metric; then how to read them."""
-    parts = []
-    for system in dict.fromkeys(row.system for row in comparison.directions):
-        parts.append(f"# {system} against {comparison.baseline}")
-        for metric, title in METRICS.items():
-            groups = [row for row in comparison.groups if (row.system, row.metric) == (system, metric)]
-            rows = [row for row in comparison.directions if (row.system, row.metric) == (system, metric)]
-            names = (comparison.baseline, system, "difference", "95% interval")
-            parts += [
-                f"## {title}: groups",
-                markdown_table(
-                    ("mean over", "group", "directions", *names, "p", "win/tie/loss", "after Holm"),
-                    [_group_cells(row) for row in groups],
-                ),
-                f"## {title}: directions",
-                markdown_table(
-                    ("direction", "family", *names, "sacreBLEU's p", "p", "Holm p", "result"),
-                    [_direction_cells(row) for row in rows],
-                ),
-            ]
-    parts.append("# How to read this\n\n" + "\n".join(f"- {line}" for line in _notes(comparison)))
-    return "\n\n".join(parts) + "\n"
-
-
-def _group_cells(row: GroupComparison) -> list[Cell]:
-    return [
-        row.name,
-        row.group,
-        row.directions,
-        _score(row.baseline),
-        _score(row.score),
-        _difference(row.difference),
-        row.interval and _bounds(*row.interval),
-        shown_p(row.p_value),
-        "/".join(map(str, row.results.values())),
-        "/".join(map(str, row.holm_results.values())),
-    ]
-
-
-def _direction_cells(row: DirectionComparison) -> list[Cell]:
-    return [
-        str(row.direction),
-        row.family,
-        _score(row.baseline),
-        _score(row.score),
-        _difference(row.difference),
-        _bounds(row.low, row.high),
-        ", ".join(shown_p(seed.sacrebleu_p_value) for seed in row.seeds),
-        ", ".join(shown_p(seed.p_value) for seed in row.seeds),
-        ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
-        _results([seed.result for seed in row.seeds]),
-    ]
-
-
-def _results(results: Sequence[str]) -> str:
-    """``win`` for one seed, ``2 wins, 1 tie, 0 losses`` for several."""
-    if len(results) == 1:
-        return results[0]
-    plural = {WIN: "wins", TIE: "ties", LOSS: "losses"}
-    return ", ".join(
-        f"{count} {result if count == 1 else plural[result]}" for result, count in _counted(results).items()
-    )
-
-
-def _score(of: OverSeeds) -> Cell:
-    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
-
-
-def _difference(of: OverSeeds) -> str:
-    return f"{of.mean:+.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
-
-
-def _bounds(low: float, high: float) -> str:
-    return f"{low:+.2f} to {high:+.2f}"
-
-
-def _notes(comparison: Comparison) -> list[str]:
-    alpha, made = comparison.alpha, comparison.signature["parameters"]
-    directions, samples = len(made["directions"]), made["bootstrap"]
-    seeds = max(len(row.seeds) for row in comparison.directions)
-    notes = [
-        f"Difference: system minus {comparison.baseline}.",
-        "**Directions** ask about sentences: on other test sentences of this kind, would these trained models "
-        f"still differ? p and interval are of the samples of sacreBLEU's paired bootstrap ({samples}, seed "
-        f"{BOOTSTRAP_SEED}). win, loss: p < {alpha:g}; Holm p is adjusted over the {directions} directions.",
-        "p is ours and two-sided: how often a resampled difference is as far from their mean as the true one from 0. "
-        "sacreBLEU's own, beside it, is one-sided in effect: two equally good systems had it below 0.05 in 11 % of "
-        "measured cases, and p in 5 %. "
-        f"Of {directions} directions without any difference, about {alpha * directions:.1f} show as win or loss.",
-        "**Groups** ask about directions: is the system better over directions like these? p is of a two-sided "
-        "sign-flip test on the directions' differences, the interval of a bootstrap over directions; both take "
-        "directions as independent, though they share one model and often sentences, and are not adjusted "
-        "for the number of groups. With n directions p is never below 2 / 2^n: "
-        f"groups of fewer than {_FEWEST_DIRECTIONS} cannot reach 0.05, and show no interval. That of a dozen is "
-        "still somewhat narrow.",
-    ]
-    if seeds > 1:
-        notes.append(
-            "±: sample standard deviation over seeds. Wins, ties and losses count each seed. A group's p is of "
-            "its directions' means over seeds."
-        )
-    else:
-        notes.append(
-            "One seed: how much a training run differs from the next is not in any of these figures."
-        )
-    smallest = min(1.0, directions / (samples + 1))
-    if smallest >= alpha:
-        notes.append(
-            f"No Holm p can be below {alpha:g} with {samples} samples for {directions} directions: the smallest is "
-            f"{smallest:.3f}. More --bootstrap would tell."
-        )
-    for metric, signatures in comparison.sacrebleu.items():
-        notes += [f"{METRICS[metric]}: `{signature}`" for signature in signatures]
-    return notes
-
-
-# ------------------------------------------------------------------ files
-
-
-def write_comparison(output_dir: str | Path, comparison: Comparison) -> None:
-    """Write ``comparison.md``, ``.csv`` and, last, ``.json``: the mark of completeness."""
-    path = Path(output_dir) / COMPARISON
-    write_text(path.with_suffix(".md"), comparison_markdown(comparison))
-    write_text(path.with_suffix(".csv"), _as_csv(comparison))
-    write_json(path.with_suffix(".json"), as_plain(comparison))
-
-
-def read_comparison(path: Path) -> Comparison:
-    """Read a ``comparison.json``.
-
-    Raises:
-        ArtifactError: if it is missing or not of the form that neuron-spec writes.
-    """
-    content = read_json(path, "comparison")
-    try:
-        directions = [
-            DirectionComparison(
-                **{
-                    **row,
-                    **_scores_in(row),
-                    "direction": Direction.parse(row["direction"]),
-                    "seeds": [SeedResult(**seed) for seed in row["seeds"]],
-                }
-            )
-            for row in content.pop("directions")
-        ]
-        groups = [
-            GroupComparison(
-                **{**row, **_scores_in(row), "interval": row["interval"] and tuple(row["interval"])}
-            )
-            for row in content.pop("groups")
-        ]
-        return Comparison(**content, directions=directions, groups=groups)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            "a comparison is not of the form that neuron-spec writes",
-            where=path,
-            got=f"{type(error).__name__}: {error}",
-            mend="delete its folder; it is made again",
-        ) from error
-
-
-def _scores_in(row: dict[str, Any]) -> dict[str, OverSeeds]:
-    return {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}
-
-
-def as_plain(comparison: Comparison) -> dict[str, Any]:
-    """What ``comparison.json`` holds."""
-    plain = asdict(comparison)
-    for row in plain["directions"]:
-        row["direction"] = str(Direction(**row["direction"]))
-    return plain
-
-
-def _as_csv(comparison: Comparison) -> str:
-    """A row for each system, metric, direction and seed."""
-    rows = [
-        {
-            "system": row.system,
-            "baseline_system": comparison.baseline,
-            "metric": row.metric,
-            "direction": str(row.direction),
-            "group": row.group,
-            "tier": row.tier,
-            "family": row.family,
-            "seed": number,
-            **asdict(seed),
-        }
-        for row in comparison.directions
-        for number, seed in enumerate(row.seeds, start=1)
-    ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -19,7 +19,8 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 from neuron_spec.pages.page import Paragraph, Section, Table
 from neuron_spec.pages.tables import Cell
-from neuron_spec.scoring.evaluation import ALL, DirectionScore, Evaluation
+from neuron_spec.scoring.evaluation import ALL, Evaluation
+from neuron_spec.scoring.metrics import DirectionScore
 
 SYSTEMS = ("dense", "specialized")
 GAIN = "specialized - dense"

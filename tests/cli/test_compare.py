@@ -9,7 +9,8 @@ import pytest
 
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
-from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
+from neuron_spec.scoring.evaluation import evaluate, write_evaluation
+from neuron_spec.scoring.metrics import Outputs
 
 REFERENCES = [f"the {noun} in the {room} is {state}" for noun in ("lamp", "door", "fan", "pump") 
               for room in ("kitchen", "hall", "bath") for state in ("on", "off")]  # fmt: skip

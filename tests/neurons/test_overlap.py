@@ -1,4 +1,3 @@
-import sys
 from itertools import combinations, permutations
 from math import factorial
 
@@ -10,18 +9,15 @@ from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.choices import GROUPS
 from neuron_spec.neurons.overlap import (
-    NothingToCompare,
     cluster,
     compared,
-    family_contrast,
-    mantel,
     mean_off_diagonal,
     off_diagonal,
     pairwise_iou,
-    permutation_test,
     random_iou,
     sparsity,
 )
+from neuron_spec.statistics import NothingToCompare, family_contrast, mantel, permutation_test
 
 FAMILIES = [family for family in "ABC" for _ in range(3)]
 
@@ -365,15 +361,3 @@ def test_expected_iou_of_random_sets_equals_brute_force(first, second):
         for other in combinations(range(width), second)
     ]
     assert random_iou(first, second, width) == pytest.approx(sum(values) / len(values))
-
-
-def test_missing_scipy_names_the_extra(monkeypatch):
-    for part in ("stats", "cluster.hierarchy"):
-        monkeypatch.setitem(sys.modules, f"scipy.{part}", None)
-    for compute in (
-        lambda: cluster(torch.ones(3, 3), list("abc")),
-        lambda: mantel(random_distances(3), random_distances(3), seed=0),
-        lambda: random_iou(1, 2, 3),
-    ):
-        with pytest.raises(NeuronSpecError, match=r"needs scipy[\s\S]*neuron_spec\[analysis\]"):
-            compute()

@@ -5,7 +5,7 @@ from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import WHOLE, Part
-from neuron_spec.neurons.overlap import NothingToCompare, compared, pairwise_iou, random_iou
+from neuron_spec.neurons.overlap import compared, pairwise_iou, random_iou
 from neuron_spec.neurons.selection import (
     ks_per_direction,
     matched_random,
@@ -22,6 +22,7 @@ from neuron_spec.neurons.stability import (
     random_iou_per_direction,
     select_again,
 )
+from neuron_spec.statistics import NothingToCompare
 
 DIRECTIONS = parse_directions("en-de,de-en,en-ru,ru-en")
 WIDTHS = {"encoder.layers.0": 24, "decoder.layers.0": 16}

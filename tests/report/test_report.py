@@ -36,7 +36,9 @@ from neuron_spec.report import run_folder
 from neuron_spec.report.report import write_report
 from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
-from neuron_spec.scoring.comparison import GroupComparison, OverSeeds, as_plain, read_comparison
+from neuron_spec.scoring.comparison import GroupComparison
+from neuron_spec.scoring.comparison_files import as_plain, read_comparison
+from neuron_spec.statistics import OverSeeds
 from neuron_spec.studies.ablation.measure import Ablation
 from neuron_spec.studies.ablation.page import write_ablation
 from neuron_spec.studies.conflict.measure import Cell, Conflict
@@ -166,25 +168,6 @@ def test_directions_without_english(tmp_path):
     text = write_report(write_run(tmp_path / "run", directions=directions))[0].read_text()
     assert "2 directions of English, de, nl, es, pt" in text
     assert "x→y" in text
-
-
-def test_without_scipy_only_the_dendrograms_are_missing(run, monkeypatch):
-    import builtins
-    import importlib.util
-
-    found, imported = importlib.util.find_spec, builtins.__import__
-
-    def refuse(name, *rest, **named):
-        assert name.split(".")[0] != "scipy", "scipy is not there"
-        return imported(name, *rest, **named)
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "scipy" else found(n, *a))
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    text = write_report(run)[0].read_text()
-    assert "they need scipy" in text
-    assert "figures/dendrogram.png" not in text
-    assert "figures/iou.png" in text
-    assert "within families" in text
 
 
 def write_small_ablation(run: Path) -> torch.Tensor:

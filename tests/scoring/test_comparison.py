@@ -19,23 +19,14 @@ from sacrebleu.significance import PairedTest
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.style import save
-from neuron_spec.scoring.comparison import (
-    LOSS,
-    METRICS,
-    TIE,
-    WIN,
-    System,
-    comparable,
-    compare,
-    comparison_markdown,
-    comparison_signature,
-    holm,
-    interval_over_directions,
-    sign_flip_p_value,
-    write_comparison,
-)
-from neuron_spec.scoring.evaluation import Outputs, PairedScore, evaluate, paired_bootstrap
+from neuron_spec.scoring.bootstrap import PairedScore, paired_bootstrap, resampled_scores
+from neuron_spec.scoring.comparison import LOSS, METRICS, TIE, WIN, compare, comparison_signature
+from neuron_spec.scoring.comparison_files import comparison_markdown, write_comparison
+from neuron_spec.scoring.evaluation import evaluate
 from neuron_spec.scoring.figures import score_differences
+from neuron_spec.scoring.metrics import Outputs
+from neuron_spec.scoring.systems import System, comparable
+from neuron_spec.statistics import holm, interval_over_directions, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
 SENTENCES = 30
@@ -166,6 +157,37 @@ def test_scores_and_p_values_are_sacrebleus_whatever_seed_the_environment_has(go
         assert found[name].score == expected[title][1].score
         assert found[name].sacrebleu_p_value == expected[title][1].p_value
         assert f"|bs:{SAMPLES}|seed:12345|" in found[name].signature
+
+
+def judged(share, sentences, seed):
+    """Texts of any quality, some lines of which are empty."""
+    lines = references(DIRECTIONS[seed % len(DIRECTIONS)], sentences)
+    written = [("" if i % 7 == 3 else line) for i, line in enumerate(spoiled(lines, share, seed))]
+    return lines, written, spoiled(lines, share * 0.9, seed + 100)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.7, 0.95])
+@pytest.mark.parametrize("sentences", [1, 3, 12, 80])
+def test_sacrebleu_judges_every_resampled_score(share, sentences, monkeypatch):
+    monkeypatch.delenv("SACREBLEU_SEED", raising=False)
+    lines, *written = judged(share, sentences, seed=int(100 * share))
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF(word_order=2))):
+        own, theirs = (
+            resampled_scores([Outputs(DIRECTIONS[0], text, lines) for text in written], samples=SAMPLES),
+            PairedTest(list(zip("ab", written)), {name: metric}, [lines], "bs", SAMPLES)()[1],
+        )
+        (title,) = set(theirs) - {"System"}
+        paired = PairedScore.of(own[0][name], own[1][name])
+        equal = paired.score == paired.baseline_score
+        p_value = 1.0 if equal else theirs[title][1].p_value
+        assert paired.sacrebleu_p_value == pytest.approx(p_value, abs=1e-12)
+        for text, scores in zip(written, own):
+            statistics = metric._extract_corpus_statistics(text, [lines])
+            drawn = np.random.default_rng(12345).choice(sentences, size=(SAMPLES, sentences), replace=True)
+            for found, kind in ((scores[name].samples, "float64"), (scores[name].single, "float32")):
+                totals = np.array(statistics, dtype=kind)[drawn].sum(axis=1)
+                expected = np.array([metric._compute_score_from_stats(row).score for row in totals])
+                assert found.tolist() == expected.tolist()
 
 
 def test_the_resampled_differences_are_those_behind_the_p_value(good):

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,15 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
 from neuron_spec.scoring.evaluation import (
-    DirectionScore,
-    Outputs,
-    detokenized,
     evaluate,
-    official_scoring,
     read_evaluation,
-    read_generate_output,
-    score,
+    scores_table,
     summarize,
     write_evaluation,
 )
 from neuron_spec.scoring.language_id import LanguageIdentifier
+from neuron_spec.scoring.logs import read_generate_output
+from neuron_spec.scoring.metrics import DirectionScore, Outputs, detokenized, official_scoring, score
 
 EN_DE = Direction("en", "de")
 REFERENCES = [
@@ -413,3 +411,63 @@ def test_the_model_is_of_the_precision_asked_for(workshop, checkpoint, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "anywhere", "--path", "a.pt", "--output", "e", "--fp16", "--bf16"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- table.md
+
+
+@dataclass(frozen=True)
+class Row:
+    direction: Direction
+    bleu: float
+    chrf: float
+    off_target_fraction: float | None = None
+    empty_fraction: float = 0.0
+    sentences: int = 100
+    reference_tokens: int = 900
+    language_id_accuracy_fraction: float | None = None
+    bleu_signature: str = "tok:13a"
+    chrf_signature: str = "nw:2"
+
+
+@dataclass(frozen=True)
+class Mean:
+    kind: str
+    name: str
+    group: str
+    directions: int
+    bleu: float
+    chrf: float
+    off_target_fraction: float | None = None
+    empty_fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    scores: list[Row]
+    summary: list[Mean] = field(default_factory=list)
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def row_named(table, name):
+    return [cells(line) for line in table.split("\n") if line.startswith("|") and cells(line)[0] == name]
+
+
+def evaluated(de, it, **changes):
+    rows = [Row(Direction("en", lang), bleu, 2 * bleu, **changes) for lang, bleu in (("de", de), ("it", it))]
+    overall = Mean("overall", "all", "all", 2, (de + it) / 2, de + it)
+    return Evaluated(rows, [overall, Mean("tier", "high", "O2M", 1, de, de)])
+
+
+def test_scores_table_shows_directions_means_and_signatures():
+    evaluation = evaluated(10.0, 20.0, off_target_fraction=0.125, language_id_accuracy_fraction=0.99)
+    table = scores_table(evaluation)
+    assert row_named(table, "en-it") == [["en-it", "100", "20.0", "40.0", "12.5%", "0.0%", "99.0%"]]
+    assert row_named(table, "all") == [["all", "all", "2", "15.0", "30.0", "-", "0.0%"]]
+    assert row_named(table, "high") == [["high", "O2M", "1", "10.0", "10.0", "-", "0.0%"]]
+    assert "- BLEU: `tok:13a`" in table
+    assert "- chrF++: `nw:2`" in table
+    assert "Families" not in table  # none given, so no empty table

@@ -11,7 +11,9 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 from neuron_spec.pages.page import Page, Paragraph, as_markdown
 from neuron_spec.pages.tables import markdown_table
-from neuron_spec.scoring.evaluation import DirectionScore, Evaluation, evaluate, read_generate_output
+from neuron_spec.scoring.evaluation import Evaluation, evaluate
+from neuron_spec.scoring.logs import read_generate_output
+from neuron_spec.scoring.metrics import DirectionScore
 from neuron_spec.scoring.published import (
     GAIN,
     SYSTEMS,

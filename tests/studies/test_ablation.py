@@ -15,15 +15,14 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import NothingToCompare
 from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.style import save
+from neuron_spec.statistics import NothingToCompare, diagonal_test
 from neuron_spec.studies.ablation import measure as ablation
 from neuron_spec.studies.ablation.measure import (
     Ablation,
     Ablator,
     choose,
-    diagonal_test,
     distinctive,
     draw_random,
     held_by_others,

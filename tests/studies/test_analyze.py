@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -135,15 +134,3 @@ def test_few_directions_and_no_sparsity_give_sensible_pages(tmp_path, capsys, pa
     assert found["languages"].get("qa", {"family": "unknown"})["family"] == "unknown"
     linked = {line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
     assert linked and all((out / figure).stat().st_size > 1000 for figure in linked)
-
-
-def test_missing_scipy_is_said_before_work_starts(analyze, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    assert analyze() == 2
-    assert "neuron_spec[analysis]" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_profile_is_no_mask_file(profile, tmp_path, capsys):
-    assert main(["analyze", str(profile), "--output", str(tmp_path / "out")]) == 2
-    assert "not a mask file" in capsys.readouterr().err

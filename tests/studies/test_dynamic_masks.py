@@ -7,14 +7,12 @@ from fractions import Fraction
 import pytest
 import torch
 
+from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.neurons.selection import cumulative, top_fraction
 from neuron_spec.studies.dynamic.masks import (
     RunningCounts,
     Scores,
     budgets,
-    churn,
-    kept_fraction,
-    mean_overlap,
     straight_through,
     top,
 )

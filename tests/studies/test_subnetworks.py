@@ -22,8 +22,11 @@ from neuron_spec.cli.main import COMMANDS, main
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.scoring.comparison import System, comparable, compare, comparison_signature, write_comparison
-from neuron_spec.scoring.evaluation import Evaluation, Outputs, evaluate
+from neuron_spec.scoring.comparison import compare, comparison_signature
+from neuron_spec.scoring.comparison_files import write_comparison
+from neuron_spec.scoring.evaluation import Evaluation, evaluate
+from neuron_spec.scoring.metrics import Outputs
+from neuron_spec.scoring.systems import System, comparable
 from neuron_spec.studies.subnetworks.page import KNOWN, read_subnetworks
 
 ROOT = Path(__file__).parents[2]

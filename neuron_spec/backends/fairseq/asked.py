@@ -24,8 +24,8 @@ from neuron_spec.corpora.build import card_of
 from neuron_spec.directions import Direction, direction_id, parse_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import NothingToCompare
 from neuron_spec.neurons.pairs import Compared, overlap_of
+from neuron_spec.statistics import NothingToCompare
 
 Loaded = TypeVar("Loaded")
 MORE_MASKS = "name fewer --lang-pairs, or profile and select these too"

@@ -17,11 +17,9 @@ says so.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations as orders_of
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +33,9 @@ from neuron_spec.directions import GROUPS, Direction, family_of
 from neuron_spec.errors import ModelError, NeuronSpecError
 from neuron_spec.modules.taps import Tap, tapped
 from neuron_spec.neurons.activations import side_of
-from neuron_spec.neurons.choices import PERMUTATIONS
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import NothingToCompare, PermutationTest
 from neuron_spec.neurons.pairs import FAMILY_KEYS, family_test, or_reason
+from neuron_spec.statistics import NothingToCompare, PermutationTest, diagonal_test
 
 Neurons = dict[str, Tensor]
 """Layer key -> bool ``[F]``, True = switched off. Layers that are not named stay whole."""
@@ -339,37 +336,6 @@ class Ablation:
 
     def family(self, code: str) -> str:
         return family_of(code, self.families)
-
-
-def diagonal_test(change: Tensor, *, permutations: int = PERMUTATIONS, seed: int) -> PermutationTest:
-    """How often sets dealt out otherwise cost the directions at least as much as their own do.
-
-    One-sided, of the sum over directions of what each loses by the set that it is dealt. Every set is dealt
-    once, so that neither a set whose neurons matter to all nor a direction that suffers from any loss adds to
-    the contrast. All n! ways are gone through where they are no more than ``permutations``; otherwise so
-    many are drawn at random, and p = (1 + hits) / (1 + permutations). Ours.
-
-    Args:
-        change: float `[n, n]`, rows: sets, columns: directions; own ones on the diagonal.
-
-    Raises:
-        NothingToCompare: if n is less than 2.
-    """
-    n = len(change)
-    if n < 2:
-        raise NothingToCompare("an ablation compares directions", got=n, expected="2 or more")
-    is_exact = math.factorial(n) <= permutations
-    if is_exact:
-        orders = torch.tensor(list(orders_of(range(n))))
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        orders = torch.rand(permutations, n, generator=generator, dtype=torch.float64).argsort(dim=1)
-    dealt = change.double()[orders, torch.arange(n)].sum(dim=1)  # [orders]
-    # A tolerance, because sums that are equal may differ in their last bits.
-    hits = int((dealt >= change.double().diagonal().sum() - 1e-12 * n).sum())
-    if is_exact:
-        return PermutationTest(hits / len(orders), len(orders), True)
-    return PermutationTest((1 + hits) / (1 + permutations), permutations, False)
 
 
 def summarize(ablation: Ablation, *, seed: int) -> dict[str, Any]:

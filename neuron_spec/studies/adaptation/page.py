@@ -16,7 +16,8 @@ from neuron_spec.pages import style
 from neuron_spec.pages.curves import line_panels
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, again, left_in, plain
 from neuron_spec.pages.tables import Cell, markdown_table
-from neuron_spec.scoring.evaluation import ALL, DirectionScore, Evaluation
+from neuron_spec.scoring.evaluation import ALL, Evaluation
+from neuron_spec.scoring.metrics import DirectionScore
 from neuron_spec.studies.adaptation.measure import Updates
 
 Results = Mapping[Direction, Mapping[int, Evaluation]]

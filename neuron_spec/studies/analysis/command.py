@@ -1,7 +1,7 @@
 """Analyze the specialized neurons of a mask file: overlap over layers and language families, sparsity,
 dendrograms, and, given profiles on other data, whether the same neurons would be selected again.
 
-Writes analysis.json, analysis.md, iou.csv and figures (PNG and SVG). Needs scipy: the extra 'analysis'.
+Writes analysis.json, analysis.md, iou.csv and figures (PNG and SVG).
 
 examples:
   neuron-spec analyze masks.safetensors --output analysis
@@ -14,7 +14,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from neuron_spec.neurons.choices import GROUPS, PERMUTATIONS
+from neuron_spec.neurons.choices import GROUPS
+from neuron_spec.statistics import PERMUTATIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +65,6 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.errors import NeuronSpecError
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.neurons.overlap import scipy_part
     from neuron_spec.studies.analysis.measure import (
         Question,
         pairs_compared,
@@ -78,7 +78,6 @@ def run(args: argparse.Namespace) -> None:
         raise NeuronSpecError("--permutations", got=args.permutations, expected="1 or more")
     if len(set(args.profile)) < len(args.profile):
         raise NeuronSpecError("--profile names a file twice", got=", ".join(map(str, args.profile)))
-    scipy_part("stats")
     masks = NeuronMasks.load(args.masks)
     masks.require_neurons(args.masks)
     question = Question(

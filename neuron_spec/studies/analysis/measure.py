@@ -23,22 +23,9 @@ from neuron_spec.artifacts import read_json, require_file
 from neuron_spec.directions import UNKNOWN, family_of, language, tree_distance
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.activations import ActivationCounts, side_of
-from neuron_spec.neurons.choices import PERMUTATIONS, SIDES
+from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import (
-    Compared,
-    Mantel,
-    NothingToCompare,
-    PermutationTest,
-    Tree,
-    cluster,
-    compared,
-    family_contrast,
-    mantel,
-    mean_off_diagonal,
-    off_diagonal,
-    permutation_test,
-)
+from neuron_spec.neurons.overlap import Compared, Tree, cluster, compared, mean_off_diagonal, off_diagonal
 from neuron_spec.neurons.pairs import or_reason
 from neuron_spec.neurons.stability import (
     are_split,
@@ -47,6 +34,15 @@ from neuron_spec.neurons.stability import (
     part_of,
     random_iou_per_direction,
     select_again,
+)
+from neuron_spec.statistics import (
+    PERMUTATIONS,
+    Mantel,
+    NothingToCompare,
+    PermutationTest,
+    family_contrast,
+    mantel,
+    permutation_test,
 )
 
 DISTANCES_HEADER = ["language", "language", "distance"]
@@ -95,7 +91,6 @@ class Question:
 
         Raises:
             NothingToCompare: if there are not two.
-            NeuronSpecError: if scipy is missing.
         """
         return cluster(self.mean_iou(side), self.compared(side).distinct)
 
@@ -199,9 +194,6 @@ def analyze(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str, A
 
     Args:
         again: what `select_from_profiles` returns.
-
-    Raises:
-        NeuronSpecError: if scipy is missing.
     """
     masks = question.masks
     codes = sorted({code for d in masks.directions for code in (d.source, d.target)})
@@ -271,7 +263,7 @@ def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str,
 
 
 def overlap_and_families(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
-    """How far the sets of languages overlap, and whether those of one family overlap more; needs no scipy.
+    """How far the sets of languages overlap, and whether those of one family overlap more.
 
     Args:
         codes: of the L languages.

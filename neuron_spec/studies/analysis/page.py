@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from neuron_spec.directions import GROUPS
 from neuron_spec.neurons.choices import Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import NothingToCompare, Tree, off_diagonal, pairwise_iou
+from neuron_spec.neurons.overlap import Tree, off_diagonal, pairwise_iou
 from neuron_spec.pages import curves, heatmap
 from neuron_spec.pages.family_tests import FAMILY_P, p_of
 from neuron_spec.pages.page import (
@@ -29,6 +29,7 @@ from neuron_spec.pages.page import (
 from neuron_spec.pages.study_page import StudyPage
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text
+from neuron_spec.statistics import NothingToCompare
 from neuron_spec.studies.analysis.measure import Question, analyze
 
 ANALYSIS_JSON = "analysis.json"
@@ -57,11 +58,7 @@ def write_analysis(
 
 
 def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str, Figure]:
-    """Those of the figures that the masks allow: name -> figure.
-
-    Raises:
-        NeuronSpecError: if a dendrogram is asked for and scipy is missing.
-    """
+    """Those of the figures that the masks allow: name -> figure."""
     masks, families = question.masks, question.families
     decoder, first = question.compared("decoder"), next(iter(masks.side("decoder")), None)
     makers: dict[str, Callable[[], Figure]] = {

@@ -23,8 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuron_spec.neurons.overlap import mean_off_diagonal, pairwise_iou
-
 # Counts decay in integers, which half precision leaves alone: in these parts of an active token.
 _PARTS = 2**16
 
@@ -49,23 +47,6 @@ def budgets(kept: Mapping[str, Tensor], percent: Fraction | None = None) -> dict
         else torch.full((len(rows),), math.ceil(percent * rows.size(1) / 100), device=rows.device)
         for site, rows in kept.items()
     }
-
-
-def churn(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """How much masks changed, 0-1: 1 - IoU of the old and the new set, mean over sites and directions."""
-    same = [pairwise_iou(old, after[site]).diagonal().mean() for site, old in before.items()]
-    return 1 - float(torch.stack(same).mean())
-
-
-def kept_fraction(kept: Mapping[str, Tensor]) -> float:
-    """0-1, mean over sites and directions."""
-    return float(torch.stack([rows.double().mean() for rows in kept.values()]).mean())
-
-
-def mean_overlap(kept: Mapping[str, Tensor]) -> float:
-    """IoU of two directions' sets, 0-1, mean over pairs and sites; of a single direction 1."""
-    of_sites = [mean_off_diagonal(pairwise_iou(rows)) if len(rows) > 1 else 1.0 for rows in kept.values()]
-    return sum(of_sites) / len(of_sites)
 
 
 class _State(nn.Module):

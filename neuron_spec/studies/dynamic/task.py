@@ -37,14 +37,12 @@ from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1
 from neuron_spec.modules.taps import tapped
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.neurons.selection import cumulative, parse_k
 from neuron_spec.studies.dynamic.masks import (
     RunningCounts,
     Scores,
     budgets,
-    churn,
-    kept_fraction,
-    mean_overlap,
     straight_through,
     top,
 )

@@ -32,19 +32,15 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
 from neuron_spec.errors import ArtifactError
+from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.pages import style
 from neuron_spec.pages.curves import line_panels
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
-from neuron_spec.report.run_folder import DYNAMIC, FULL, STATIC
-from neuron_spec.scoring.comparison import (
-    COMPARISON,
-    Comparison,
-    interval_over_directions,
-    read_comparison,
-    sign_flip_p_value,
-)
+from neuron_spec.scoring.comparison import Comparison
+from neuron_spec.scoring.comparison_files import COMPARISON, read_comparison
 from neuron_spec.scoring.evaluation import ALL
-from neuron_spec.studies.dynamic.masks import churn, kept_fraction, mean_overlap
+from neuron_spec.scoring.systems import DYNAMIC, FULL, STATIC
+from neuron_spec.statistics import interval_over_directions, sign_flip_p_value
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 KNOWN = f"against-{FULL}"

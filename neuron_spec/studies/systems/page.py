@@ -32,7 +32,8 @@ from neuron_spec.artifacts import (
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, weights_sha256
 from neuron_spec.errors import ArtifactError
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
-from neuron_spec.scoring.comparison import COMPARISON, Comparison, read_comparison
+from neuron_spec.scoring.comparison import Comparison
+from neuron_spec.scoring.comparison_files import COMPARISON, read_comparison
 from neuron_spec.scoring.evaluation import ALL
 
 SYSTEMS = "systems"  # .md, .csv, .json

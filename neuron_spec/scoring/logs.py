@@ -1,0 +1,146 @@
+"""Reading logs of ``fairseq-generate``: hypotheses, references and sources, without language tokens and pieces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from neuron_spec.artifacts import require_file
+from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError, DirectionError
+from neuron_spec.scoring.metrics import Outputs
+
+_LOG_LINE = re.compile(r"([STH])-(\d+)\t(.*)", re.DOTALL)
+_LANGUAGE_TOKEN = re.compile(r"__(\w+?)__(?: |$)")
+_HEADER = re.compile(r"source_lang'?[=:] ?'(\w+)'.*?target_lang'?[=:] ?'(\w+)'")
+# Folders also have names such as 'run-2': only codes as short as languages' are taken for a direction.
+_FOLDER = re.compile(r"[a-z]{2,3}(_[A-Za-z]+)?-[a-z]{2,3}(_[A-Za-z]+)?")
+_PIECE_START = "\u2581"
+
+
+def read_generate_output(path: str | Path, *, direction: Direction | None = None) -> Outputs:
+    """Read a log of ``fairseq-generate``: the S, T and H lines, in the order of the test set.
+
+    The first (best) hypothesis of each sentence is kept. SentencePiece pieces, if the log still has
+    them, are joined, and language tokens removed. The direction is the caller's, else the one in the
+    log's header, else the folder's name (``.../de-en/generate-test.txt``).
+
+    Raises:
+        ArtifactError: if the file is missing, has no such lines, is malformed, or lacks sentences.
+        DirectionError: if the direction is not known, or the log is of another one.
+    """
+    path = Path(path)
+    lines = read_text(require_file(path, "fairseq-generate log")).split("\n")
+    found: dict[str, dict[int, str]] = {"S": {}, "T": {}, "H": {}}
+    header = None
+    for number, line in enumerate(lines, start=1):
+        match = _LOG_LINE.fullmatch(line)
+        if match is None:
+            header = header or _HEADER.search(line)
+            continue
+        kind, sentence, text = match[1], int(match[2]), match[3]
+        if kind == "H":
+            _score, tab, text = text.partition("\t")
+            if not tab:
+                raise ArtifactError(
+                    "malformed fairseq-generate log",
+                    where=f"{path}, line {number}",
+                    got=repr(line[:80]),
+                    expected="'H-<id>', score and text, parted by tabs",
+                )
+            found[kind].setdefault(sentence, text)
+        elif sentence in found[kind]:
+            raise ArtifactError(
+                "a sentence appears twice in a fairseq-generate log",
+                where=f"{path}, line {number}",
+                got=f"{kind}-{sentence}",
+                mend="the log holds several runs or directions: give one file for each",
+            )
+        else:
+            found[kind][sentence] = text
+    _require_whole(path, found)
+
+    in_header = Direction(header[1], header[2]) if header else None
+    known = _direction_of(path, direction, in_header)
+    sources = _without_language_tokens(path, known, found["S"])
+    pieces = any(_PIECE_START in text for texts in found.values() for text in texts.values())
+    text_of = {
+        kind: [_joined(texts[sentence]) if pieces else texts[sentence] for sentence in sorted(texts)]
+        for kind, texts in {**found, "S": sources}.items()
+    }
+    return Outputs(known, text_of["H"], text_of["T"], text_of["S"] or None)
+
+
+def read_text(path: Path) -> str:
+    """The text as it is: Python's text mode would turn a carriage return into a line break.
+
+    Split it at line feeds, not with splitlines, which takes further characters for line breaks.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError("a text is not UTF-8", where=path, got=str(error)) from error
+
+
+def _require_whole(path: Path, found: Mapping[str, Mapping[int, str]]) -> None:
+    if not found["H"] or not found["T"]:
+        raise ArtifactError(
+            "no translations in a fairseq-generate log",
+            where=path,
+            got=f"{len(found['H'])} H lines, {len(found['T'])} T lines",
+            expected="an H and a T line for each sentence",
+            mend="give the output of fairseq-generate without --quiet",
+        )
+    kinds = [kind for kind in "HTS" if found[kind]]
+    sentences = range(1 + max(max(found[kind]) for kind in kinds))
+    for kind in kinds:
+        missing = [i for i in sentences if i not in found[kind]]
+        if missing:
+            raise ArtifactError(
+                "sentences are missing from a fairseq-generate log",
+                where=path,
+                got=f"no {kind} line for {len(missing)} of {len(sentences)} ids, the first {missing[0]}",
+                expected="every id from 0",
+                mend="the run was cut short, or this is one shard of several: join the shards' logs",
+            )
+
+
+def _direction_of(path: Path, given: Direction | None, in_header: Direction | None) -> Direction:
+    if given and in_header and given != in_header:
+        raise DirectionError(
+            "a fairseq-generate log is of another direction", where=path, got=in_header, expected=given
+        )
+    if named := given or in_header:
+        return named
+    folder = path.resolve().parent.name
+    if not _FOLDER.fullmatch(folder):
+        raise DirectionError(
+            "a fairseq-generate log does not tell its direction",
+            where=path,
+            got=f"folder {folder!r}, and no source_lang in the log",
+            mend="name the direction, or the folder after it, such as 'de-en/generate-test.txt'",
+        )
+    return Direction.parse(folder)
+
+
+def _without_language_tokens(path: Path, direction: Direction, sources: Mapping[int, str]) -> dict[int, str]:
+    """Take off the ``__de__`` before each source; it must name one of the direction's two languages."""
+    matches = {sentence: _LANGUAGE_TOKEN.match(text) for sentence, text in sources.items()}
+    tokens = {match[1] for match in matches.values() if match}
+    if not all(matches.values()):
+        return dict(sources)  # not tagged; what looks like a token in some sentence is its text
+    foreign = tokens - {direction.source, direction.target}
+    if foreign:
+        raise DirectionError(
+            "the language tokens in a fairseq-generate log are not of its direction",
+            where=path,
+            got=", ".join(f"__{token}__" for token in sorted(foreign)),
+            expected=f"__{direction.source}__ or __{direction.target}__",
+            mend="name the direction that the log is of",
+        )
+    return {sentence: _LANGUAGE_TOKEN.sub("", text, count=1) for sentence, text in sources.items()}
+
+
+def _joined(pieces: str) -> str:
+    return pieces.replace(" ", "").replace(_PIECE_START, " ").strip()

@@ -1,0 +1,178 @@
+"""From hypotheses and references to scores: BLEU and chrF++ (0-100), off-target and empty rates (0-1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from neuron_spec.artifacts import HYPOTHESES, REFERENCES, SOURCES
+from neuron_spec.directions import Direction
+from neuron_spec.errors import NeuronSpecError
+from neuron_spec.scoring.language_id import LanguageIdentifier
+
+# Languages whose words 13a cannot find; every other language is scored with 13a.
+_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+DEFAULT_TOKENIZER = "13a"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a system wrote for one direction: line i of each list is about test sentence i.
+
+    Raises:
+        NeuronSpecError: if the lists are empty or of different length, or a text holds a line break.
+    """
+
+    direction: Direction
+    hypotheses: list[str]
+    references: list[str]
+    sources: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(lines) for lines in self.texts().values()}
+        if lengths == {0} or len(lengths) > 1:
+            raise NeuronSpecError(
+                "hypotheses, references and sources do not belong together",
+                where=self.direction,
+                got=", ".join(f"{len(lines)} {name}" for name, lines in self.texts().items()),
+                expected="one of each per test sentence, and at least one sentence",
+            )
+        for name, lines in self.texts().items():
+            broken = next((i for i, line in enumerate(lines) if "\n" in line), None)
+            if broken is not None:
+                raise NeuronSpecError(
+                    "a line break inside a sentence",
+                    where=f"{self.direction}, {name}, sentence {broken}",
+                    got=repr(lines[broken]),
+                    expected="one line per sentence",
+                )
+
+    def texts(self) -> dict[str, list[str]]:
+        """Name -> lines, of those that are known."""
+        texts = {HYPOTHESES: self.hypotheses, REFERENCES: self.references}
+        return texts if self.sources is None else {**texts, SOURCES: self.sources}
+
+
+@dataclass(frozen=True)
+class DirectionScore:
+    """Scores of one direction. ``*_tokens`` count words as BLEU's tokenizer sees them."""
+
+    direction: Direction
+    bleu: float
+    chrf: float
+    sentences: int
+    hypothesis_tokens: int
+    reference_tokens: int
+    empty_fraction: float
+    off_target_fraction: float | None
+    language_id_accuracy_fraction: float | None
+    bleu_signature: str
+    chrf_signature: str
+
+    @property
+    def group(self) -> str:
+        """``O2M`` out of English, ``M2O`` into it, ``X2Y`` between two other languages."""
+        return self.direction.group.code
+
+
+def score(
+    outputs: Outputs, *, language_id: LanguageIdentifier | None = None, tokenizer: str | None = None
+) -> DirectionScore:
+    """BLEU, chrF++ (word order 2) and the rates of empty and off-target hypotheses.
+
+    A hypothesis is off target if it is not empty and identified as another language than the target;
+    the rate means nothing without ``language_id_accuracy_fraction``, the share of the references that
+    are identified as the target. Both are None without ``language_id``. ``tokenizer`` is sacreBLEU's;
+    by default the one for the target language.
+
+    Raises:
+        NeuronSpecError: if a tokenizer is not installed or unknown.
+        CorpusError: if ``language_id`` does not know the target language.
+    """
+    target = outputs.direction.target
+    bleu = bleu_metric(tokenizer or default_tokenizer(target), target)
+    chrf = CHRF(word_order=2)
+    bleu_score = bleu.corpus_score(outputs.hypotheses, [outputs.references])
+    chrf_score = chrf.corpus_score(outputs.hypotheses, [outputs.references])
+
+    written = [text for text in outputs.hypotheses if text.strip()]
+    sentences = len(outputs.hypotheses)
+    off_target = accuracy = None
+    if language_id is not None:
+        accuracy = language_id.accuracy({target: outputs.references})[target]
+        off_target = sum(found != target for found in language_id.identify(written)) / sentences
+    return DirectionScore(
+        direction=outputs.direction,
+        bleu=bleu_score.score,
+        chrf=chrf_score.score,
+        sentences=sentences,
+        hypothesis_tokens=bleu_score.sys_len,
+        reference_tokens=bleu_score.ref_len,
+        empty_fraction=(sentences - len(written)) / sentences,
+        off_target_fraction=off_target,
+        language_id_accuracy_fraction=accuracy,
+        bleu_signature=str(bleu.get_signature()),
+        chrf_signature=str(chrf.get_signature()),
+    )
+
+
+def default_tokenizer(target: str) -> str:
+    """sacreBLEU's tokenizer for a language."""
+    return _TOKENIZERS.get(target, DEFAULT_TOKENIZER)
+
+
+def bleu_metric(tokenizer: str, target: str, references: Sequence[Sequence[str]] | None = None) -> BLEU:
+    """sacreBLEU's BLEU; with ``references`` it keeps their n-grams.
+
+    Raises:
+        NeuronSpecError: if a package that the tokenizer needs is not installed.
+    """
+    try:
+        return BLEU(tokenize=tokenizer, references=references)
+    except RuntimeError as error:
+        extra = tokenizer.partition("-")[0]
+        raise NeuronSpecError(
+            "the BLEU tokenizer of a target language is not installed",
+            where=f"target language {target}",
+            got=f"sacreBLEU tokenizer {tokenizer!r} without its packages",
+            mend=f'pip install "sacrebleu[{extra}]"',
+        ) from error
+
+
+def detokenized(outputs: Outputs) -> Outputs:
+    """Hypotheses and references through the Moses detokenizer of the target language.
+
+    The references are thereby changed too ("9: 30 am"), so scores are comparable with the official
+    EC30 figures and with no others.
+
+    Raises:
+        NeuronSpecError: if sacremoses is not installed.
+    """
+    try:
+        from sacremoses import MosesDetokenizer
+    except ImportError as error:
+        raise NeuronSpecError(
+            "official scoring needs the Moses detokenizer",
+            got="no package sacremoses",
+            mend="pip install sacremoses",
+        ) from error
+    # Its rules for apostrophes and clitics depend on the language.
+    moses = MosesDetokenizer(lang=outputs.direction.target)
+    return Outputs(
+        outputs.direction,
+        [moses.detokenize(text.split()) for text in outputs.hypotheses],
+        [moses.detokenize(text.split()) for text in outputs.references],
+        outputs.sources,
+    )
+
+
+def official_scoring(outputs: Outputs, *, language_id: LanguageIdentifier | None = None) -> DirectionScore:
+    """Score as the official EC30 figures were: `detokenized` text, 13a for every language.
+
+    Raises:
+        NeuronSpecError: if sacremoses is not installed.
+    """
+    return score(detokenized(outputs), language_id=language_id, tokenizer=DEFAULT_TOKENIZER)

@@ -1,0 +1,177 @@
+"""Systems: what they are called, and which evaluations of them can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from neuron_spec.artifacts import hash_text
+from neuron_spec.directions import Direction
+from neuron_spec.errors import DirectionError, NeuronSpecError
+from neuron_spec.scoring.evaluation import Evaluation
+
+DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
+FULL, FULL_LONGER, STATIC, DYNAMIC = "full", "full-longer", "static", "dynamic"
+META = "meta-"  # before the name of a system: the same one, trained by episodes
+# The order of columns; others follow by name.
+SYSTEMS = (
+    *(DENSE, CONTINUATION, SPECIALIZED, RANDOM, FULL, FULL_LONGER, STATIC, DYNAMIC),
+    *(META + name for name in (FULL, STATIC, DYNAMIC)),
+)
+
+
+def place(system: str) -> tuple[int, str]:
+    """By which systems are sorted."""
+    return SYSTEMS.index(system) if system in SYSTEMS else len(SYSTEMS), system
+
+
+@dataclass(frozen=True)
+class System:
+    """One way of training, evaluated once per seed."""
+
+    name: str
+    seeds: list[Evaluation]
+
+    def label(self, index: int) -> str:
+        return self.name if len(self.seeds) == 1 else f"{self.name}, seed {index + 1}"
+
+
+def comparable(systems: Sequence[System], *, common_directions: bool = False) -> list[System]:
+    """The systems with all evaluations in the order of the baseline's directions; the first is the baseline.
+
+    Args:
+        common_directions: keep the directions that every evaluation has; without it all must have the same.
+
+    Raises:
+        NeuronSpecError: if there are fewer than two systems, two have one name, their numbers of seeds do
+            not pair up, or they were not scored on the same texts in the same way.
+        DirectionError: if the directions differ, or none is common.
+    """
+    names = [system.name for system in systems]
+    if len(systems) < 2 or len(set(names)) < len(names):
+        raise NeuronSpecError(
+            "nothing to compare" if len(systems) < 2 else "two systems have one name",
+            got=", ".join(names) or "no system",
+            expected="a baseline and one system or more, each with a name of its own",
+            mend="give NAME=DIR for each; the seeds of one system go together, NAME=DIR,DIR",
+        )
+    baseline = systems[0]
+    for system in systems:
+        if 1 != len(system.seeds) != len(baseline.seeds) != 1:
+            raise NeuronSpecError(
+                "numbers of seeds do not pair up",
+                got=f"{len(system.seeds)} of {system.name}",
+                expected=f"1 or {len(baseline.seeds)}, as of the baseline {baseline.name}",
+                mend="seed i is compared with the baseline's seed i, a single one with each",
+            )
+    evaluations = {system.label(i): seed for system in systems for i, seed in enumerate(system.seeds)}
+    directions = _shared_directions(evaluations, common_directions)
+    aligned = [
+        replace(system, seeds=[_in_order(seed, directions) for seed in system.seeds]) for system in systems
+    ]
+    labelled = [(system.label(i), seed) for system in aligned for i, seed in enumerate(system.seeds)]
+    for other in labelled[1:]:
+        _require_same_test(labelled[0], other)
+    return aligned
+
+
+def _shared_directions(evaluations: Mapping[str, Evaluation], common_directions: bool) -> list[Direction]:
+    (first, reference), *others = evaluations.items()
+    expected = [score.direction for score in reference.scores]
+    common = set(expected)
+    for name, evaluation in others:
+        got = {score.direction for score in evaluation.scores}
+        if got != set(expected) and not common_directions:
+            raise DirectionError(
+                "evaluations of different directions",
+                where=f"{first}; {name}",
+                got=f"only {name} has {_listed(got - set(expected))}",
+                expected=f"only {first} has {_listed(set(expected) - got)}",
+                mend="--common-directions compares those that all have",
+            )
+        common &= got
+    if not common:
+        raise DirectionError(
+            "the evaluations have no direction in common",
+            got="; ".join(
+                f"{name}: {_listed(s.direction for s in e.scores)}" for name, e in evaluations.items()
+            ),
+        )
+    return [direction for direction in expected if direction in common]
+
+
+def _listed(directions: Any) -> str:
+    return ", ".join(sorted(map(str, directions))) or "none"
+
+
+def _in_order(evaluation: Evaluation, directions: Sequence[Direction]) -> Evaluation:
+    outputs = {o.direction: o for o in evaluation.outputs}
+    scores = {s.direction: s for s in evaluation.scores}
+    return replace(
+        evaluation, outputs=[outputs[d] for d in directions], scores=[scores[d] for d in directions]
+    )
+
+
+def _require_same_test(first: tuple[str, Evaluation], second: tuple[str, Evaluation]) -> None:
+    (name, a), (other, b) = first, second
+    where = f"{name}; {other}"
+    for expected, got in zip(a.outputs, b.outputs, strict=True):
+        _require_same_text("references", where, expected.direction, expected.references, got.references)
+        if expected.sources is not None and got.sources is not None:
+            _require_same_text("sources", where, expected.direction, expected.sources, got.sources)
+    settings: list[tuple[str, str, Any, Any]] = [
+        ("official scoring", where, is_official(a), is_official(b)),
+    ]
+    for x, y in zip(a.scores, b.scores, strict=True):
+        settings += [
+            ("BLEU signature", f"{where}, {x.direction}", x.bleu_signature, y.bleu_signature),
+            ("chrF++ signature", f"{where}, {x.direction}", x.chrf_signature, y.chrf_signature),
+        ]
+    # The hash is of all directions' files at once, so it compares only if these are the same.
+    hashes = _data_hash(a), _data_hash(b)
+    if _evaluated(a) == _evaluated(b) and None not in hashes:
+        settings.append(("data-bin (its text or vocabulary)", where, *hashes))
+    for what, place, wanted, got in settings:
+        if wanted != got:
+            raise NeuronSpecError(
+                f"evaluations that differ in {what} cannot be compared",
+                where=place,
+                got=f"{got} of {other}",
+                expected=f"{wanted}, as of {name}",
+                mend="evaluate both on one data-bin, with the same sacreBLEU and scoring",
+            )
+
+
+def _require_same_text(
+    what: str, where: str, direction: Direction, expected: Sequence[str], got: Sequence[str]
+) -> None:
+    if list(expected) == list(got):
+        return
+    unequal = (i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b)
+    at = next(unequal, min(len(expected), len(got)))
+
+    def shown(lines: Sequence[str]) -> str:
+        text = repr(lines[at][:80]) if at < len(lines) else "nothing"
+        return f"{len(lines)} lines (sha256 {hash_text(*lines)[:12]}), the {at + 1}th: {text}"
+
+    raise NeuronSpecError(
+        f"evaluations on different {what} cannot be compared",
+        where=f"{where}, {direction}",
+        got=shown(got),
+        expected=shown(expected),
+        mend="evaluate both on the same test set",
+    )
+
+
+def is_official(evaluation: Evaluation) -> bool:
+    """Whether it was scored as the official figures were: detokenized."""
+    return bool(evaluation.signature.get("parameters", {}).get("official_scoring", False))
+
+
+def _evaluated(evaluation: Evaluation) -> set[str]:
+    return set(evaluation.signature.get("parameters", {}).get("directions", ()))
+
+
+def _data_hash(evaluation: Evaluation) -> str | None:
+    return evaluation.signature.get("inputs", {}).get("data")

@@ -1,0 +1,70 @@
+"""Differences as tables: score with its deviation, difference, interval, p, wins and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuron_spec.pages.page import Table
+from neuron_spec.pages.tables import Cell, bounds, shown_p, signed
+from neuron_spec.scoring.comparison import Difference
+from neuron_spec.statistics import OverSeeds
+
+
+def spread(of: OverSeeds) -> Cell:
+    """``16.5``, or ``16.5 ± 0.3`` over several seeds."""
+    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
+
+
+def signed_spread(of: OverSeeds) -> str:
+    """``+0.25``, or ``+0.25 ± 0.10`` over several seeds."""
+    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
+
+
+def difference_cells(row: Difference) -> list[Cell]:
+    """Difference in BLEU, interval and p; unknown ones are None."""
+    return [
+        signed(row.difference),
+        None if row.low is None or row.high is None else bounds(row.low, row.high),
+        None if row.p_value is None else shown_p(row.p_value),
+    ]
+
+
+def difference_table(
+    baseline: str, rows: Sequence[Difference], further: Mapping[str, Sequence[Cell]] | None = None
+) -> Table:
+    """A line for each system.
+
+    Args:
+        further: name of a column -> its cells.
+    """
+    further = further or {}
+    lines = [
+        [
+            row.system,
+            spread(OverSeeds(row.bleu, row.bleu_std)),
+            row.chrf,
+            *difference_cells(row),
+            row.wins,
+            row.losses,
+        ]
+        for row in rows
+    ]
+    header = (
+        "system",
+        "BLEU",
+        "chrF++",
+        f"BLEU - {baseline}",
+        "95% interval",
+        "p",
+        "wins",
+        "losses",
+        *further,
+    )
+    return Table(header, [[*line, *cells] for line, *cells in zip(lines, *further.values(), strict=True)])
+
+
+def values_of(row: Difference, columns: Mapping[str, str] | Sequence[str]) -> dict[str, Any]:
+    """Some fields of a row, as files name them: name in the file -> field, or names that are the same in both."""
+    names = columns if isinstance(columns, Mapping) else {name: name for name in columns}
+    return {name: getattr(row, field) for name, field in names.items()}
