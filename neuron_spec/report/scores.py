@@ -114,7 +114,7 @@ def _means(run: Run, metric: str) -> Table:
             [
                 _named(row.kind, row.name),
                 _GROUPS[row.group],
-                *(mean_score([getattr(seed[key], metric) for seed in seeds]) for seeds in means.values()),
+                *(_mean_score([getattr(seed[key], metric) for seed in seeds]) for seeds in means.values()),
                 row.directions,
             ]
             for key, row in means[run.systems[0]][0].items()
@@ -123,7 +123,7 @@ def _means(run: Run, metric: str) -> Table:
     )
 
 
-def mean_score(values: Sequence[float]) -> Cell:
+def _mean_score(values: Sequence[float]) -> Cell:
     """Over seeds, with the standard deviation where there are several; None of nothing."""
     return spread(OverSeeds.of(values)) if values else None
 
@@ -141,7 +141,7 @@ def _per_direction(run: Run, metric: str) -> Table:
             [
                 name,
                 _family_of(run, name),
-                *(mean_score(scores.get(name, ())) for scores in by_system.values()),
+                *(_mean_score(scores.get(name, ())) for scores in by_system.values()),
             ]
             for name in next(iter(by_system.values()))
         ],

@@ -36,6 +36,7 @@ from neuron_spec.report import run_folder
 from neuron_spec.report.report import write_report
 from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
+from neuron_spec.scoring import comparison_files
 from neuron_spec.scoring.comparison import GroupComparison
 from neuron_spec.scoring.comparison_files import as_plain, read_comparison
 from neuron_spec.statistics import OverSeeds
@@ -107,7 +108,7 @@ def test_translations_cannot_become_markup(written):
 
 def test_the_report_is_the_same_again_and_keeps_its_comparison(written, run, monkeypatch):
     monkeypatch.setattr(style, "rendered", DRAW)
-    monkeypatch.setattr(run_folder, "compare", None)  # not called
+    monkeypatch.setattr(comparison_files, "compare", None)  # not called
     write_report(run)
     for path in (path for path in run.rglob("*") if path.is_file()):
         before = (written / path.relative_to(run)).read_bytes()

@@ -254,21 +254,6 @@ def _dropped_percent(question: Question, layer: str) -> dict[str, dict[str, floa
 
 def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
     """``iou``: float `[L, L]` between the languages ``codes``."""
-    return {
-        **overlap_and_families(question, codes, iou),
-        "language_distances": or_reason(
-            _MANTEL_KEYS, lambda: _against_distances(question, codes, 1 - iou), reason_of
-        ),
-    }
-
-
-def overlap_and_families(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
-    """How far the sets of languages overlap, and whether those of one family overlap more.
-
-    Args:
-        codes: of the L languages.
-        iou: float `[L, L]`.
-    """
 
     def overlap() -> dict[str, Any]:
         values = off_diagonal(iou)
@@ -289,9 +274,13 @@ def overlap_and_families(question: Question, codes: Sequence[str], iou: Tensor) 
             **_test(test),
         }
 
+    def by_distance() -> dict[str, Any]:
+        return _against_distances(question, codes, 1 - iou)
+
     return {
         "iou_percent": or_reason(("mean", "min", "max"), overlap, reason_of),
         "families": or_reason(_FAMILY_KEYS, by_family, reason_of),
+        "language_distances": or_reason(_MANTEL_KEYS, by_distance, reason_of),
     }
 
 
