@@ -9,37 +9,33 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 
 from neuron_spec import __version__
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.studies import STUDIES, Command
+from neuron_spec.studies import STUDIES
 
-_OWN = (
-    Command("data", "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card"),
-    Command("profile", "count how often each neuron is active, per direction and layer", passes_on=True),
-    Command("select", "select each direction's specialized neurons from a profile"),
-    Command("masks", "vote over several mask files"),
-    Command(
-        "evaluate",
-        "translate and score all directions, or score existing fairseq-generate output",
-        passes_on=True,
-    ),
-    Command("compare", "compare evaluated systems: differences, significance, wins and losses"),
-    Command("report", "write a run's report: tables, figures, sample translations"),
-    Command("flags", "print the fairseq flags of a config file"),
-    Command("checkpoint", "make a checkpoint small, or compare it with a corpus"),
-    Command("user-dir", "print the folder to pass to fairseq's --user-dir"),
-)
 COMMANDS = {
-    command.name: replace(command, module=f"neuron_spec.cli.{command.name.replace('-', '_')}")
-    for command in _OWN
+    "data": "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card",
+    "profile": "count how often each neuron is active, per direction and layer",
+    "select": "select each direction's specialized neurons from a profile",
+    "masks": "vote over several mask files",
+    "evaluate": "translate and score all directions, or score existing fairseq-generate output",
+    "compare": "compare evaluated systems: differences, significance, wins and losses",
+    "report": "write a run's report: tables, figures, sample translations",
+    "flags": "print the fairseq flags of a config file",
+    "checkpoint": "make a checkpoint small, or compare it with a corpus",
+    "user-dir": "print the folder to pass to fairseq's --user-dir",
 }
-COMMANDS |= {
-    command.name: replace(command, module=study.module(command.module))
-    for study in STUDIES
-    for command in study.commands
-}
+_STUDIES = {study.command: study for study in STUDIES if study.command}
+COMMANDS |= {name: study.question for name, study in _STUDIES.items()}
+_PASS_ON = {"profile", "evaluate"} | {name for name, study in _STUDIES.items() if study.passes_on}
+
+
+def module_of(command: str) -> str:
+    """The full name of the module that has a command's flags and runs it."""
+    if command in _STUDIES:
+        return _STUDIES[command].module(_STUDIES[command].command_module)
+    return f"neuron_spec.cli.{command.replace('-', '_')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="neuron-spec",
         description="Specialized neurons for multilingual machine translation on fairseq.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+        + "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
         + "\n\n'neuron-spec COMMAND --help' explains each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What current hydra and torch say about fairseq's way of using them, over and over.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(hydra|fairseq|torch|neuron_spec)\b")
     # Only the command asked for is imported: fairseq alone takes seconds.
-    module = importlib.import_module(COMMANDS[args.command].module)
+    module = importlib.import_module(module_of(args.command))
     command = argparse.ArgumentParser(
         prog=f"neuron-spec {args.command}",
         description=module.__doc__,
@@ -73,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(command)
     own, fairseq_flags = _split(arguments[1:])
     parsed = command.parse_args(own, argparse.Namespace(fairseq_flags=fairseq_flags))
-    if fairseq_flags and not COMMANDS[args.command].passes_on:
+    if fairseq_flags and args.command not in _PASS_ON:
         command.error("takes no flags after --")
     try:
         from neuron_spec.artifacts import running

@@ -29,10 +29,11 @@ from neuron_spec.pages.page import (
 )
 from neuron_spec.pages.tables import Cell, counted
 from neuron_spec.report.repeating import repeating
-from neuron_spec.report.run_folder import Run, compared, planned_comparisons, read_run
+from neuron_spec.report.run_folder import Run, planned_comparisons, read_run
 from neuron_spec.report.scores import differences, findings, scores
 from neuron_spec.report.sets import of_first_seed, sets
 from neuron_spec.scoring.comparison import Comparison
+from neuron_spec.scoring.comparison_files import compared
 from neuron_spec.scoring.published import published_section, read_published
 from neuron_spec.scoring.systems import (
     CONTINUATION,
@@ -125,7 +126,7 @@ def _of_studies(run: Run) -> Iterator[Section]:
     """Those of the studies that left something in the run, in the order of the list."""
     for study in STUDIES:
         if study.leaves and (folders := run.holding(study.leaves)):
-            page = importlib.import_module(study.module(study.page))
+            page = importlib.import_module(study.module(study.page_module))
             section = page.section({run.name_of(folder): folder for folder in folders})
             if section is not None:
                 yield section

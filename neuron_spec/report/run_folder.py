@@ -19,8 +19,6 @@ from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, read_json
 from neuron_spec.directions import family_of
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.scoring import comparison_files
-from neuron_spec.scoring.comparison import ALPHA, SAMPLES, Comparison
 from neuron_spec.scoring.comparison_files import COMPARISON
 from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
 from neuron_spec.scoring.systems import (
@@ -207,8 +205,3 @@ def planned_comparisons(run: Run) -> dict[Path, list[System]]:
         )
         for names in plans
     }
-
-
-def compared(folder: Path, systems: Sequence[System]) -> Comparison:
-    """`comparison_files.compared` with the usual samples and alpha."""
-    return comparison_files.compared(folder, systems, samples=SAMPLES, alpha=ALPHA)

@@ -50,7 +50,7 @@ def write_comparison(output_dir: str | Path, comparison: Comparison) -> None:
 
 
 def compared(
-    folder: Path, systems: Sequence[System], *, samples: int = SAMPLES, alpha: float = ALPHA
+    folder: Path, systems: Sequence[System], *, samples: int | None = None, alpha: float = ALPHA
 ) -> Comparison:
     """The comparison in ``folder``, made now if it is not there; ``systems`` as `comparable` returns them.
 
@@ -58,6 +58,7 @@ def compared(
         ArtifactError: if another comparison is there.
         NeuronSpecError: as `compare`.
     """
+    samples = samples or SAMPLES
     path = folder / f"{COMPARISON}.json"
     signature = comparison_signature(systems, samples=samples, alpha=alpha)
     if not completed(path, signature, what="comparison", where=folder):

@@ -32,13 +32,12 @@ from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared
 from neuron_spec.pages import style
-from neuron_spec.report import run_folder
 from neuron_spec.report.report import write_report
-from neuron_spec.report.run_folder import compared, planned_comparisons, read_run
+from neuron_spec.report.run_folder import planned_comparisons, read_run
 from neuron_spec.report.scores import _verdict
 from neuron_spec.scoring import comparison_files
 from neuron_spec.scoring.comparison import GroupComparison
-from neuron_spec.scoring.comparison_files import as_plain, read_comparison
+from neuron_spec.scoring.comparison_files import as_plain, compared, read_comparison
 from neuron_spec.statistics import OverSeeds
 from neuron_spec.studies.ablation.measure import Ablation
 from neuron_spec.studies.ablation.page import write_ablation
@@ -53,7 +52,7 @@ DRAW = style.rendered
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Few samples, and no drawing, which the runs of the whole module have."""
-    monkeypatch.setattr(run_folder, "SAMPLES", 60)
+    monkeypatch.setattr(comparison_files, "SAMPLES", 60)
     monkeypatch.setattr(style, "rendered", lambda figure, kind: b"a drawing")
 
 
@@ -62,7 +61,7 @@ def written(tmp_path_factory) -> Path:
     """A run and what `write_report` made of it; tests that change it copy it first."""
     folder = write_run(tmp_path_factory.mktemp("runs") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "SAMPLES", 60)
+        patch.setattr(comparison_files, "SAMPLES", 60)
         write_report(folder)
     return folder
 
@@ -204,7 +203,7 @@ def experiment(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "experiment"
     write_experiment(folder, {2: FOUR, 1: FOUR, 10: {"dense": 0.3}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "SAMPLES", 60)
+        patch.setattr(comparison_files, "SAMPLES", 60)
         write_report(folder)
     return folder
 

@@ -14,7 +14,7 @@ import pytest
 from small_run import write_run
 
 import neuron_spec
-from neuron_spec.cli.main import COMMANDS
+from neuron_spec.cli.main import module_of
 from neuron_spec.studies import STUDIES, as_markdown
 
 PACKAGE = Path(neuron_spec.__file__).parent
@@ -22,17 +22,18 @@ PACKAGE = Path(neuron_spec.__file__).parent
 
 def test_every_study_has_a_folder_and_every_folder_a_study():
     folders = [path.parent.name for path in (PACKAGE / "studies").glob("*/__init__.py")]
-    assert sorted(folders) == sorted(study.name for study in STUDIES)
+    assert sorted(folders) == sorted({study.folder for study in STUDIES})
 
 
-@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.command or study.folder)
 def test_what_a_study_names_is_there(study):
-    for command in study.commands:
-        module = importlib.import_module(study.module(command.module))
-        assert callable(module.add_arguments) and callable(module.run)
-        assert COMMANDS[command.name].module == module.__name__
+    assert study.command or study.training
+    if study.command:
+        command = importlib.import_module(study.module(study.command_module))
+        assert callable(command.add_arguments) and callable(command.run)
+        assert module_of(study.command) == command.__name__
     if study.leaves:
-        assert callable(importlib.import_module(study.module(study.page)).section)
+        assert callable(importlib.import_module(study.module(study.page_module)).section)
 
 
 def test_the_docs_hold_the_list():
@@ -69,10 +70,11 @@ def section(folders):
 LINE = """STUDIES = (
     Study(
         "vowels",
-        "How many vowels does a text have?",
-        (Command("vowels", "count the vowels of a text", "counting"),),
+        "how many vowels does a text have?",
+        "vowels",
         leaves="vowels*/vowels.json",
-        page="counting",
+        command_module="counting",
+        page_module="counting",
     ),
 """
 
@@ -108,8 +110,8 @@ def python(folder: Path, *words: str) -> str:
 
 
 def test_a_new_study_has_its_command_and_stands_in_help_and_docs(elsewhere):
-    assert "  vowels       count the vowels of a text" in python(elsewhere, "neuron_spec", "--help")
-    row = "| How many vowels does a text have? | `neuron-spec vowels` | `studies/vowels/` |"
+    assert "  vowels       how many vowels does a text have?" in python(elsewhere, "neuron_spec", "--help")
+    row = "| how many vowels does a text have? | `neuron-spec vowels` | `studies/vowels/` |"
     assert row in python(elsewhere, "neuron_spec.studies")
     assert row not in as_markdown()
 

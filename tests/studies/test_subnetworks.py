@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from neuron_spec.artifacts import signature
-from neuron_spec.cli.main import COMMANDS, main
+from neuron_spec.cli.main import main, module_of
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.masks import NeuronMasks
@@ -119,7 +119,7 @@ def test_every_command_of_ours_parses(cpu_commands: list[list[str]]) -> None:
     }
     for command, *words in ours:
         parser = argparse.ArgumentParser()
-        importlib.import_module(COMMANDS[command].module).add_arguments(parser)
+        importlib.import_module(module_of(command)).add_arguments(parser)
         parser.parse_args(words[: words.index("--")] if "--" in words else words)
     assert all((ROOT / words[0]).is_file() for words in cpu_commands if words[0].startswith("scripts/"))
 

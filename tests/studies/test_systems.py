@@ -21,7 +21,7 @@ import yaml
 
 from neuron_spec.artifacts import signature, write_json
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
-from neuron_spec.cli.main import COMMANDS, main
+from neuron_spec.cli.main import main, module_of
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.scoring.comparison import compare, comparison_signature
@@ -93,7 +93,7 @@ def test_every_command_of_ours_parses(cpu_commands: list[str]) -> None:
     assert {words[0] for words in ours} == {"lass", "bilingual", "compare", "systems"}
     for command, *words in ours:
         parser = argparse.ArgumentParser()
-        importlib.import_module(COMMANDS[command].module).add_arguments(parser)
+        importlib.import_module(module_of(command)).add_arguments(parser)
         parser.parse_args(words[: words.index("--")] if "--" in words else words)
     assert all((ROOT / line.split()[0]).is_file() for line in cpu_commands if line.startswith("scripts/"))
 
