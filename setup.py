@@ -22,7 +22,15 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["neuron_spec", "neuron_spec.*"]),
-    package_data={"neuron_spec": ["languages.csv", "pages/page.css", "pages/page.js"]},
+    package_data={
+        "neuron_spec": [
+            "languages.csv",
+            "corpora/ec30.csv",
+            "corpora/toy.json",
+            "pages/page.css",
+            "pages/page.js",
+        ]
+    },
     entry_points={"console_scripts": ["neuron-spec = neuron_spec.cli.main:main"]},
     install_requires=[
         # fairseq 0.12.2 itself neither imports nor installs on Python 3.11: these are its code, repaired.

@@ -17,10 +17,15 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
 
+# Of flags that are not given.
 _DEFAULTS: dict[str, dict[str, int | str]] = {
     "toy": {"vocab_size": 500, "valid_size": 200, "test_size": 200},
     "homeassistant": {"vocab_size": 6000, "valid_size": 200, "test_size": 200},
@@ -73,19 +78,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import CORPUS_CARD, hash_file, require_file
-    from neuron_spec.corpora import build, homeassistant, iwslt14, toy
+    from neuron_spec.artifacts import CORPUS_CARD, require_file
 
     for name, value in _DEFAULTS[args.corpus].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.corpus == "ec30":
-        _run_ec30(args)
-        return
-    available = {"toy": toy, "homeassistant": homeassistant, "iwslt14": iwslt14}[args.corpus].DEFAULT_LANGS
-    langs = args.langs.split(",") if args.langs else list(available)
-    if build.PIVOT in langs or len(set(langs)) < len(langs):
+    langs = args.langs and args.langs.split(",")
+    if langs and (ENGLISH in langs or len(set(langs)) < len(langs)):
         raise CorpusError("bad --langs", got=args.langs, expected="languages besides English, each once")
+    if args.sentencepiece:
+        require_file(args.sentencepiece, "SentencePiece model")
+    build = _build_ec30 if args.corpus == "ec30" else _build_small
+    build(args, langs)
+    if not (args.corpus == "ec30" and args.plain and args.estimate):
+        print(args.output / CORPUS_CARD)
+
+
+def _build_small(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> None:
+    """A corpus that fits into memory."""
+    from neuron_spec.artifacts import hash_file
+    from neuron_spec.corpora import build, homeassistant, iwslt14, toy
+
+    langs = list(
+        asked_langs
+        or {"toy": toy, "homeassistant": homeassistant, "iwslt14": iwslt14}[args.corpus].DEFAULT_LANGS
+    )
     sizes = {"valid": args.valid_size, "test": args.test_size}
     parameters = {
         "corpus": args.corpus,
@@ -94,43 +111,41 @@ def run(args: argparse.Namespace) -> None:
         "sizes": sizes,
         "vocab_size": args.vocab_size,
     }
+    read: Callable[..., Any]
     if args.corpus == "toy":
         sizes["train"] = args.train_size
-    if args.corpus == "iwslt14":
+        read = partial(toy.read, sizes=sizes)
+    elif args.corpus == "homeassistant":
+        read = partial(homeassistant.read, args.wheel, downloads=args.downloads, sizes=sizes)
+    else:
         if args.valid_size or args.test_size:
             raise CorpusError("iwslt14 has given test sets, and --split says how to validate")
         del parameters["sizes"]
         archive = iwslt14.require_archive(args.archive)
         parameters |= {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
+        read = partial(iwslt14.read, archive, split=args.split)
     if args.sentencepiece:
-        parameters["sentencepiece"] = hash_file(require_file(args.sentencepiece, "SentencePiece model"))
-    if not build.is_built(args.output, parameters):
-        if args.corpus == "toy":
-            corpus = toy.read(langs=langs, sizes=sizes, seed=args.seed)
-        elif args.corpus == "iwslt14":
-            corpus = iwslt14.read(archive, langs=langs, split=args.split, seed=args.seed)
-            print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
-        else:
-            wheel = args.wheel or homeassistant.fetch(args.downloads)
-            corpus = homeassistant.read(
-                wheel, langs=langs, test_size=args.test_size, valid_size=args.valid_size, seed=args.seed
-            )
-            print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
-        build.build(
-            corpus,
-            args.output,
-            vocab_size=args.vocab_size,
-            parameters=parameters,
-            sentencepiece_model=args.sentencepiece,
-        )
-    print(args.output / CORPUS_CARD)
+        parameters["sentencepiece"] = hash_file(args.sentencepiece)
+    if build.is_built(args.output, parameters):
+        return
+    corpus = read(langs=langs, seed=args.seed)
+    if corpus.leak:
+        print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
+    build.build(
+        corpus,
+        args.output,
+        vocab_size=args.vocab_size,
+        parameters=parameters,
+        sentencepiece_model=args.sentencepiece,
+    )
 
 
-def _run_ec30(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import CORPUS_CARD, require_file
+def _build_ec30(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> None:
+    """EC30: checked where it lies, or built from text."""
     from neuron_spec.corpora import ec30, ec30_plain
+    from neuron_spec.corpora.ec30_text import PlainText
 
-    langs = ec30.choose(args.langs.split(",") if args.langs else None)
+    langs = ec30.choose(asked_langs)
     workers = args.workers or len(os.sched_getaffinity(0))
     if args.shards < 1 or workers < 1:
         raise CorpusError("bad --shards or --workers", got=f"{args.shards}, {workers}", expected="1 or more")
@@ -148,9 +163,8 @@ def _run_ec30(args: argparse.Namespace) -> None:
             raise CorpusError(
                 "--plain needs --valid and --test", mend="data/README.md says where to get them"
             )
-        text = ec30_plain.PlainText(args.plain, args.valid, args.test)
-        model = args.sentencepiece and require_file(args.sentencepiece, "SentencePiece model")
-        plan = ec30_plain.plan(text, langs=langs, workers=workers, learns_pieces=model is None)
+        text = PlainText(args.plain, args.valid, args.test)
+        plan = ec30_plain.plan(text, langs=langs, workers=workers, learns_pieces=not args.sentencepiece)
         print(plan, file=sys.stdout if args.estimate else sys.stderr)
         if args.estimate:
             return
@@ -162,6 +176,5 @@ def _run_ec30(args: argparse.Namespace) -> None:
             workers=workers,
             shards=args.shards,
             seed=args.seed,
-            sentencepiece_model=model,
+            sentencepiece_model=args.sentencepiece,
         )
-    print(args.output / CORPUS_CARD)

@@ -31,7 +31,7 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.directions import Direction
+from neuron_spec.directions import ENGLISH, Direction
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
@@ -178,14 +178,14 @@ def _translate(
 
 def _language_identifier(data_bin: Path, card: Mapping[str, Any]) -> LanguageIdentifier:
     """Learns each of the corpus' languages from its own training text."""
-    from neuron_spec.corpora.build import PIVOT, raw_file
+    from neuron_spec.corpora.build import raw_file
     from neuron_spec.scoring.language_id import LanguageIdentifier
 
-    others = [lang for lang in card["langs"] if lang != PIVOT]
-    sides = {lang: (lang, lang) for lang in others} | {PIVOT: (others[0], PIVOT)}
+    others = [lang for lang in card["langs"] if lang != ENGLISH]
+    sides = {lang: (lang, lang) for lang in others} | {ENGLISH: (others[0], ENGLISH)}
     return LanguageIdentifier().fit(
         {
-            lang: read_lines(raw_file(data_bin, "train", pair, PIVOT, side))
+            lang: read_lines(raw_file(data_bin, "train", pair, ENGLISH, side))
             for lang, (pair, side) in sides.items()
         }
     )

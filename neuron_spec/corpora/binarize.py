@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -76,7 +77,8 @@ class PartWriter(MMapIndexedDatasetBuilder):
 
 
 _INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of a token, sentences
-_SIZE, _POINTER = struct.Struct("<i"), struct.Struct("<q")
+_SIZE, _POINTER = struct.Struct("<i"), struct.Struct("<q")  # of every sentence: all sizes, then all pointers
+_INCOMPLETE = "the download or the extraction is incomplete: get it again"
 
 
 def sentences_in(index_file: Path) -> int:
@@ -89,7 +91,6 @@ def sentences_in(index_file: Path) -> int:
     for file in (index_file, data_file):
         if not file.is_file():
             raise CorpusError("data file not found", where=file, mend="download or extract it again")
-    mend = "the download or the extraction is incomplete: get it again"
     with index_file.open("rb") as index:
         header = index.read(_INDEX_HEADER.size)
         is_whole = len(header) == _INDEX_HEADER.size
@@ -100,33 +101,26 @@ def sentences_in(index_file: Path) -> int:
                 where=index_file,
                 got=f"header {header.hex()}",
                 expected="fairseq's mmap format",
-                mend=mend,
+                mend=_INCOMPLETE,
             )
-        expected = _INDEX_HEADER.size + sentences * (_SIZE.size + _POINTER.size)
-        if (got := index_file.stat().st_size) != expected:
-            raise CorpusError(
-                "index of a data file is cut short",
-                where=index_file,
-                got=f"{got} bytes",
-                expected=f"{expected} bytes for {sentences} sentences",
-                mend=mend,
-            )
+        pointers = _INDEX_HEADER.size + sentences * _SIZE.size
+        _require_bytes(index_file, pointers + sentences * _POINTER.size, "index of a data file is cut short")
         if not sentences:
-            raise CorpusError("data file without a sentence", where=index_file, mend=mend)
-        index.seek(_INDEX_HEADER.size + (sentences - 1) * _SIZE.size)
+            raise CorpusError("data file without a sentence", where=index_file, mend=_INCOMPLETE)
+        index.seek(pointers - _SIZE.size)
         (size,) = _SIZE.unpack(index.read(_SIZE.size))
-        index.seek(expected - _POINTER.size)
-        (pointer,) = _POINTER.unpack(index.read(_POINTER.size))
-    expected = pointer + size * np.dtype(_code_to_dtype[code]).itemsize
-    if (got := data_file.stat().st_size) != expected:
-        raise CorpusError(
-            "data file is cut short, or belongs to another index",
-            where=data_file,
-            got=f"{got} bytes",
-            expected=f"{expected} bytes",
-            mend=mend,
-        )
+        index.seek(-_POINTER.size, os.SEEK_END)
+        (pointer,) = _POINTER.unpack(index.read())
+    needed = pointer + size * np.dtype(_code_to_dtype[code]).itemsize
+    _require_bytes(data_file, needed, "data file is cut short, or belongs to another index")
     return int(sentences)
+
+
+def _require_bytes(file: Path, expected: int, what: str) -> None:
+    if (size := file.stat().st_size) != expected:
+        raise CorpusError(
+            what, where=file, got=f"{size} bytes", expected=f"{expected} bytes", mend=_INCOMPLETE
+        )
 
 
 def decoded(prefix: Path, dictionary_file: Path) -> Iterator[str]:

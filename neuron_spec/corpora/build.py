@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,36 +21,43 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.corpora.sharding import check_disk
-from neuron_spec.directions import Direction
+from neuron_spec.corpora.checks import check_disk
+from neuron_spec.directions import ENGLISH, Direction, family_of
 from neuron_spec.errors import ArtifactError, CorpusError
 
-PIVOT = "en"
-SPLITS = ("train", "valid", "test")
+SPLITS = TRAIN, VALID, TEST = "train", "valid", "test"
+VOCABULARY = "SentencePiece BPE, joint over all languages"
+Pairs = Sequence[tuple[str, str]]  # (text in the language, English text)
 
 
-@dataclass
-class Corpus:
-    """Parallel text around English, before subword segmentation.
+@dataclass(kw_only=True)
+class Description:
+    """What the card says of a corpus besides its text.
 
-    ``pairs[split][lang]`` lists (text in ``lang``, English text).
+    Attributes:
+        families: language -> family; None: those of the language table.
+        cleaning: language -> reason -> pairs dropped.
+        notes: what only this corpus has to say.
     """
 
     name: str
-    pairs: dict[str, dict[str, list[tuple[str, str]]]]
-    families: dict[str, str]
-    tiers: dict[str, str]
-    sources: list[dict[str, str]]
-    cleaning: dict[str, dict[str, int]] = field(default_factory=dict)
-    leak: dict[str, Any] = field(default_factory=dict)
+    sources: Sequence[Mapping[str, str]]
+    families: Mapping[str, str] | None = None
+    tiers: Mapping[str, str] = field(default_factory=dict)
+    cleaning: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    leak: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Corpus(Description):
+    """Parallel text around English, before subword segmentation: split -> language -> pairs."""
+
+    pairs: Mapping[str, Mapping[str, Pairs]]
 
     @property
     def langs(self) -> list[str]:
-        return [PIVOT, *self.pairs["train"]]
-
-    @property
-    def lang_pairs(self) -> list[str]:
-        return [pair for lang in self.pairs["train"] for pair in (f"{PIVOT}-{lang}", f"{lang}-{PIVOT}")]
+        return [ENGLISH, *self.pairs[TRAIN]]
 
 
 def corpus_folder(data_bin: str | Path) -> Path:
@@ -93,59 +100,92 @@ def build(
     Raises:
         CorpusError: if a language has no text in a split, or the disk is too full.
     """
-    for split in SPLITS:
-        for lang, pairs in corpus.pairs[split].items():
-            if not pairs:
-                raise CorpusError("a language without text", where=f"{corpus.name}, {split} split", got=lang)
-    check_disk(output, _bytes_needed(corpus))
-    hashes = _write_raw(corpus, output / "raw")
-    model = output / "spm" / "sentencepiece.model"
-    with atomic_path(model) as temporary:
-        temporary.write_bytes(
-            sentencepiece_model.read_bytes()
-            if sentencepiece_model
-            else learn_pieces(_training_text(corpus), vocab_size)
-        )
-    processor = load_pieces(model)
-    _binarize(corpus, output / "raw", processor, output / "data-bin")
-    write_text(output / "data-bin" / "langs.txt", "\n".join(corpus.langs) + "\n")
-    write_text(output / "data-bin" / "lang_pairs.txt", ",".join(corpus.lang_pairs) + "\n")
-    vocabulary = {"model": "SentencePiece BPE, joint over all languages", "size": processor.vocab_size()}
-    vocabulary["learned_on"] = (
-        f"given: {sentencepiece_model.name}" if sentencepiece_model else "this training text"
+    from neuron_spec.corpora.binarize import binarize
+
+    pairs = {split: corpus.pairs[split] for split in SPLITS}
+    for split, by_lang in pairs.items():
+        if empty := [lang for lang, of_lang in by_lang.items() if not of_lang]:
+            raise CorpusError("a language without text", where=f"{corpus.name}, {split} split", got=empty[0])
+    check_disk(output, _bytes_needed(pairs))
+    raw, data_bin = output / "raw", output / "data-bin"
+    hashes = write_raw(pairs, raw)
+    processor, vocabulary = write_pieces(
+        output,
+        sentencepiece_model,
+        learn=lambda: learn_pieces(_training_text(pairs[TRAIN]), vocab_size),
+        learned_on="this training text",
     )
-    write_json(output / CORPUS_CARD, _card(corpus, vocabulary, hashes, parameters))
+    write_dictionaries(processor, corpus.langs, data_bin)
+    binarize(raw, list(hashes), processor, data_bin)
+    write_card(
+        output, corpus, pairs=count_pairs(pairs), vocabulary=vocabulary, hashes=hashes, parameters=parameters
+    )
 
 
-def _bytes_needed(corpus: Corpus) -> int:
+def _bytes_needed(pairs: Mapping[str, Mapping[str, Pairs]]) -> int:
     """The text, as much again for the data-bin (measured: 0.8 to 0.9 of it), and the vocabulary."""
     text = sum(
         len(line.encode()) + 1
-        for langs in corpus.pairs.values()
-        for pairs in langs.values()
-        for pair in pairs
+        for by_lang in pairs.values()
+        for of_lang in by_lang.values()
+        for pair in of_lang
         for line in pair
     )
     return 2 * text + 2**23
 
 
-def _write_raw(corpus: Corpus, folder: Path) -> dict[str, str]:
+def write_raw(pairs: Mapping[str, Mapping[str, Pairs]], folder: Path) -> dict[str, str]:
+    """Write ``train.de-en.de`` and ``train.de-en.en`` for every split and language.
+
+    Returns:
+        File name -> hash of its text.
+    """
     hashes = {}
-    for split in SPLITS:
-        for lang, pairs in corpus.pairs[split].items():
-            for side, code in enumerate((lang, PIVOT)):
-                name = f"{split}.{lang}-{PIVOT}.{code}"
-                text = "".join(f"{pair[side]}\n" for pair in pairs)
+    for split, by_lang in pairs.items():
+        for lang, of_lang in by_lang.items():
+            for side, code in enumerate((lang, ENGLISH)):
+                name = f"{split}.{lang}-{ENGLISH}.{code}"
+                text = "".join(f"{pair[side]}\n" for pair in of_lang)
                 write_text(folder / name, text)
                 hashes[name] = hash_text(text)
     return hashes
 
 
-def _training_text(corpus: Corpus) -> list[str]:
+def count_pairs(pairs: Mapping[str, Mapping[str, Pairs]]) -> dict[str, dict[str, int]]:
+    """Split -> language -> number of pairs."""
+    return {
+        split: {lang: len(of_lang) for lang, of_lang in by_lang.items()} for split, by_lang in pairs.items()
+    }
+
+
+def _training_text(pairs: Mapping[str, Pairs]) -> list[str]:
     """Every text of the training split; an English one only once."""
-    english = dict.fromkeys(en for pairs in corpus.pairs["train"].values() for _, en in pairs)
-    foreign = (text for pairs in corpus.pairs["train"].values() for text, _ in pairs)
+    english = dict.fromkeys(en for of_lang in pairs.values() for _, en in of_lang)
+    foreign = (text for of_lang in pairs.values() for text, _ in of_lang)
     return [*english, *foreign]
+
+
+def write_pieces(
+    output: Path, given: Path | None, *, learn: Callable[[], bytes], learned_on: str
+) -> tuple[sentencepiece.SentencePieceProcessor, dict[str, Any]]:
+    """Write ``spm/sentencepiece.model``: a copy of the ``given`` one, or what is learnt.
+
+    Returns:
+        The model, and what the card says of the vocabulary.
+
+    Raises:
+        CorpusError: if the given file is no SentencePiece model.
+    """
+    model = output / "spm" / "sentencepiece.model"
+    content = given.read_bytes() if given else learn()
+    with atomic_path(model) as temporary:
+        temporary.write_bytes(content)
+    processor = load_pieces(model)
+    return processor, {
+        "model": VOCABULARY,
+        "size": processor.vocab_size(),
+        "learned_on": f"given: {given.name}" if given else learned_on,
+    }
 
 
 def learn_pieces(sentences: Iterable[str], vocab_size: int) -> bytes:
@@ -181,21 +221,6 @@ def load_pieces(model: Path) -> sentencepiece.SentencePieceProcessor:
         raise CorpusError("not a SentencePiece model", where=model, got=str(error)) from error
 
 
-def _binarize(
-    corpus: Corpus, raw: Path, processor: sentencepiece.SentencePieceProcessor, data_bin: Path
-) -> None:
-    from neuron_spec.corpora.binarize import binarize
-
-    write_dictionaries(processor, corpus.langs, data_bin)
-    names = [
-        f"{split}.{lang}-{PIVOT}.{code}"
-        for split in SPLITS
-        for lang in corpus.pairs[split]
-        for code in (lang, PIVOT)
-    ]
-    binarize(raw, names, processor, data_bin)
-
-
 def write_dictionaries(
     processor: sentencepiece.SentencePieceProcessor, langs: Iterable[str], data_bin: Path
 ) -> None:
@@ -207,25 +232,43 @@ def write_dictionaries(
         write_text(data_bin / f"dict.{lang}.txt", dictionary)
 
 
-def _card(
-    corpus: Corpus, vocabulary: Mapping[str, Any], hashes: Mapping[str, str], parameters: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
+def write_card(
+    output: Path,
+    corpus: Description,
+    *,
+    pairs: Mapping[str, Mapping[str, int]],
+    vocabulary: Mapping[str, Any],
+    hashes: Mapping[str, str],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Write the data-bin's ``langs.txt`` and ``lang_pairs.txt``, for fairseq's flags, and, last, ``corpus.json``.
+
+    Args:
+        pairs: split -> language -> number of pairs.
+        hashes: of raw files, as `write_raw` returns them.
+        parameters: of the signature.
+    """
+    others = list(pairs[TRAIN])
+    langs = [ENGLISH, *others]
+    lang_pairs = [pair for lang in others for pair in (f"{ENGLISH}-{lang}", f"{lang}-{ENGLISH}")]
+    write_text(output / "data-bin" / "langs.txt", "\n".join(langs) + "\n")
+    write_text(output / "data-bin" / "lang_pairs.txt", ",".join(lang_pairs) + "\n")
+    card = {
         "name": corpus.name,
-        "langs": corpus.langs,
-        "lang_pairs": corpus.lang_pairs,
-        "families": corpus.families,
+        "langs": langs,
+        "lang_pairs": lang_pairs,
+        "families": {lang: family_of(lang, corpus.families) for lang in (*others, ENGLISH)},
         "tiers": corpus.tiers,
         "sources": corpus.sources,
-        "vocabulary": dict(vocabulary),
-        "pairs": {
-            split: {lang: len(pairs) for lang, pairs in corpus.pairs[split].items()} for split in SPLITS
-        },
+        "vocabulary": vocabulary,
+        "pairs": pairs,
         "dropped_in_cleaning": corpus.cleaning,
         "leak_report": corpus.leak,
-        "raw_sha256": dict(hashes),
+        "raw_sha256": hashes,
+        **corpus.notes,
         "signature": signature("data", inputs={}, parameters=parameters),
     }
+    write_json(output / CORPUS_CARD, card)
 
 
 def raw_file(data_bin: str | Path, split: str, source: str, target: str, side: str) -> Path:

@@ -6,79 +6,54 @@ validation on NTREX-128, test on FLORES-200. `ec30_plain` builds the same from t
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import CORPUS_CARD, atomic_path, hash_file, signature, write_json, write_text
-from neuron_spec.corpora.build import PIVOT, is_built
+from neuron_spec.artifacts import atomic_path, hash_file
+from neuron_spec.corpora.binarize import decoded, sentences_in
+from neuron_spec.corpora.build import (
+    TEST,
+    TRAIN,
+    VALID,
+    VOCABULARY,
+    Description,
+    is_built,
+    write_card,
+    write_raw,
+)
+from neuron_spec.corpora.checks import require_equal, require_known, some
+from neuron_spec.directions import ENGLISH, language
 from neuron_spec.errors import CorpusError
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
-
-TRAIN, VALID, TEST = "train", "valid", "test"
 
 
 @dataclass(frozen=True)
 class EC30Language:
-    """A language of EC30. ``ntrex`` is empty where NTREX-128 lacks it."""
+    """A language of EC30: the codes of its files in FLORES-200 and in NTREX-128, and its tier.
+
+    ``ntrex`` is empty where NTREX-128 lacks it. The tiers are 5M, 1M and 100k pairs a language; Hausa 334k.
+    """
 
     code: str
     flores: str
     ntrex: str
-    family: str
     tier: str
 
-
-def _tier(name: str, rows: str) -> list[EC30Language]:
-    languages = []
-    for row in rows.strip().splitlines():
-        family, *words = row.split()
-        for code, flores, ntrex in zip(words[::3], words[1::3], words[2::3], strict=True):
-            languages.append(EC30Language(code, flores, ntrex.strip("-"), family, name))
-    return languages
+    @property
+    def family(self) -> str:
+        """One of the papers' five, which file Kannada under Indo-Aryan, though it is Dravidian."""
+        return language(self.code).family
 
 
-# The papers' five families by three tiers (5M, 1M and 100k pairs a language; Hausa 334k). They file Kannada
-# under Indo-Aryan, though it is Dravidian. Each language: code, FLORES-200's file, NTREX-128's file.
-LANGUAGES = {
-    language.code: language
-    for language in (
-        *_tier(
-            "high",
-            """
-            Germanic      de deu_Latn deu       nl nld_Latn nld
-            Romance       fr fra_Latn fra       es spa_Latn spa
-            Slavic        ru rus_Cyrl rus       cs ces_Latn ces
-            Indo-Aryan    hi hin_Deva hin       bn ben_Beng ben
-            Afro-Asiatic  ar arb_Arab arb       he heb_Hebr heb
-            """,
-        ),
-        *_tier(
-            "medium",
-            """
-            Germanic      sv swe_Latn swe       da dan_Latn dan
-            Romance       it ita_Latn ita       pt por_Latn por
-            Slavic        pl pol_Latn pol       bg bul_Cyrl bul
-            Indo-Aryan    kn kan_Knda kan       mr mar_Deva mar
-            Afro-Asiatic  mt mlt_Latn mlt       ha hau_Latn hau
-            """,
-        ),
-        *_tier(
-            "low",
-            """
-            Germanic      af afr_Latn afr       lb ltz_Latn ltz
-            Romance       ro ron_Latn ron       oc oci_Latn -
-            Slavic        uk ukr_Cyrl ukr       sr srp_Latn srp-Latn
-            Indo-Aryan    sd snd_Arab snd-Arab  gu guj_Gujr guj
-            Afro-Asiatic  ti tir_Ethi tir       am amh_Ethi amh
-            """,
-        ),
-    )
-}
+_TABLE = files("neuron_spec.corpora").joinpath("ec30.csv").read_text(encoding="utf-8")
+LANGUAGES = {row["code"]: EC30Language(**row) for row in csv.DictReader(_TABLE.splitlines())}
 
 SOURCES = {
     TRAIN: {
@@ -98,48 +73,26 @@ def choose(langs: Sequence[str] | None) -> list[str]:
     """
     if langs and len(set(langs)) < len(langs):
         raise CorpusError("languages named twice", got=", ".join(langs))
-    if unknown := [lang for lang in langs or () if lang not in LANGUAGES]:
-        raise CorpusError("EC30 has no such language", got=", ".join(unknown), expected=", ".join(LANGUAGES))
+    require_known(langs or (), LANGUAGES, "EC30 has no such language")
     return list(langs or LANGUAGES)
 
 
-def card(
+def description(
     langs: Sequence[str],
     *,
-    sources: Sequence[Mapping[str, Any]],
-    vocabulary: Mapping[str, Any],
-    pairs: Mapping[str, Mapping[str, int]],
-    dropped: Mapping[str, Mapping[str, int]],
-    hashes: Mapping[str, str],
-    made: Mapping[str, Any],
+    sources: Sequence[Mapping[str, str]],
     notes: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The corpus card, of the shape that every recipe writes."""
-    return {
-        "name": "ec30",
-        "langs": [PIVOT, *langs],
-        "lang_pairs": _lang_pairs(langs),
-        "families": {lang: LANGUAGES[lang].family for lang in langs} | {PIVOT: "Germanic"},
-        "tiers": {lang: LANGUAGES[lang].tier for lang in langs},
-        "sources": [dict(source) for source in sources],
-        "vocabulary": dict(vocabulary),
-        "pairs": {split: dict(counts) for split, counts in pairs.items()},
-        "dropped_in_cleaning": {lang: dict(counts) for lang, counts in dropped.items()},
-        "leak_report": {},
-        "raw_sha256": dict(hashes),
-        **notes,
-        "signature": dict(made),
-    }
-
-
-def write_names(langs: Sequence[str], data_bin: Path) -> None:
-    """``langs.txt`` and ``lang_pairs.txt``, for fairseq's flags."""
-    write_text(data_bin / "langs.txt", "\n".join([PIVOT, *langs]) + "\n")
-    write_text(data_bin / "lang_pairs.txt", ",".join(_lang_pairs(langs)) + "\n")
-
-
-def _lang_pairs(langs: Sequence[str]) -> list[str]:
-    return [pair for lang in langs for pair in (f"{PIVOT}-{lang}", f"{lang}-{PIVOT}")]
+    cleaning: Mapping[str, Mapping[str, int]] | None = None,
+) -> Description:
+    """What both ways to get EC30 say on the card."""
+    raw_train = f"a sample: up to {LINES_PER_LANGUAGE} training pairs a language, to learn language "
+    return Description(
+        name="ec30",
+        sources=sources,
+        tiers={lang: LANGUAGES[lang].tier for lang in langs},
+        cleaning=cleaning or {},
+        notes={**notes, "raw_train": f"{raw_train}identification from"},
+    )
 
 
 # ------------------------------------------------------------------ a downloaded data-bin
@@ -163,7 +116,7 @@ def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards
     folders = [tree / f"shard{number}" for number in range(shards)]
     if missing := [folder.name for folder in folders if not folder.is_dir()]:
         raise CorpusError("shards are missing", where=tree, got=f"no {', '.join(missing)}", mend=_MEND)
-    dictionary = _check_dictionaries(folders, [PIVOT, *langs])
+    dictionary = _check_dictionaries(folders, [ENGLISH, *langs])
     pairs = _count_pairs(folders, langs)
     parameters = {
         "corpus": "ec30",
@@ -177,29 +130,23 @@ def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards
         _link(output / "data-bin" / folder.name, folder.resolve())
     if is_built(output, parameters):
         return
-    write_names(langs, output / "data-bin")
-    _write_sample(folders[0], langs, output / "raw")
-    size = sum(1 for line in (folders[0] / f"dict.{PIVOT}.txt").open(encoding="utf-8") if line.strip())
-    write_json(
-        output / CORPUS_CARD,
-        card(
+    size = sum(1 for line in (folders[0] / f"dict.{ENGLISH}.txt").open(encoding="utf-8") if line.strip())
+    write_raw({TRAIN: {lang: _first_pairs(folders[0], lang) for lang in langs}}, output / "raw")
+    write_card(
+        output,
+        description(
             langs,
             sources=[{**source, "form": "binarized by EC30's authors"} for source in SOURCES.values()],
-            vocabulary={"model": "SentencePiece BPE, joint over all languages", "size": size}
-            | {"learned_on": "by EC30's authors"},
-            pairs=pairs,
-            dropped={},
-            hashes={},
-            made=signature("data", inputs={}, parameters=parameters),
-            notes={"shards": shards, "dictionary_sha256": dictionary, "raw_train": _RAW_TRAIN},
+            notes={"shards": shards, "dictionary_sha256": dictionary},
         ),
+        pairs=pairs,
+        vocabulary={"model": VOCABULARY, "size": size, "learned_on": "by EC30's authors"},
+        hashes={},
+        parameters=parameters,
     )
 
 
 _MEND = "download and extract EC30's data-bin again, and name the folder that holds shard0"
-_RAW_TRAIN = (
-    f"a sample: up to {LINES_PER_LANGUAGE} training pairs a language, to learn language identification from"
-)
 
 
 def _find_tree(folder: Path) -> Path:
@@ -222,11 +169,11 @@ def _check_dictionaries(folders: Sequence[Path], langs: Sequence[str]) -> str:
             hashes[f"{folder.name}/{file.name}"] = hash_file(file)
     (usual, _), *others = Counter(hashes.values()).most_common()
     if others:
-        differing = [name for name, found in hashes.items() if found != usual]
+        differing = [name for name, digest in hashes.items() if digest != usual]
         raise CorpusError(
             "dictionaries differ: the same number would be another piece",
             where=folders[0].parent,
-            got=", ".join(differing[:6]) + (f" and {len(differing) - 6} more" if len(differing) > 6 else ""),
+            got=some(differing),
             expected=f"sha256 {usual[:16]}..., as the other {len(hashes) - len(differing)}",
             mend=_MEND,
         )
@@ -238,24 +185,21 @@ def _count_pairs(folders: Sequence[Path], langs: Sequence[str]) -> dict[str, dic
     pairs: dict[str, dict[str, int]] = {TRAIN: {}, VALID: {}, TEST: {}}
     for lang in langs:
         pairs[TRAIN][lang] = sum(_pairs_in(folder, TRAIN, lang) for folder in folders)
-        valid = {folder.name: _pairs_in(folder, VALID, lang) for folder in folders}
-        if len(set(valid.values())) > 1:
-            raise CorpusError(
-                f"validation sets of {lang} differ between shards",
-                where=folders[0].parent,
-                got=", ".join(f"{name}: {count}" for name, count in valid.items()),
-                mend=_MEND,
-            )
-        pairs[VALID][lang] = next(iter(valid.values()))
+        pairs[VALID][lang] = require_equal(
+            {folder.name: _pairs_in(folder, VALID, lang) for folder in folders},
+            f"validation sets of {lang} differ between shards",
+            where=folders[0].parent,
+            mend=_MEND,
+        )
         pairs[TEST][lang] = _pairs_in(folders[0], TEST, lang)
     return pairs
 
 
 def _prefix(folder: Path, split: str, lang: str) -> str:
     """``train.en-de`` or ``train.de-en``, whichever is there: fairseq takes either."""
-    names = [f"{split}.{PIVOT}-{lang}", f"{split}.{lang}-{PIVOT}"]
+    names = [f"{split}.{ENGLISH}-{lang}", f"{split}.{lang}-{ENGLISH}"]
     for name in names:
-        if any((folder / f"{name}.{code}.idx").is_file() for code in (lang, PIVOT)):
+        if any((folder / f"{name}.{code}.idx").is_file() for code in (lang, ENGLISH)):
             return name
     raise CorpusError(
         f"a shard lacks the {split} set of a language",
@@ -266,18 +210,10 @@ def _prefix(folder: Path, split: str, lang: str) -> str:
 
 
 def _pairs_in(folder: Path, split: str, lang: str) -> int:
-    from neuron_spec.corpora.binarize import sentences_in
-
     name = _prefix(folder, split, lang)
-    counts = {code: sentences_in(folder / f"{name}.{code}.idx") for code in (lang, PIVOT)}
-    if len(set(counts.values())) > 1:
-        raise CorpusError(
-            "the two sides of a set are not parallel",
-            where=folder / name,
-            got=", ".join(f"{code}: {count} sentences" for code, count in counts.items()),
-            mend=_MEND,
-        )
-    return counts[lang]
+    sentences = {code: sentences_in(folder / f"{name}.{code}.idx") for code in (lang, ENGLISH)}
+    what = "the two sides of a set are not parallel"
+    return require_equal(sentences, what, where=folder / name, mend=_MEND)
 
 
 def _link(link: Path, target: Path) -> None:
@@ -288,13 +224,8 @@ def _link(link: Path, target: Path) -> None:
         raise CorpusError("a built shard is in the way", where=link, mend="name another --output")
 
 
-def _write_sample(folder: Path, langs: Sequence[str], raw: Path) -> None:
-    from neuron_spec.corpora.binarize import decoded
-
-    for lang in langs:
-        name = _prefix(folder, TRAIN, lang)
-        for code in (lang, PIVOT):
-            lines = islice(
-                decoded(folder / f"{name}.{code}", folder / f"dict.{code}.txt"), LINES_PER_LANGUAGE
-            )
-            write_text(raw / f"{TRAIN}.{lang}-{PIVOT}.{code}", "".join(f"{line}\n" for line in lines))
+def _first_pairs(folder: Path, lang: str) -> list[tuple[str, str]]:
+    """Training pairs of a shard, decoded."""
+    name = _prefix(folder, TRAIN, lang)
+    sides = (decoded(folder / f"{name}.{code}", folder / f"dict.{code}.txt") for code in (lang, ENGLISH))
+    return list(islice(zip(*sides, strict=True), LINES_PER_LANGUAGE))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_file, require_file
 from neuron_spec.corpora import splitting
-from neuron_spec.corpora.build import Corpus
+from neuron_spec.corpora.build import TEST, TRAIN, VALID, Corpus
 from neuron_spec.corpora.cleaning import fault_of_pair, fault_of_text, normalize
-from neuron_spec.directions import language
+from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
 
 VERSION = "2026.2.3"
@@ -60,16 +60,7 @@ def fetch(folder: Path) -> Path:
     return wheel
 
 
-def _check(wheel: Path) -> None:
-    require_file(wheel, "Home Assistant wheel")
-    if (found := hash_file(wheel)) != SHA256:
-        raise CorpusError(
-            "not the pinned Home Assistant wheel",
-            where=wheel,
-            got=f"sha256 {found}",
-            expected=f"sha256 {SHA256} ({WHEEL})",
-            mend="delete the file, so that it is downloaded again",
-        )
+_Texts = dict[tuple[str, ...], str]  # key path -> message
 
 
 def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -80,100 +71,82 @@ def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*path, key), value
 
 
-def _plain(text: str) -> str | None:
-    """Markup removed; None where a message is not one plain line (ICU plural, several lines)."""
-    if "\n" in text.strip():
-        return None
-    text = _LINK.sub(r"\1", text).replace("`", "").replace("**", "")
-    if _PLACEHOLDER.sub("", text).count("{"):
-        return None
-    return normalize(text)
+def _message(raw: str, english_names: Sequence[str] | None = None) -> tuple[str, list[str]]:
+    """A message without markup, ``{host}`` in it as ``{1}``, and the names in their order.
+
+    Args:
+        english_names: those of the English message, by which placeholders are numbered; None: its own.
+
+    Returns:
+        An empty text where it is not one plain line (ICU plural, several lines) or has a name that is not
+        in the English message.
+    """
+    text = normalize(_LINK.sub(r"\1", raw).replace("`", "").replace("**", ""))
+    names = list(dict.fromkeys(_PLACEHOLDER.findall(text)))
+    order = names if english_names is None else english_names
+    if "\n" in raw.strip() or "{" in _PLACEHOLDER.sub("", text) or not set(names) <= set(order):
+        return "", names
+    return _PLACEHOLDER.sub(lambda match: f"{{{order.index(match[1]) + 1}}}", text), names
 
 
-def _number_placeholders(text: str, names: Sequence[str]) -> str | None:
-    """``{host}`` becomes ``{1}``, numbered by the English message; None where a name is not in it."""
-    found = _PLACEHOLDER.findall(text)
-    if any(name not in names for name in found):
-        return None
-    return _PLACEHOLDER.sub(lambda match: f"{{{names.index(match[1]) + 1}}}", text)
+def _fault_of_english(text: str) -> str | None:
+    if not text:
+        return "empty, several lines or plural"
+    if len(text.split()) not in _WORDS:
+        return f"not {_WORDS.start} to {_WORDS.stop - 1} words"
+    return fault_of_text(_PLACEHOLDER.sub("", text))
 
 
-def _is_same_placeholders(source: str, target: str) -> bool:
-    return Counter(_PLACEHOLDER.findall(source)) == Counter(_PLACEHOLDER.findall(target))
+def _fault_of_translation(english: str, text: str, earlier: str | None) -> str | None:
+    """Args: earlier: another translation of the same English message."""
+    if not text:
+        return "empty, several lines, plural or other placeholders"
+    if Counter(_PLACEHOLDER.findall(english)) != Counter(_PLACEHOLDER.findall(text)):
+        return "other placeholders"
+    if fault := fault_of_text(_PLACEHOLDER.sub("", text)) or fault_of_pair(english, text):
+        return fault
+    if earlier is not None:
+        return "same English again" if earlier == text else "another translation of the same English"
+    return None
 
 
-class _Reader:
-    """Collects clean messages component by component, and counts what it drops."""
+class _Messages:
+    """Clean messages, and how many were dropped and why."""
 
-    def __init__(self, langs: Sequence[str]) -> None:
-        self.langs = langs
+    def __init__(self, wheel: Path, langs: Sequence[str]) -> None:
         self.components: dict[str, set[str]] = {}  # English message -> components
         self.translations: dict[str, dict[str, str]] = {}  # English message -> language -> text
-        self.dropped: dict[str, Counter[str]] = {lang: Counter() for lang in ("en", *langs)}
+        self.dropped: dict[str, Counter[str]] = {lang: Counter() for lang in (ENGLISH, *langs)}
+        lang_of = {_LOCALES.get(lang, lang): lang for lang in self.dropped}
+        files: dict[str, dict[str, str]] = {}  # component -> language -> name in the wheel
+        with zipfile.ZipFile(wheel) as archive:
+            for name in sorted(archive.namelist()):
+                if (match := _PATH.fullmatch(name)) and match["locale"] in lang_of:
+                    files.setdefault(match["component"], {})[lang_of[match["locale"]]] = name
+            if absent := sorted(set(langs).difference(*files.values())):
+                raise CorpusError("languages that Home Assistant does not have", got=", ".join(absent))
+            for component, names in tqdm(files.items(), desc="read components", mininterval=1):
+                if ENGLISH in names:
+                    trees = {lang: json.loads(archive.read(name)) for lang, name in names.items()}
+                    texts = {lang: dict(_leaves(tree)) for lang, tree in trees.items()}
+                    self._add(component, texts.pop(ENGLISH), texts)
 
-    def add_component(self, component: str, trees: dict[str, dict[str, Any]]) -> None:
-        others = {lang: dict(_leaves(trees.get(lang, {}))) for lang in self.langs}
-        for path, raw in _leaves(trees["en"]):
-            english, names = self._english(raw)
-            if english is None:
+    def _add(self, component: str, english_texts: _Texts, others: Mapping[str, _Texts]) -> None:
+        for path, raw in english_texts.items():
+            english, names = _message(raw)
+            if fault := _fault_of_english(english):
+                self.dropped[ENGLISH][fault] += 1
                 continue
             self.components.setdefault(english, set()).add(component)
-            known = self.translations.setdefault(english, {})
-            for lang in self.langs:
-                if path in others[lang]:
-                    self._add_translation(known, lang, english, names, others[lang][path])
-
-    def _english(self, raw: str) -> tuple[str | None, list[str]]:
-        plain = _plain(raw)
-        names = list(dict.fromkeys(_PLACEHOLDER.findall(plain or "")))
-        english = plain and _number_placeholders(plain, names)
-        if not english:
-            fault: str | None = "empty, several lines or plural"
-        elif len(english.split()) not in _WORDS:
-            fault = f"not {_WORDS.start} to {_WORDS.stop - 1} words"
-        else:
-            fault = fault_of_text(_PLACEHOLDER.sub("", english))
-        if fault:
-            self.dropped["en"][fault] += 1
-            return None, names
-        return english, names
-
-    def _add_translation(
-        self, known: dict[str, str], lang: str, english: str, names: list[str], raw: str
-    ) -> None:
-        plain = _plain(raw)
-        text = plain and _number_placeholders(plain, names)
-        if not text:
-            fault: str | None = "empty, several lines, plural or other placeholders"
-        elif not _is_same_placeholders(english, text):
-            fault = "other placeholders"
-        else:
-            fault = fault_of_text(_PLACEHOLDER.sub("", text)) or fault_of_pair(english, text)
-        if fault is None and lang in known:
-            fault = "same English again" if known[lang] == text else "another translation of the same English"
-        if fault:
-            self.dropped[lang][fault] += 1
-        else:
-            assert text
-            known[lang] = text
-
-
-def _read(wheel: Path, langs: Sequence[str]) -> _Reader:
-    wanted = {_LOCALES.get(lang, lang): lang for lang in ("en", *langs)}
-    reader = _Reader(langs)
-    with zipfile.ZipFile(wheel) as archive:
-        components: dict[str, dict[str, str]] = {}
-        for name in sorted(archive.namelist()):
-            if (match := _PATH.fullmatch(name)) and match["locale"] in wanted:
-                components.setdefault(match["component"], {})[wanted[match["locale"]]] = name
-        absent = [lang for lang in langs if not any(lang in files for files in components.values())]
-        if absent:
-            raise CorpusError("languages that Home Assistant does not have", got=", ".join(absent))
-        for component, files in tqdm(components.items(), desc="read components", mininterval=1):
-            if "en" in files:
-                trees = {lang: json.loads(archive.read(name)) for lang, name in files.items()}
-                reader.add_component(component, trees)
-    return reader
+            translations = self.translations.setdefault(english, {})
+            for lang, texts in others.items():
+                if path not in texts:
+                    continue
+                text, _ = _message(texts[path], names)
+                if fault := _fault_of_translation(english, text, translations.get(lang)):
+                    self.dropped[lang][fault] += 1
+                else:
+                    translations[lang] = text
 
 
 def _tier(pairs: int, most: int) -> str:
@@ -182,7 +155,12 @@ def _tier(pairs: int, most: int) -> str:
 
 
 def read(
-    wheel: Path, *, langs: Sequence[str] = DEFAULT_LANGS, test_size: int, valid_size: int, seed: int
+    wheel: Path | None,
+    *,
+    langs: Sequence[str] = DEFAULT_LANGS,
+    sizes: Mapping[str, int],
+    seed: int,
+    downloads: Path = Path("downloads"),
 ) -> Corpus:
     """Read, clean and split.
 
@@ -190,52 +168,68 @@ def read(
     ``de-en`` would be trained on while ``es-en`` is tested. Test and validation messages come from
     whole components held out, have at least 5 words, no placeholder, and exist in all ``langs``.
 
+    Args:
+        wheel: None: it is downloaded into ``downloads``, unless it is there.
+        sizes: how many messages are for ``test`` and ``valid``.
+
     Raises:
-        CorpusError: not the pinned wheel, an unknown language, or too few messages for the splits.
+        CorpusError: not the pinned wheel, or none to be had, an unknown language, or too few messages for
+            the splits.
     """
-    _check(wheel)
-    reader = _read(wheel, langs)
-    messages = {en: texts for en, texts in reader.translations.items() if texts}
+    wheel = wheel or fetch(downloads)
+    require_file(wheel, "Home Assistant wheel")
+    if (digest := hash_file(wheel)) != SHA256:
+        raise CorpusError(
+            "not the pinned Home Assistant wheel",
+            where=wheel,
+            got=f"sha256 {digest}",
+            expected=f"sha256 {SHA256} ({WHEEL})",
+            mend="delete the file, so that it is downloaded again",
+        )
+    collected = _Messages(wheel, langs)
+    messages = {en: texts for en, texts in collected.translations.items() if texts}
     eligible = [
         en
         for en, texts in messages.items()
         if len(texts) == len(langs) and len(en.split()) >= _TEST_WORDS and not _PLACEHOLDER.search(en)
     ]
     splits = splitting.hold_out_groups(
-        {en: reader.components[en] for en in messages},
+        {en: collected.components[en] for en in messages},
         eligible,
-        sizes={"test": test_size, "valid": valid_size},
+        sizes={split: sizes[split] for split in (TEST, VALID)},
         seed=seed,
     )
     # English near duplicates, and messages that share a whole translation, leak an answer.
-    splits["valid"] = splitting.without_near_duplicates(splits["valid"], splits["test"])
-    held_out = splits["test"] + splits["valid"]
+    splits[VALID] = splitting.without_near_duplicates(splits[VALID], splits[TEST])
+    held_out = splits[TEST] + splits[VALID]
     answers = {(lang, messages[en][lang].casefold()) for en in held_out for lang in langs}
     train = [
         en
-        for en in splitting.without_near_duplicates(splits["train"], held_out)
+        for en in splitting.without_near_duplicates(splits[TRAIN], held_out)
         if not any((lang, text.casefold()) in answers for lang, text in messages[en].items())
     ]
     shuffled = sorted(messages, key=lambda en: splitting.shuffle_key(seed, en))
     leak = {
         "similarity": "character-4-gram Jaccard on the English side",
-        "random_split_for_comparison": splitting.leak_report(shuffled[test_size:], shuffled[:test_size]),
-        "components_held_out": splitting.leak_report(splits["train"], splits["test"]),
-        "as_built": splitting.leak_report(train, splits["test"]),
-        "train_messages_dropped_as_near_duplicates": len(splits["train"]) - len(train),
+        "random_split_for_comparison": splitting.leak_report(
+            shuffled[sizes[TEST] :], shuffled[: sizes[TEST]]
+        ),
+        "components_held_out": splitting.leak_report(splits[TRAIN], splits[TEST]),
+        "as_built": splitting.leak_report(train, splits[TEST]),
+        "train_messages_dropped_as_near_duplicates": len(splits[TRAIN]) - len(train),
     }
-    assert not set(splits["test"]) & set(train)
+    assert not set(splits[TEST]) & set(train)
+    splits[TRAIN] = train
 
     pairs = {
         split: {lang: [(messages[en][lang], en) for en in chosen if lang in messages[en]] for lang in langs}
-        for split, chosen in (("train", train), ("valid", splits["valid"]), ("test", splits["test"]))
+        for split, chosen in splits.items()
     }
-    sizes = {lang: len(pairs["train"][lang]) for lang in langs}
+    trained = {lang: len(pairs[TRAIN][lang]) for lang in langs}
     return Corpus(
         name="homeassistant",
         pairs=pairs,
-        families={lang: language(lang).family for lang in (*langs, "en")},
-        tiers={lang: _tier(size, max(sizes.values())) for lang, size in sizes.items()},
+        tiers={lang: _tier(size, max(trained.values())) for lang, size in trained.items()},
         sources=[
             {
                 "name": f"homeassistant {VERSION} (PyPI wheel)",
@@ -244,6 +238,6 @@ def read(
                 "parts": "homeassistant/components/*/translations/*.json",
             }
         ],
-        cleaning={lang: dict(counter.most_common()) for lang, counter in reader.dropped.items()},
+        cleaning={lang: dict(counter.most_common()) for lang, counter in collected.dropped.items()},
         leak=leak,
     )

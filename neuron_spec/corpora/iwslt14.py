@@ -30,9 +30,10 @@ from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_file, hash_text
 from neuron_spec.corpora import splitting
-from neuron_spec.corpora.build import PIVOT, SPLITS, Corpus
+from neuron_spec.corpora.build import SPLITS, TEST, TRAIN, VALID, Corpus
+from neuron_spec.corpora.checks import decoded_text, require_known, some
 from neuron_spec.corpora.cleaning import fault_of_lengths, normalize
-from neuron_spec.directions import language
+from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
 
 RELEASE = "2014-01"
@@ -45,6 +46,7 @@ _DOWNLOAD = (
     f"download {RELEASE}.tgz, Google Drive file 1GnBarJIbNgEIIDvUyKDtLmv35Qcxg6Ed (WIT3, {LICENCE}), "
     f"and pass --archive {RELEASE}.tgz, or the folder it unpacks to"
 )
+_FEWER = f"name only the languages that it holds with --langs, or {_DOWNLOAD}"
 _MOST_TOKENS = 175
 _LENGTH_RATIO = 1.5
 _VALID_EVERY = 23
@@ -86,6 +88,11 @@ class _Pair:
     sha256: str
 
 
+def _fault(what: str, *, mend: str = _DOWNLOAD, **parts: object) -> CorpusError:
+    """Of the user's copy, which is mended by another one."""
+    return CorpusError(what, mend=mend, **parts)
+
+
 def require_archive(archive: Path | None) -> Path:
     """The user's copy of the release.
 
@@ -93,9 +100,9 @@ def require_archive(archive: Path | None) -> Path:
         CorpusError: if none is named or it is not there; says where to get it, and its licence.
     """
     if archive is None:
-        raise CorpusError(f"iwslt14 reads your own copy of WIT3's release {RELEASE}", mend=_DOWNLOAD)
+        raise _fault(f"iwslt14 reads your own copy of WIT3's release {RELEASE}")
     if not archive.exists():
-        raise CorpusError(f"WIT3's release {RELEASE} not found", where=archive, mend=_DOWNLOAD)
+        raise _fault(f"WIT3's release {RELEASE} not found", where=archive)
     return archive
 
 
@@ -127,12 +134,7 @@ def read(
         CorpusError: a language or way to split that there is not, a copy that is cut short or
             incomplete, a file that cannot be read, sides of unequal numbers of segments, too few talks.
     """
-    if unknown := [lang for lang in langs if lang not in DEFAULT_LANGS]:
-        raise CorpusError(
-            "languages that iwslt14 does not have",
-            got=", ".join(unknown),
-            expected=f"some of {', '.join(DEFAULT_LANGS)}",
-        )
+    require_known(langs, DEFAULT_LANGS, "languages that iwslt14 does not have")
     if split not in WAYS_TO_SPLIT:
         raise CorpusError("no such way to split iwslt14", got=split, expected=" or ".join(WAYS_TO_SPLIT))
     pairs = _read_pairs(require_archive(archive), langs)
@@ -157,8 +159,6 @@ def read(
             name: {lang: [(text, english) for _, text, english in splits[name][lang]] for lang in langs}
             for name in SPLITS
         },
-        families={lang: language(lang).family for lang in (*langs, PIVOT)},
-        tiers={},
         sources=[_source(lang, pair) for lang, pair in pairs.items()],
         cleaning={lang: dict(counter.most_common()) for lang, counter in cleaning.items()},
         leak=leak,
@@ -182,21 +182,19 @@ def _packed_pairs(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, st
     """
     if archive.is_file():
         yield from _pairs_in_archive(archive, langs)
-    else:
-        for lang in langs:
-            place = _place_in_folder(archive, lang)
-            if place.is_dir():
-                yield (
-                    lang,
-                    str(place),
-                    {path.name: path.read_bytes() for path in sorted(_wanted(place, lang))},
-                )
-            else:
-                yield lang, str(place), _unpack(place.read_bytes(), str(place), lang)
+        return
+    for lang in langs:
+        place = _place_in_folder(archive, lang)
+        if place.is_dir():
+            names = [name for name in sorted(_file_names(lang)) if (place / name).is_file()]
+            files = {name: (place / name).read_bytes() for name in names}
+        else:
+            files = _unpack(place.read_bytes(), str(place), lang)
+        yield lang, str(place), files
 
 
 def _pairs_in_archive(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, bytes]]]:
-    wanted = {f"texts/{lang}/{PIVOT}/{lang}-{PIVOT}.tgz": lang for lang in langs}
+    wanted = {f"texts/{lang}/{ENGLISH}/{lang}-{ENGLISH}.tgz": lang for lang in langs}
     others = []
     with gzip.open(archive) as whole:
         for name, file in _members(whole, str(archive)):
@@ -207,52 +205,48 @@ def _pairs_in_archive(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str
                 others.append(name)
             if not wanted:
                 return
-    raise CorpusError(
+    raise _fault(
         "the archive lacks some languages",
         where=archive,
-        got=_some(others),
+        got=some(others),
         expected=", ".join(f"{RELEASE}/{path}" for path in wanted),
-        mend="name only the languages that it holds with --langs, or " + _DOWNLOAD,
+        mend=_FEWER,
     )
 
 
 def _place_in_folder(folder: Path, lang: str) -> Path:
-    pair = f"{lang}-{PIVOT}"
-    roots = (folder, folder / "texts", folder / RELEASE / "texts")
-    places = [root / inner for root in roots for inner in (f"{lang}/{PIVOT}/{pair}", pair)]
-    for place in places:
-        if place.is_dir():
-            return place
-        if (packed := place.with_name(f"{pair}.tgz")).is_file():
-            return packed
-    raise CorpusError(
+    pair = f"{lang}-{ENGLISH}"
+    for root in (folder, folder / "texts", folder / RELEASE / "texts"):
+        for place in (root / lang / ENGLISH / pair, root / pair):
+            if place.is_dir():
+                return place
+            if (packed := place.with_name(f"{pair}.tgz")).is_file():
+                return packed
+    raise _fault(
         f"the folder holds no {pair} text",
         where=folder,
-        got=_some(sorted(path.name for path in folder.iterdir())),
-        expected=f"texts/{lang}/{PIVOT}/{pair}.tgz, {pair}.tgz or {pair}/",
-        mend="name only the languages that it holds with --langs, or " + _DOWNLOAD,
+        got=some(sorted(path.name for path in folder.iterdir())),
+        expected=f"texts/{lang}/{ENGLISH}/{pair}.tgz, {pair}.tgz or {pair}/",
+        mend=_FEWER,
     )
 
 
+def _sides(lang: str) -> dict[str, tuple[str, str]]:
+    """``train`` and every test set -> the files of the language and of English."""
+    pair = f"{lang}-{ENGLISH}"
+    patterns = {TRAIN: f"train.tags.{pair}.{{}}"} | {
+        name: f"IWSLT14.{name}.{pair}.{{}}.xml" for name in TEST_SETS
+    }
+    return {name: (pattern.format(lang), pattern.format(ENGLISH)) for name, pattern in patterns.items()}
+
+
 def _file_names(lang: str) -> list[str]:
-    pair = f"{lang}-{PIVOT}"
-    return [
-        name
-        for side in (lang, PIVOT)
-        for name in (
-            f"train.tags.{pair}.{side}",
-            *(f"IWSLT14.{name}.{pair}.{side}.xml" for name in TEST_SETS),
-        )
-    ]
-
-
-def _wanted(folder: Path, lang: str) -> list[Path]:
-    return [folder / name for name in _file_names(lang) if (folder / name).is_file()]
+    return [name for sides in _sides(lang).values() for name in sides]
 
 
 def _unpack(data: bytes, where: str, lang: str) -> dict[str, bytes]:
     """The files of one language out of its own archive, such as ``de-en/train.tags.de-en.de``."""
-    wanted = {(f"{lang}-{PIVOT}", name) for name in _file_names(lang)}
+    wanted = {(f"{lang}-{ENGLISH}", name) for name in _file_names(lang)}
     files, others = {}, []
     # Through gzip, which knows where its data end: a tar file cut between two files would seem complete.
     for member, file in _members(gzip.GzipFile(fileobj=io.BytesIO(data)), where):
@@ -262,12 +256,11 @@ def _unpack(data: bytes, where: str, lang: str) -> dict[str, bytes]:
         else:
             others.append(member)
     if not files:
-        raise CorpusError(
+        raise _fault(
             "the archive holds none of the files it should",
             where=where,
-            got=_some(others),
-            expected=f"{lang}-{PIVOT}/train.tags.{lang}-{PIVOT}.{lang} and others",
-            mend=_DOWNLOAD,
+            got=some(others),
+            expected=f"{lang}-{ENGLISH}/train.tags.{lang}-{ENGLISH}.{lang} and others",
         )
     return files
 
@@ -284,12 +277,8 @@ def _read_all(file: io.BufferedIOBase, where: str) -> bytes:
     with _readable(where):
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
-        raise CorpusError(
-            "far larger than any file of the release",
-            where=where,
-            expected=f"at most {_LARGEST} bytes",
-            mend=_DOWNLOAD,
-        )
+        expected = f"at most {_LARGEST} bytes"
+        raise _fault("far larger than any file of the release", where=where, expected=expected)
     return data
 
 
@@ -298,18 +287,13 @@ def _readable(where: str) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise CorpusError(
+        raise _fault(
             "the archive cannot be read: damaged, cut short, or no archive at all",
             where=where,
             got=str(error),
             expected="a gzipped tar file",
             mend=f"{_DOWNLOAD}; a file of a few kilobytes is a web page that Google Drive gave instead",
         ) from error
-
-
-def _some(names: Sequence[str], at_most: int = 5) -> str:
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return (", ".join(names[:at_most]) or "nothing") + more
 
 
 def _hash(files: Mapping[str, bytes]) -> str:
@@ -321,62 +305,48 @@ def _hash(files: Mapping[str, bytes]) -> str:
 
 
 def _read_pair(lang: str, where: str, files: Mapping[str, bytes]) -> _Pair:
-    pair = f"{lang}-{PIVOT}"
-    train = _read_sides(f"train.tags.{pair}.{{}}", lang, where, files)
-    if train is None:
-        raise CorpusError(
-            f"no training text of {pair}",
+    segments = {}
+    for name, sides in _sides(lang).items():
+        present = [side for side in sides if side in files]
+        if len(present) == 1:
+            raise _fault(
+                "only one side of a file is there", where=where, got=present[0], expected=" and ".join(sides)
+            )
+        if present:
+            segments[name] = _read_sides(sides, where, files)
+    if missing := "training text" if TRAIN not in segments else "test set" if len(segments) == 1 else None:
+        raise _fault(
+            f"no {missing} of {lang}-{ENGLISH}",
             where=where,
-            got=_some(sorted(files)),
-            expected=f"train.tags.{pair}.{lang} and train.tags.{pair}.{PIVOT}",
-            mend=_DOWNLOAD,
+            got=some(sorted(files)),
+            expected=f"some of {', '.join(_file_names(lang))}",
         )
-    tests = {name: _read_sides(f"IWSLT14.{name}.{pair}.{{}}.xml", lang, where, files) for name in TEST_SETS}
-    found = {name: segments for name, segments in tests.items() if segments}
-    if not found:
-        raise CorpusError(
-            f"no test set of {pair}",
-            where=where,
-            got=_some(sorted(files)),
-            expected=f"some of {', '.join(f'IWSLT14.{name}.{pair}.{lang}.xml' for name in TEST_SETS)}",
-            mend=_DOWNLOAD,
-        )
-    return _Pair(train, found, _hash(files))
+    return _Pair(segments.pop(TRAIN), segments, _hash(files))
 
 
-def _read_sides(pattern: str, lang: str, where: str, files: Mapping[str, bytes]) -> list[_Segment] | None:
-    """Both sides of a file, aligned; None where the pair has no such file."""
-    names = [pattern.format(side) for side in (lang, PIVOT)]
-    present = [name for name in names if name in files]
-    if not present:
-        return None
-    if len(present) == 1:
-        raise CorpusError(
-            "only one side of a file is there",
-            where=where,
-            got=present[0],
-            expected=" and ".join(names),
-            mend=_DOWNLOAD,
-        )
-    parse = _parse_xml if pattern.endswith(".xml") else _parse_tagged
-    theirs, english = (parse(_decode(files[name], f"{where}: {name}"), f"{where}: {name}") for name in names)
-    both = f"{where}: {names[0]} and {names[1]}"
+def _read_sides(sides: tuple[str, str], where: str, files: Mapping[str, bytes]) -> list[_Segment]:
+    """Two files, aligned."""
+    parse = _parse_xml if sides[0].endswith(".xml") else _parse_tagged
+    mend = f"the file was converted on its way: {_DOWNLOAD}"
+    theirs, english = (
+        parse(decoded_text(files[side], where=f"{where}: {side}", mend=mend), f"{where}: {side}")
+        for side in sides
+    )
+    both = f"{where}: {' and '.join(sides)}"
     if len(theirs) != len(english):
-        raise CorpusError(
+        raise _fault(
             "the two sides have unequal numbers of segments",
             where=both,
             got=f"{len(theirs)} and {len(english)}{_first_unequal_talk(theirs, english)}",
             expected="one segment for each segment",
-            mend=_DOWNLOAD,
         )
     segments = []
     for number, (one, other) in enumerate(zip(theirs, english, strict=True), start=1):
         if one.talk != other.talk and one.talk and other.talk:
-            raise CorpusError(
+            raise _fault(
                 "the two sides are not of the same talk",
                 where=f"{both}, segment {number}",
                 got=f"talks {one.talk} and {other.talk}",
-                mend=_DOWNLOAD,
             )
         segments.append(_Segment(one.talk or other.talk, normalize(one.text), normalize(other.text)))
     return segments
@@ -386,20 +356,6 @@ def _first_unequal_talk(theirs: Sequence[_Line], english: Sequence[_Line]) -> st
     one, other = (Counter(line.talk for line in lines) for lines in (theirs, english))
     talk = next((talk for talk in one | other if talk and one[talk] != other[talk]), None)
     return f", first in talk {talk}: {one[talk]} and {other[talk]}" if talk else ""
-
-
-def _decode(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CorpusError(
-            "not UTF-8",
-            where=f"{where}, line {line}",
-            got=f"byte {data[error.start]:#04x}",
-            expected="UTF-8, as in the release",
-            mend=f"the file was converted on its way: {_DOWNLOAD}",
-        ) from error
 
 
 def _parse_tagged(text: str, where: str) -> list[_Line]:
@@ -434,12 +390,11 @@ def _parse_xml(text: str, where: str) -> list[_Line]:
     for match in _MARKUP.finditer(text):
         if match["broken"]:
             line = text.count("\n", 0, match.start()) + 1
-            raise CorpusError(
+            raise _fault(
                 "a <seg> is opened and not closed, or closed and not opened",
                 where=f"{where}, line {line}",
                 got=f"{text[match.start() :].splitlines()[0][:60]!r}, after {len(lines)} segments",
                 expected='<seg id="1"> text </seg>',
-                mend=_DOWNLOAD,
             )
         if match["text"] is not None:
             lines.append(_Line(talk, unescape(match["text"], _QUOTES)))
@@ -477,13 +432,14 @@ def _test(pairs: Mapping[str, _Pair]) -> dict[str, list[_Segment]]:
 
 
 def _split_lass(pairs: Mapping[str, _Pair]) -> _Splits:
-    splits: _Splits = {"train": {}, "valid": {}, "test": _test(pairs)}
-    for lang, pair in pairs.items():
-        splits["valid"][lang] = pair.train[_VALID_EVERY - 1 :: _VALID_EVERY]
-        splits["train"][lang] = [
-            segment for number, segment in enumerate(pair.train, start=1) if number % _VALID_EVERY
-        ]
-    return splits
+    return {
+        TRAIN: {
+            lang: [segment for number, segment in enumerate(pair.train, start=1) if number % _VALID_EVERY]
+            for lang, pair in pairs.items()
+        },
+        VALID: {lang: pair.train[_VALID_EVERY - 1 :: _VALID_EVERY] for lang, pair in pairs.items()},
+        TEST: _test(pairs),
+    }
 
 
 def _split_talks(pairs: Mapping[str, _Pair], seed: int) -> tuple[_Splits, Counter[str]]:
@@ -501,7 +457,7 @@ def _split_talks(pairs: Mapping[str, _Pair], seed: int) -> tuple[_Splits, Counte
     if nameless := [lang for lang, segments in rest.items() if any(not s.talk for s in segments)]:
         raise CorpusError(
             "training text without talk ids",
-            where=f"train.tags.{nameless[0]}-{PIVOT}.{nameless[0]}",
+            where=f"train.tags.{nameless[0]}-{ENGLISH}.{nameless[0]}",
             expected="a line <talkid>...</talkid> at the head of each talk",
             mend="--split lass needs none",
         )
@@ -511,24 +467,24 @@ def _split_talks(pairs: Mapping[str, _Pair], seed: int) -> tuple[_Splits, Counte
         seed=seed,
     )
     splits: _Splits = {
-        "train": {lang: [s for s in segments if s.talk not in held_out] for lang, segments in rest.items()},
-        "valid": {lang: [s for s in segments if s.talk in held_out] for lang, segments in rest.items()},
-        "test": test,
+        TRAIN: {lang: [s for s in segments if s.talk not in held_out] for lang, segments in rest.items()},
+        VALID: {lang: [s for s in segments if s.talk in held_out] for lang, segments in rest.items()},
+        TEST: test,
     }
     return splits, Counter({lang: len(pairs[lang].train) - len(rest[lang]) for lang in pairs})
 
 
 def _leak_report(splits: _Splits) -> dict[str, dict[str, int]]:
     """For each held-out split: how many talks and distinct English segments, and how many are trained on."""
-    segments = {split: [s for found in splits[split].values() for s in found] for split in SPLITS}
-    talks = {split: {s.talk for s in found} - {""} for split, found in segments.items()}
-    english = {split: {s.english for s in found} for split, found in segments.items()}
+    segments = {split: [s for of_lang in splits[split].values() for s in of_lang] for split in SPLITS}
+    talks = {split: {s.talk for s in of_split} - {""} for split, of_split in segments.items()}
+    english = {split: {s.english for s in of_split} for split, of_split in segments.items()}
     report = {}
-    for split in ("valid", "test"):
-        trained = english[split] & english["train"]
+    for split in (VALID, TEST):
+        trained = english[split] & english[TRAIN]
         report[split] = {
             "talks": len(talks[split]),
-            "talks_in_train": len(talks[split] & talks["train"]),
+            "talks_in_train": len(talks[split] & talks[TRAIN]),
             "english_segments": len(english[split]),
             "english_segments_in_train": len(trained),
             "of_which_5_words_or_more": sum(len(text.split()) >= 5 for text in trained),
@@ -538,7 +494,7 @@ def _leak_report(splits: _Splits) -> dict[str, dict[str, int]]:
 
 def _source(lang: str, pair: _Pair) -> dict[str, str]:
     return {
-        "name": f"WIT3 {RELEASE}, {lang}-{PIVOT}",
+        "name": f"WIT3 {RELEASE}, {lang}-{ENGLISH}",
         "sha256": pair.sha256,
         "licence": LICENCE,
         "test_sets": ", ".join(f"{name} ({len(segments)})" for name, segments in pair.tests.items()),

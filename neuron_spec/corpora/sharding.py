@@ -6,7 +6,6 @@ import codecs
 import hashlib
 import multiprocessing
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -104,37 +103,21 @@ def _check_text(
         decoder.decode(block, final)
         if (at := block.find(b"\0")) < 0:
             return
-        line, found = block[:at].count(b"\n"), "a zero byte"
+        line, fault = block[:at].count(b"\n"), "a zero byte"
     except UnicodeDecodeError as error:
-        line, found = error.object[: error.start].count(b"\n"), str(error)
+        line, fault = error.object[: error.start].count(b"\n"), str(error)
     raise CorpusError(
         "not UTF-8 text",
         where=f"{path}, line {lines_before + line + 1}",
-        got=found,
+        got=fault,
         mend="convert the file, such as with iconv, or get it again",
     )
-
-
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raises: CorpusError if the disk of ``folder`` has not that much free."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if free < needed_bytes:
-        raise CorpusError(
-            "too little disk space",
-            where=folder,
-            got=f"{free / 1e9:.2f} GB free",
-            expected=f"{needed_bytes / 1e9:.2f} GB",
-            mend="free some, name an --output on another disk, or fewer --langs",
-        )
 
 
 # ------------------------------------------------------------------ several processes
 
 _task: Callable[[Any], Any]  # of a worker process, set once when it starts
-_count: Callable[[int], None] = lambda number: None  # noqa: E731
+_count: Callable[[int], object] = lambda number: None  # noqa: E731
 
 
 def report_progress(number: int) -> None:
@@ -180,11 +163,7 @@ def in_processes(
     global _count
     with tqdm(total=lines, desc=description, unit=" lines", unit_scale=True, mininterval=1) as bar:
         if workers == 1:
-
-            def count(number: int) -> None:
-                bar.update(number)
-
-            _count = count
+            _count = bar.update
             for job in jobs:
                 yield job, task(job)
             return

@@ -6,41 +6,24 @@ families nothing is shared. What a method finds out about relatedness can so be 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
+from itertools import chain
 
-from neuron_spec.corpora.build import PIVOT, Corpus
+from neuron_spec.corpora.build import Corpus
+from neuron_spec.corpora.checks import require_known
+from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
 
-_BEINGS = [
-    "dog",
-    "cat",
-    "bird",
-    "horse",
-    "farmer",
-    "teacher",
-    "girl",
-    "boy",
-    "king",
-    "doctor",
-    "singer",
-    "sailor",
-]
-_THINGS = ["lamp", "book", "basket", "door", "hat", "boat", "drum", "coin", "rope", "wheel"]
-_PLACES = ["river", "garden", "house", "bridge", "market", "hill", "forest", "tower"]
-_ADJECTIVES = ["small", "big", "red", "green", "new", "dark", "quiet", "strong", "tall", "white"]
-_TRANSITIVE = ["follow", "help", "pull", "push", "paint", "guard", "lift", "clean", "need", "collect"]
-_INTRANSITIVE = ["walk", "jump", "rest", "wait", "work", "play", "talk", "laugh"]
-_ADPOSITIONS = ["near", "behind", "below", "around"]
-_ARTICLES = ["the", "a", "this"]
-_NUMERALS = ["two", "three", "four", "five"]
-_TENSES = ["past", "present", "future"]
-
-_CONTENT = _BEINGS + _THINGS + _PLACES + _ADJECTIVES + _TRANSITIVE + _INTRANSITIVE
-_FUNCTION = _ADPOSITIONS + _ARTICLES + _NUMERALS
-_WORDS = range(3, 10)  # in the English sentence
+_GRAMMAR = json.loads(files("neuron_spec.corpora").joinpath("toy.json").read_text(encoding="utf-8"))
+_WORDS: dict[str, list[str]] = _GRAMMAR["content"] | _GRAMMAR["function"]  # kind -> English words
+_CONTENT, _FUNCTION = (list(chain(*_GRAMMAR[use].values())) for use in ("content", "function"))
+_TENSES = ("past", "present", "future")
+_LENGTHS = range(3, 10)  # words of the English sentence
 
 # Each language has replaced this fraction of its inherited content words by words of its own.
 _REPLACED_FRACTION = 0.1
@@ -83,65 +66,13 @@ class _Family:
     sound_changes: Mapping[str, Sequence[tuple[str, str]]]
 
 
-_FAMILIES = (
-    _Family(
-        name="Talic",
-        onsets=["p", "t", "k", "b", "d", "m", "n", "r", "l", "s"],
-        vowels=["a", "e", "o"],
-        codas=("n", "r", "s", ""),
-        order="SVOP",
-        adjective_first=False,
-        determiner_first=True,
-        adposition_first=True,
-        plural=("", "en"),
-        accusative=("", ""),
-        tenses={"past": ("", "ta"), "present": ("", ""), "future": ("", "ro")},
-        sound_changes={
-            "qa": (),
-            "qb": (("p", "f"), ("k", "h")),
-            "qc": (("b", "v"), ("s", "z"), ("o", "u")),
-        },
-    ),
-    _Family(
-        name="Yumic",
-        onsets=["y", "k", "m", "l", "v", "n", "h", "j"],
-        vowels=["ä", "ö", "ü", "i", "u"],
-        codas=("",),
-        order="SPOV",
-        adjective_first=True,
-        determiner_first=False,
-        adposition_first=False,
-        plural=("", "lü"),
-        accusative=("", "m"),
-        tenses={"past": ("", "ki"), "present": ("", ""), "future": ("", "yö")},
-        sound_changes={
-            "qm": (),
-            "qn": (("k", "g"), ("ä", "e")),
-            "qo": (("y", "d"), ("v", "w"), ("ö", "å")),
-        },
-    ),
-    _Family(
-        name="Zhodic",
-        onsets=["ст", "гр", "др", "зв", "кр", "бл", "в", "ж", "ш", "м"],
-        vowels=["а", "о", "и"],
-        codas=["к", "т", "л", "ш", "м"],
-        order="VSOP",
-        adjective_first=False,
-        determiner_first=False,
-        adposition_first=True,
-        plural=("ви", ""),
-        accusative=("", ""),
-        tenses={"past": ("по", ""), "present": ("", ""), "future": ("за", "")},
-        sound_changes={
-            "qx": (),
-            "qy": (("г", "х"), ("о", "у")),
-            "qz": (("ж", "ч"), ("з", "ц"), ("и", "ы")),
-        },
-    ),
-)
-_FAMILY_OF = {lang: family for family in _FAMILIES for lang in family.sound_changes}
+_FAMILY_OF = {
+    lang: family
+    for family in (_Family(**entry) for entry in _GRAMMAR["families"])
+    for lang in family.sound_changes
+}
 
-FAMILIES: dict[str, str] = {lang: family.name for lang, family in _FAMILY_OF.items()} | {PIVOT: "Germanic"}
+FAMILIES: dict[str, str] = {lang: family.name for lang, family in _FAMILY_OF.items()} | {ENGLISH: "Germanic"}
 DEFAULT_LANGS = ("qa", "qb", "qm", "qn", "qx", "qy")
 
 
@@ -163,13 +94,8 @@ def generate(
     Raises:
         CorpusError: if a language is not one of the invented ones, or a split's size is not positive.
     """
-    unknown = [lang for lang in langs if lang not in FAMILIES]
-    if unknown:
-        raise CorpusError(
-            "the toy corpus has no such language",
-            got=", ".join(unknown),
-            expected=f"some of {', '.join(sorted(_FAMILY_OF))}",
-        )
+    invented = [lang for lang in dict.fromkeys(langs) if lang != ENGLISH]
+    require_known(invented, _FAMILY_OF, "the toy corpus has no such language")
     for split, size in sentences.items():
         if size < 1:
             raise CorpusError(
@@ -180,9 +106,7 @@ def generate(
     train_last = sorted(sentences, key=lambda split: (split == "train", split))
     drawn = {split: [next(meanings) for _ in range(sentences[split])] for split in train_last}
     return {
-        split: {
-            lang: [_say(lang, meaning) for meaning in drawn[split]] for lang in dict.fromkeys((PIVOT, *langs))
-        }
+        split: {lang: [_say(lang, meaning) for meaning in drawn[split]] for lang in (ENGLISH, *invented)}
         for split in sentences
     }
 
@@ -197,11 +121,10 @@ def read(*, langs: Sequence[str], sizes: Mapping[str, int], seed: int) -> Corpus
     return Corpus(
         name="toy",
         pairs={
-            split: {lang: list(zip(texts[lang], texts[PIVOT], strict=True)) for lang in langs}
+            split: {lang: list(zip(texts[lang], texts[ENGLISH], strict=True)) for lang in langs}
             for split, texts in lines.items()
         },
-        families={lang: FAMILIES[lang] for lang in (*langs, PIVOT)},
-        tiers={},
+        families=FAMILIES,
         sources=[
             {"name": f"neuron_spec's toy grammar, seed {seed}", "licence": "none needed: made on the spot"}
         ],
@@ -212,7 +135,7 @@ def _distinct_meanings(rng: random.Random) -> Iterator[_Meaning]:
     seen = set()
     while True:
         meaning = _draw_meaning(rng)
-        if meaning not in seen and len(_english(meaning).split()) in _WORDS:
+        if meaning not in seen and len(_english(meaning).split()) in _LENGTHS:
             seen.add(meaning)
             yield meaning
 
@@ -221,24 +144,26 @@ def _draw_meaning(rng: random.Random) -> _Meaning:
     has_object = rng.random() < 0.6
     has_place = rng.random() < 0.4
     return _Meaning(
-        verb=rng.choice(_TRANSITIVE if has_object else _INTRANSITIVE),
+        verb=rng.choice(_WORDS["transitive"] if has_object else _WORDS["intransitive"]),
         tense=rng.choice(_TENSES),
-        subject=_draw_phrase(rng, _BEINGS),
-        object=_draw_phrase(rng, _BEINGS + _THINGS) if has_object else None,
-        adposition=rng.choice(_ADPOSITIONS) if has_place else None,
-        place=_draw_phrase(rng, _PLACES) if has_place else None,
+        subject=_draw_phrase(rng, _WORDS["beings"]),
+        object=_draw_phrase(rng, _WORDS["beings"] + _WORDS["things"]) if has_object else None,
+        adposition=rng.choice(_WORDS["adpositions"]) if has_place else None,
+        place=_draw_phrase(rng, _WORDS["places"]) if has_place else None,
     )
 
 
 def _draw_phrase(rng: random.Random, nouns: Sequence[str]) -> _Phrase:
     noun = rng.choice(nouns)
-    adjective = rng.choice(_ADJECTIVES) if rng.random() < 0.4 else None
-    determiner = rng.choice(_NUMERALS) if rng.random() < 0.2 else rng.choice(_ARTICLES)
-    return _Phrase(noun, adjective, determiner, is_plural=determiner in _NUMERALS or rng.random() < 0.4)
+    adjective = rng.choice(_WORDS["adjectives"]) if rng.random() < 0.4 else None
+    determiner = rng.choice(_WORDS["numerals"]) if rng.random() < 0.2 else rng.choice(_WORDS["articles"])
+    return _Phrase(
+        noun, adjective, determiner, is_plural=determiner in _WORDS["numerals"] or rng.random() < 0.4
+    )
 
 
 def _say(lang: str, meaning: _Meaning) -> str:
-    return _english(meaning) if lang == PIVOT else _invented(lang, meaning)
+    return _english(meaning) if lang == ENGLISH else _invented(lang, meaning)
 
 
 def _english(meaning: _Meaning) -> str:

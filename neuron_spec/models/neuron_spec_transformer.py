@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from neuron_spec.errors import ModelError
 from neuron_spec.modules.specialized_attention import SpecializedAttention
 from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1, SpecializedFC2
 from neuron_spec.neurons.activations import ATTENTIONS
-from neuron_spec.neurons.choices import DROPPED_NEURONS, FFN_PATHS
+from neuron_spec.neurons.choices import DROPPED_NEURONS, FFN_PATHS, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
 MISSING_DIRECTION = ("error", "compose", "dense")
@@ -213,8 +214,8 @@ class _SpecializedSide:
         known = table.clone()
         for source, target in (table == _MISSING).nonzero().tolist():
             candidates = known[source] if self.side == "encoder" else known[:, target]
-            if len(found := candidates[candidates >= 0]):
-                table[source, target] = found[0]
+            if len(lenders := candidates[candidates >= 0]):
+                table[source, target] = lenders[0]
 
 
 class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
@@ -295,6 +296,8 @@ class NeuronSpecTransformer(TransformerModel):
     """
 
     masks_flag = "--neuron-masks"
+    encoder_class: type[SpecializedEncoder] = SpecializedEncoder
+    decoder_class: type[SpecializedDecoder] = SpecializedDecoder
     dynamics: nn.Module | None
 
     @classmethod
@@ -329,11 +332,11 @@ class NeuronSpecTransformer(TransformerModel):
 
     @classmethod
     def build_encoder(cls, cfg: Any, src_dict: Any, embed_tokens: Any) -> SpecializedEncoder:
-        return SpecializedEncoder(cfg, src_dict, embed_tokens)
+        return cls.encoder_class(cfg, src_dict, embed_tokens)
 
     @classmethod
     def build_decoder(cls, cfg: Any, tgt_dict: Any, embed_tokens: Any) -> SpecializedDecoder:
-        return SpecializedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+        return cls.decoder_class(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
     def forward(
         self,
@@ -412,11 +415,10 @@ class NeuronSpecTransformer(TransformerModel):
             self.require_relu()
         masks.require_fit(self.sites())
         self.set_mask_rows(masks.directions, langs)
-        for key, fc1 in self.ffn_layers().items():
-            if key in masks.kept:
-                fc1.set_mask(masks.kept[key])
-            else:
-                fc1.neuron_mask = None
+        for layer, fc1 in self.ffn_layers().items():
+            fc1.neuron_mask = None
+            if layer in masks.kept:
+                fc1.set_mask(masks.kept[layer])
         for site, attention in self.attentions().items():
             attention.set_mask(masks.kept.get(site))
 
@@ -448,14 +450,14 @@ class NeuronSpecTransformer(TransformerModel):
                     got=f"{direction} to borrow those of {lender}",
                     mend="name a specialized checkpoint, or borrow nothing",
                 )
-            own, lent = rows[[borrows, lends]].tolist()
-            if own != _MISSING:
+            borrower_row, lender_row = rows[[borrows, lends]].tolist()
+            if borrower_row != _MISSING:
                 raise ModelError(
                     f"a direction with {side.parts} of its own needs no others",
                     got=f"{direction} to borrow those of {lender}",
                     mend=f"leave {direction} out of what is borrowed",
                 )
-            if lent == _MISSING:
+            if lender_row == _MISSING:
                 raise ModelError(
                     f"a direction without {side.parts} cannot lend any",
                     got=f"{direction} to borrow those of {lender}",
@@ -485,16 +487,19 @@ class NeuronSpecTransformer(TransformerModel):
             ModelError: if it has none.
         """
         directions, order = self.masked_directions(langs)
-        neurons = {key: fc1.neuron_mask for key, fc1 in self.ffn_layers().items()}
-        heads = {site: attention.head_mask for site, attention in self.attentions().items()}
-        kept = {site: mask.cpu()[order] for site, mask in (neurons | heads).items() if mask is not None}
-        return NeuronMasks(directions, kept)
+        return NeuronMasks(directions, {site: mask.cpu()[order] for site, mask in self.kept_units().items()})
+
+    def kept_units(self) -> dict[str, Tensor]:
+        """Site -> the model's own mask, bool ``[N, F]``, of the sites that have one; rows as in ``mask_rows``."""
+        masks = {layer: fc1.neuron_mask for layer, fc1 in self.ffn_layers().items()}
+        masks |= {site: attention.head_mask for site, attention in self.attentions().items()}
+        return {site: mask for site, mask in masks.items() if mask is not None}
 
     def mask_buffers(self) -> dict[str, tuple[nn.Module, str]]:
         """Key in a checkpoint -> the module and the name of its buffer."""
         buffers: dict[str, tuple[nn.Module, str]] = {}
-        for key, fc1 in self.ffn_layers().items():
-            buffers[f"{key}.fc1.{_NEURON_MASK}"] = fc1, _NEURON_MASK
+        for layer, fc1 in self.ffn_layers().items():
+            buffers[f"{layer}.fc1.{_NEURON_MASK}"] = fc1, _NEURON_MASK
         for site, attention in self.attentions().items():
             buffers[f"{site}.{_HEAD_MASK}"] = attention, _HEAD_MASK
         return buffers
@@ -561,46 +566,37 @@ class NeuronSpecTransformer(TransformerModel):
         return bool(ours and theirs)
 
 
-@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer")
-def base(args: argparse.Namespace) -> None:
-    """The original transformer, 6+6/512/2048/8."""
+# Size -> what both sides have, and what the model shares; the rest as in the original transformer, 6+6/512/2048/8.
+_TIED_DECODER = "share_decoder_input_output_embed"
+SIZES: dict[str, tuple[dict[str, Any], str]] = {
+    "": ({}, ""),
+    # For CPUs: 3+3/128/512/4, pre-norm, all embeddings shared.
+    "_tiny": (
+        {"layers": 3, "embed_dim": 128, "ffn_embed_dim": 512, "attention_heads": 4, "normalize_before": True},
+        "share_all_embeddings",
+    ),
+    # The paper's mT-small, 6+6/512/1024/4, decoder embeddings tied.
+    "_iwslt": ({"ffn_embed_dim": 1024, "attention_heads": 4}, _TIED_DECODER),
+    # The paper's model for EC30, 6+6/1024/4096/16, pre-norm, decoder embeddings tied.
+    "_big": (
+        {"embed_dim": 1024, "ffn_embed_dim": 4096, "attention_heads": 16, "normalize_before": True},
+        _TIED_DECODER,
+    ),
+}
+
+
+def _fill_in(size: str, args: argparse.Namespace) -> None:
+    of_sides, shared = SIZES[size]
+    defaults = {f"{side}_{name}": value for side in SIDES for name, value in of_sides.items()}
+    for name, value in (defaults | ({shared: True} if shared else {})).items():
+        setattr(args, name, getattr(args, name, value))
     transformer_legacy.base_architecture(args)
 
 
-@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer_tiny")
-def tiny(args: argparse.Namespace) -> None:
-    """For CPUs: 3+3/128/512/4, pre-norm, all embeddings shared."""
-    for side in ("encoder", "decoder"):
-        _default(args, f"{side}_layers", 3)
-        _default(args, f"{side}_embed_dim", 128)
-        _default(args, f"{side}_ffn_embed_dim", 512)
-        _default(args, f"{side}_attention_heads", 4)
-        _default(args, f"{side}_normalize_before", True)
-    _default(args, "share_all_embeddings", True)
-    transformer_legacy.base_architecture(args)
+def register_architectures(model: str) -> None:
+    """Name an architecture of each of the `SIZES` of a registered model."""
+    for size in SIZES:
+        register_model_architecture(model, f"{model}{size}")(partial(_fill_in, size))
 
 
-@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer_iwslt")
-def iwslt(args: argparse.Namespace) -> None:
-    """The paper's mT-small, 6+6/512/1024/4, decoder embeddings tied."""
-    for side in ("encoder", "decoder"):
-        _default(args, f"{side}_ffn_embed_dim", 1024)
-        _default(args, f"{side}_attention_heads", 4)
-    _default(args, "share_decoder_input_output_embed", True)
-    transformer_legacy.base_architecture(args)
-
-
-@register_model_architecture("neuron_spec_transformer", "neuron_spec_transformer_big")
-def big(args: argparse.Namespace) -> None:
-    """The paper's model for EC30, 6+6/1024/4096/16, pre-norm, decoder embeddings tied."""
-    for side in ("encoder", "decoder"):
-        _default(args, f"{side}_embed_dim", 1024)
-        _default(args, f"{side}_ffn_embed_dim", 4096)
-        _default(args, f"{side}_attention_heads", 16)
-        _default(args, f"{side}_normalize_before", True)
-    _default(args, "share_decoder_input_output_embed", True)
-    transformer_legacy.base_architecture(args)
-
-
-def _default(args: argparse.Namespace, name: str, value: Any) -> None:
-    setattr(args, name, getattr(args, name, value))
+register_architectures("neuron_spec_transformer")

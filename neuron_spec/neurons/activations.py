@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import load_tensors, save_tensors
-from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, SelectionError
+from neuron_spec.neurons.by_direction import ByDirection
 from neuron_spec.neurons.choices import SIDES
 
 ATTENTIONS = ("self_attn", "encoder_attn")
@@ -52,7 +52,7 @@ def layer_order(site: str) -> tuple[int, int, int]:
 
 
 @dataclass
-class ActivationCounts:
+class ActivationCounts(ByDirection):
     """On how many tokens each neuron was active (> 0 after ReLU).
 
     Attributes:
@@ -61,6 +61,8 @@ class ActivationCounts:
         tokens: ``encoder`` and ``decoder`` -> int64 ``[N]``, the tokens looked at.
         metadata: how the counts were made; its ``checkpoint_sha256`` says from which weights.
     """
+
+    what, command = "profile", "profile"
 
     directions: list[Direction]
     counts: dict[str, Tensor]
@@ -92,7 +94,7 @@ class ActivationCounts:
             ArtifactError: if directions, layers, widths or the checkpoint differ.
         """
         for what, mine, theirs in (
-            ("directions", list(map(str, self.directions)), list(map(str, other.directions))),
+            ("directions", self.names, other.names),
             ("layers and widths", self.widths, other.widths),
             ("checkpoint", self.metadata.get("checkpoint_sha256"), other.metadata.get("checkpoint_sha256")),
         ):
@@ -107,12 +109,24 @@ class ActivationCounts:
             self.metadata,
         )
 
+    def of(self, directions: Sequence[Direction]) -> ActivationCounts:
+        """The counts of these directions, in their order.
+
+        Raises:
+            DirectionError: if one was not counted.
+        """
+        rows = self.rows(directions)
+        return ActivationCounts(
+            list(directions),
+            {layer: counts[rows] for layer, counts in self.counts.items()},
+            {side: tokens[rows] for side, tokens in self.tokens.items()},
+            self.metadata,
+        )
+
     def require_tokens(self) -> None:
         """Raises: SelectionError if a direction has no tokens: nothing can be selected for it."""
         empty = [
-            str(d)
-            for i, d in enumerate(self.directions)
-            if any(int(self.tokens[side][i]) == 0 for side in SIDES)
+            name for row, name in enumerate(self.names) if any(not self.tokens[side][row] for side in SIDES)
         ]
         if empty:
             raise SelectionError(
@@ -124,23 +138,16 @@ class ActivationCounts:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``profile.safetensors``; metadata in its header, as JSON."""
-        tensors = dict(self.counts) | {_TOKENS + side: self.tokens[side] for side in SIDES}
-        save_tensors(path, tensors, {**self.metadata, "directions": [str(d) for d in self.directions]})
+        self.write(path, self.counts | {_TOKENS + side: self.tokens[side] for side in SIDES})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ActivationCounts:
         """Raises: ArtifactError if the file is missing, damaged, or not a profile."""
-        tensors, metadata = load_tensors(path, "profile")
-        tokens = {side: tensors.pop(_TOKENS + side, None) for side in SIDES}
-        if "directions" not in metadata or any(value is None for value in tokens.values()):
-            raise ArtifactError("not a profile", where=path, mend="make one with neuron-spec profile")
-        directions = parse_directions(metadata.pop("directions"))
+        directions, tensors, metadata = cls.read(path, *(_TOKENS + side for side in SIDES))
+        tokens = {side: tensors.pop(_TOKENS + side) for side in SIDES}
+        profile = cls(directions, tensors, tokens, metadata)
         for layer, counts in tensors.items():
-            if counts.dtype != torch.int64 or counts.dim() != 2 or counts.size(0) != len(directions):
-                raise ArtifactError(
-                    f"damaged profile: layer {layer}",
-                    where=path,
-                    got=f"{counts.dtype} {list(counts.shape)}",
-                    expected=f"torch.int64 [{len(directions)}, ffn]",
-                )
-        return cls(directions, tensors, tokens, metadata)  # type: ignore[arg-type]
+            profile.require_shape(
+                counts, torch.int64, "ffn", what=f"damaged profile: layer {layer}", where=path
+            )
+        return profile

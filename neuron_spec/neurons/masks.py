@@ -15,25 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import hash_state, load_tensors, save_tensors, write_json
-from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.artifacts import hash_state, write_json
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
-
-FORMAT = 1
-
-
-def _pack(kept: Tensor) -> Tensor:
-    """bool ``[N, F]`` to uint8 ``[N, ceil(F / 8)]``."""
-    return torch.from_numpy(np.packbits(kept.cpu().numpy(), axis=1))
-
-
-def _unpack(packed: Tensor, width: int) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=width)).bool()
+from neuron_spec.neurons.by_direction import Masks, differences, pack, require_packed, unpack
 
 
 def _by_kind(sites: Mapping[str, int]) -> dict[bool, dict[str, int]]:
@@ -45,7 +34,7 @@ def _by_kind(sites: Mapping[str, int]) -> dict[bool, dict[str, int]]:
 
 
 @dataclass
-class NeuronMasks:
+class NeuronMasks(Masks):
     """Which neurons and heads each direction runs through.
 
     Attributes:
@@ -54,6 +43,9 @@ class NeuronMasks:
         metadata: how they were selected: sets, method, k's, the profile they come from.
     """
 
+    what, command, format = "mask file", "select", 1
+    kind, how = "masks", "profile them too"
+
     directions: list[Direction]
     kept: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -61,12 +53,7 @@ class NeuronMasks:
     def __post_init__(self) -> None:
         for site, kept in self.kept.items():
             layer_order(site)
-            if kept.dtype != torch.bool or kept.dim() != 2 or kept.size(0) != len(self.directions):
-                raise ArtifactError(
-                    f"malformed masks: {site}",
-                    got=f"{kept.dtype} {list(kept.shape)}",
-                    expected=f"torch.bool [{len(self.directions)}, neurons or heads]",
-                )
+            self.require_shape(kept, torch.bool, "neurons or heads", what=f"malformed masks: {site}")
 
     @property
     def sites(self) -> dict[str, int]:
@@ -91,10 +78,7 @@ class NeuronMasks:
     @property
     def fingerprint(self) -> str:
         """sha256 of the sets alone: which directions keep which neurons."""
-        return hash_state({f"{layer} {self._names()}": kept for layer, kept in self.kept.items()})
-
-    def _names(self) -> list[str]:
-        return [str(direction) for direction in self.directions]
+        return hash_state({f"{layer} {self.names}": kept for layer, kept in self.kept.items()})
 
     def sparsity(self, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Site -> float64 ``[N]``, the fraction of units dropped; of the FFNs unless ``sites`` says which."""
@@ -106,12 +90,12 @@ class NeuronMasks:
         sparsity = self.sparsity(self.sites)
         return {
             **self.metadata,
-            "directions": self._names(),
+            "directions": self.names,
             "widths": self.sites,
             "dropped_percent": {
                 layer: {
                     "mean": round(100 * float(values.mean()), 3),
-                    **{n: round(100 * float(v), 3) for n, v in zip(self._names(), values, strict=True)},
+                    **{n: round(100 * float(v), 3) for n, v in zip(self.names, values, strict=True)},
                 }
                 for layer, values in sparsity.items()
             },
@@ -137,12 +121,10 @@ class NeuronMasks:
             {site: size for sites in kinds.values() for site, size in sites.items()}
             for kinds in (ours, wanted)
         )
-        wrong = [s for s in sorted({*mine, *theirs}, key=layer_order) if mine.get(s) != theirs.get(s)]
         raise ModelError(
             "the masks are for another model",
             where=where,
-            got=", ".join(f"{site}: {mine.get(site, 'absent')}" for site in wrong),
-            expected=", ".join(f"{site}: {theirs.get(site, 'absent')}" for site in wrong),
+            **differences(mine, theirs, layer_order),
             mend="profile and select on the checkpoint that training starts from",
         )
 
@@ -156,42 +138,20 @@ class NeuronMasks:
                 expected="masks of neurons, such as of encoder.layers.0",
             )
 
-    def require_directions(
-        self,
-        wanted: Iterable[Direction],
-        where: object = None,
-        mend: str = "profile them too, or pass --missing-direction compose or dense",
-    ) -> None:
-        """Raises: ModelError if one of these directions has no masks."""
-        if missing := [str(d) for d in wanted if d not in self.directions]:
-            raise ModelError(
-                "directions without masks",
-                where=where,
-                got=f"masks for {', '.join(self._names())}",
-                expected=f"also {', '.join(missing)}",
-                mend=mend,
-            )
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one bit per unit to ``path``, and a readable summary to the same name with .json."""
-        header = {"format": FORMAT, "directions": self._names(), "widths": self.sites, **self.metadata}
         write_json(Path(path).with_suffix(".json"), self.summary())
         # Last, because a stage is complete when this file is there.
-        save_tensors(path, {layer: _pack(kept) for layer, kept in self.kept.items()}, header)
+        self.write(path, {site: pack(kept) for site, kept in self.kept.items()}, widths=self.sites)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronMasks:
         """Raises: ArtifactError if the file is missing, damaged, or holds no masks."""
-        tensors, metadata = load_tensors(path, "mask file")
-        if metadata.pop("format", None) != FORMAT:
-            raise ArtifactError("not a mask file", where=path, mend="make one with neuron-spec select")
-        directions = parse_directions(metadata.pop("directions"))
+        directions, packed, metadata = cls.read(path)
         widths: dict[str, int] = metadata.pop("widths")
-        shapes = {layer: tuple(packed.shape) for layer, packed in tensors.items()}
-        wanted = {layer: (len(directions), -(-width // 8)) for layer, width in widths.items()}
-        if shapes != wanted:
-            raise ArtifactError("damaged mask file", where=path, got=shapes, expected=wanted)
-        return cls(directions, {layer: _unpack(tensors[layer], widths[layer]) for layer in widths}, metadata)
+        sizes = {site: [width] for site, width in widths.items()}
+        require_packed(packed, len(directions), sizes, where=path, what=cls.what)
+        return cls(directions, {site: unpack(packed[site], widths[site]) for site in widths}, metadata)
 
     def side(self, side: str) -> dict[str, Tensor]:
         """The kept neurons of the encoder's or decoder's layers."""

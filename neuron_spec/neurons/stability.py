@@ -32,12 +32,12 @@ def are_split(profiles: Sequence[ActivationCounts]) -> bool:
     Split halves, if the n-ths are halves. Profiles that do not say how they were made are none.
     """
     parts = [part_of(profile) for profile in profiles]
-    made = [profile.metadata.get("signature", {}) for profile in profiles]
+    signatures = [profile.metadata.get("signature", {}) for profile in profiles]
     sets = [
-        (own.get("inputs"), {key: value for key, value in own.get("parameters", {}).items() if key != "part"})
-        for own in made
+        (signature.get("inputs"), {**signature.get("parameters", {}), "part": None})
+        for signature in signatures
     ]
-    is_one_set = all(made) and all(own == sets[0] for own in sets)
+    is_one_set = all(signatures) and all(of_profile == sets[0] for of_profile in sets)
     return is_one_set and len({part.of for part in parts}) == 1 and len(set(parts)) == len(parts) > 1
 
 
@@ -56,14 +56,13 @@ def select_again(masks: NeuronMasks, profile: ActivationCounts, where: object = 
             direction has no tokens.
     """
     _require_fit(masks, profile, where)
-    profile = _only(profile, masks)
+    profile = profile.of(masks.directions)
     metadata = masks.metadata
     method, sets = metadata.get("method"), metadata.get("neuron_sets", "direction")
     if method == "cumulative" and "k_percent" in metadata:
         # The dense side of one-sided masks has no k; what is selected there is replaced below.
-        k_percent = {side: metadata["k_percent"].get(side, {}) for side in SIDES}
         ks = {
-            side: [Fraction(str(k_percent[side].get(str(d), 100))) for d in profile.directions]
+            side: [Fraction(str(metadata["k_percent"].get(side, {}).get(name, 100))) for name in masks.names]
             for side in SIDES
         }
         again = select(profile, ks, neuron_sets=sets)
@@ -80,7 +79,7 @@ def select_again(masks: NeuronMasks, profile: ActivationCounts, where: object = 
 
 
 def _require_fit(masks: NeuronMasks, profile: ActivationCounts, where: object) -> None:
-    checkpoints = [made.metadata.get("checkpoint_sha256") for made in (masks, profile)]
+    checkpoints = [artefact.metadata.get("checkpoint_sha256") for artefact in (masks, profile)]
     if None not in checkpoints and checkpoints[0] != checkpoints[1]:
         raise ArtifactError(
             "a profile of another checkpoint than the masks",
@@ -89,11 +88,11 @@ def _require_fit(masks: NeuronMasks, profile: ActivationCounts, where: object) -
             expected=checkpoints[0],
             mend="profile the checkpoint that the masks were made for",
         )
-    if missing := [str(d) for d in masks.directions if d not in profile.directions]:
+    if missing := profile.missing(masks.directions):
         raise ArtifactError(
             "a profile without directions that have masks",
             where=where,
-            got=", ".join(map(str, profile.directions)),
+            got=", ".join(profile.names),
             expected=f"also {', '.join(missing)}",
             mend="profile these --lang-pairs too",
         )
@@ -104,17 +103,6 @@ def _require_fit(masks: NeuronMasks, profile: ActivationCounts, where: object) -
             got=profile.widths,
             expected=masks.widths,
         )
-
-
-def _only(profile: ActivationCounts, masks: NeuronMasks) -> ActivationCounts:
-    """The directions of ``masks``, in their order."""
-    rows = [profile.directions.index(direction) for direction in masks.directions]
-    return ActivationCounts(
-        masks.directions,
-        {layer: counts[rows] for layer, counts in profile.counts.items()},
-        {side: tokens[rows] for side, tokens in profile.tokens.items()},
-        profile.metadata,
-    )
 
 
 def iou_per_direction(first: Tensor, second: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ from neuron_spec.neurons.overlap import Tree, compared, off_diagonal, sparsity
 from neuron_spec.pages.style import (
     COLORS,
     INK,
+    LEGEND_COLUMNS,
     MUTED,
     PALE,
     Look,
@@ -48,29 +49,23 @@ def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Directio
         NeuronSpecError: if a layer's name or shape is wrong, or there is none.
     """
     sides = by_side(kept, directions)
-    groups = [group for group in GROUPS if any(direction.group == group for direction in directions)]
-    looks = {group: look(GROUPS.index(group), clip_on=False) for group in groups}
-    figure = new_figure(_width(kept, 0.55), 3.7)
-    highest = 0.0
-    for ax, (side, layers) in zip(_side_axes(figure, sides), sides.items(), strict=True):
-        percent = 100 * torch.stack([sparsity(kept[key]) for key in layers.values()])  # [layers, directions]
-        highest = max(highest, percent.max().item())
-        for place, group in enumerate(groups):
-            # Side by side, so that neither group hides the other.
-            positions = [layer + 0.16 * (place - (len(groups) - 1) / 2) for layer in range(len(layers))]
-            members = percent[:, [direction.group == group for direction in directions]]
-            color = looks[group]["color"]
-            ax.vlines(
-                positions, members.amin(dim=1), members.amax(dim=1), color=color, linewidth=4, alpha=0.35
-            )
-            ax.plot(positions, members.mean(dim=1).numpy(), **looks[group])
-        _layer_axis(ax, f"{side} layer", layers)
-    figure.axes[0].set_ylim(0, max(5.0, 1.08 * highest))
-    figure.axes[0].set_ylabel("dropped neurons (%)")
-    named: dict[str, Look] = {f"{group.arrow}, mean": looks[group] for group in groups}
-    named["least to most of the group's directions"] = {"color": PALE, "linewidth": 4}
-    legend_above(figure, "Sparsity per layer", named)
-    return figure
+    panels: dict[str, dict[str, Curve]] = {side: {} for side in sides}
+    for side, layers in sides.items():
+        for group in GROUPS:
+            if members := [row for row, direction in enumerate(directions) if direction.group == group]:
+                percents = {number: 100 * sparsity(kept[key])[members] for number, key in layers.items()}
+                panels[side][f"{group.arrow}, mean"] = {
+                    number: Point(of.mean().item(), of.min().item(), of.max().item())
+                    for number, of in percents.items()
+                }
+    return line_panels(
+        [panels],
+        title="Sparsity per layer: mean, least and most of the group's directions",
+        label="layer",
+        ticks={number: str(number) for number in sorted({n for layers in sides.values() for n in layers})},
+        row_labels=["dropped neurons (%)"],
+        zero="bottom",
+    )
 
 
 def iou_over_layers(
@@ -90,14 +85,19 @@ def iou_over_layers(
         NeuronSpecError: if a layer's name or shape is wrong, or there is none.
     """
     sides = by_side(kept, directions)
-    figure = new_figure(_width(kept, 0.75), 3.7)
+    figure = new_figure(max(6.6, 0.75 * len(kept) + 1.5), 3.7)
+    # As wide as they have layers, with one y axis.
+    ratios = [max(2, len(layers)) for layers in sides.values()]
+    axes = figure.subplots(1, len(sides), sharey=True, squeeze=False, width_ratios=ratios)[0]
     lowest, highest = 100.0, 0.0
     shown: set[str] = set()
-    for ax, (side, layers) in zip(_side_axes(figure, sides), sides.items(), strict=True):
+    for ax, (side, layers) in zip(axes, sides.items(), strict=True):
         chosen = compared(side, directions, group)
-        arrows = {group.key: group.arrow for group in GROUPS}
+        arrows = {each.key: each.arrow for each in GROUPS}
         words = arrows.get(chosen.group, "all directions")
-        _layer_axis(ax, f"{side} layer, {chosen.by} languages, {words}", layers)
+        plain_axis(ax, grid="y", x=f"{side} layer, {chosen.by} languages, {words}")
+        ax.set_xticks(range(len(layers)), [str(number) for number in layers])
+        ax.set_xlim(-0.6, len(layers) - 0.4)
         if len(chosen.distinct) < 2:
             say(ax, _NO_PAIR)
             continue
@@ -108,8 +108,8 @@ def iou_over_layers(
     if not shown:
         lowest, highest = 0.0, 100.0
     margin = max(1.0, 0.06 * (highest - lowest))
-    figure.axes[0].set_ylim(max(0.0, min(lowest, highest - 5) - margin), min(highest + margin, 100.5))
-    figure.axes[0].set_ylabel("IoU of kept neurons (%)")
+    axes[0].set_ylim(max(0.0, min(lowest, highest - 5) - margin), min(highest + margin, 100.5))
+    axes[0].set_ylabel("IoU of kept neurons (%)")
     named: dict[str, Look] = {kind: each for kind, each in _PAIR_KINDS.items() if kind in shown}
     if shown:
         named["quartiles, median, range; line: mean"] = {"color": PALE, "linewidth": 7}
@@ -182,22 +182,6 @@ def by_side(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> dict
     return sides
 
 
-def _width(kept: Mapping[str, Tensor], of_layer: float) -> float:
-    return max(6.6, of_layer * len(kept) + 1.5)
-
-
-def _side_axes(figure: Figure, sides: Mapping[str, Mapping[int, str]]) -> list[Axes]:
-    """One panel each for encoder and decoder, as wide as they have layers, with one y axis."""
-    ratios = [max(2, len(layers)) for layers in sides.values()]
-    return list(figure.subplots(1, len(sides), sharey=True, squeeze=False, width_ratios=ratios)[0])
-
-
-def _layer_axis(ax: Axes, words: str, layers: Mapping[int, str]) -> None:
-    plain_axis(ax, grid="y", x=words)
-    ax.set_xticks(range(len(layers)), [str(number) for number in layers])
-    ax.set_xlim(-0.6, len(layers) - 0.4)
-
-
 # Dendrograms ------------------------------------------------------------------------------
 
 
@@ -220,7 +204,9 @@ def dendrograms(
     if any(family_of(code, families) == UNKNOWN for code in codes):
         leaves[UNKNOWN] = look(0, color=MUTED, markerfacecolor="white", linestyle="none", markersize=6)
     most = max([len(tree.languages) for tree in trees.values() if tree is not None], default=2)
-    figure = new_figure(1.0 + 3.6 * len(trees), 1.3 + 0.2 * max(most, 4) + 0.2 * math.ceil(len(leaves) / 4))
+    figure = new_figure(
+        1.0 + 3.6 * len(trees), 1.3 + 0.2 * max(most, 4) + 0.2 * math.ceil(len(leaves) / LEGEND_COLUMNS)
+    )
     panels = figure.subplots(1, len(trees), squeeze=False)[0]
     for ax, (panel, tree) in zip(panels, trees.items(), strict=True):
         plain_axis(ax, grid="x", x=f"{panel}: 1 − IoU (%)")
@@ -251,7 +237,16 @@ def _draw_tree(ax: Axes, tree: Tree, looks: Mapping[str, Look]) -> None:
 
 # Over the values of a setting, over shots, over updates ------------------------------------
 
-Curve = Mapping[float, tuple[float, float | None, float | None]]  # value -> height, low, high of its interval
+
+class Point(NamedTuple):
+    """A height and its interval."""
+
+    height: float
+    low: float | None = None
+    high: float | None = None
+
+
+Curve = Mapping[float, tuple[float, float | None, float | None]]  # value -> its `Point`
 
 
 def line_panels(
@@ -267,44 +262,40 @@ def line_panels(
     """Panels in rows, in each a line with intervals for every name.
 
     Args:
-        rows: title of a panel -> name of a line -> its curve; a point without an interval has None and None.
+        rows: title of a panel -> name of a line -> its curve.
         label: what the values are.
-        ticks: value -> what is written below it: values stand at equal distances, in this order, and lines side by
-            side where they have intervals. None: values stand where numbers do.
+        ticks: value -> what is written below it: a panel's values stand at equal distances, in this order, and
+            lines side by side where they have intervals. None: values stand where numbers do.
         row_labels: of the y axes, which the panels of a row then share.
         looks: of the names; None: one after the other.
         zero: the y axis starts there, or a line marks it.
     """
     names = list(dict.fromkeys(name for panels in rows for lines in panels.values() for name in lines))
     looks = looks or {name: look(number) for number, name in enumerate(names)}
-    points = [
-        point for panels in rows for lines in panels.values() for c in lines.values() for point in c.values()
-    ]
-    step = min(0.14, 0.5 / len(names)) if any(low is not None for _, low, _ in points) else 0.0
-    columns = max(map(len, rows))
-    figure = new_figure(0.6 + max(3.3, 0.62 * len(ticks or ()) + 0.9) * columns, 1.0 + 2.7 * len(rows))
-    grid = figure.subplots(len(rows), columns, squeeze=False, sharey="row" if row_labels else False)
+    sizes = [max(3.0, 0.5 * len(_values(lines, ticks or {})) + 0.9) for lines in max(rows, key=len).values()]
+    figure = new_figure(0.6 + sum(sizes), 1.0 + 2.7 * len(rows))
+    share: Literal["row", "none"] = "row" if row_labels else "none"
+    grid = figure.subplots(len(rows), len(sizes), squeeze=False, sharey=share, width_ratios=sizes)
     for axes, panels in zip(grid, rows, strict=True):
         for ax in axes[len(panels) :]:
             ax.remove()
         for ax, (panel, lines) in zip(axes, panels.items(), strict=False):
             plain_axis(ax, grid="y", title=panel)
+            values = _values(lines, ticks or {})
+            has_intervals = any(low is not None for curve in lines.values() for _, low, _ in curve.values())
+            step = min(0.14, 0.5 / len(names)) if has_intervals else 0.0
             for name, curve in lines.items():
                 shift = step * (names.index(name) - (len(names) - 1) / 2)
-                _draw_curve(ax, curve, list(ticks) if ticks else None, shift, looks[name])
+                positions = [values.index(x) + shift if ticks else x for x in curve]
+                _draw_curve(ax, positions, list(curve.values()), looks[name])
             if ticks:
-                ax.set_xticks(range(len(ticks)), list(ticks.values()))
-                ax.set_xlim(-0.5, len(ticks) - 0.5)
+                ax.set_xticks(range(len(values)), [ticks[x] for x in values])
+                ax.set_xlim(-0.5, len(values) - 0.5)
             if zero == "line":
                 ax.axhline(0, color=MUTED, linewidth=0.9, zorder=1)
-            elif zero == "bottom":  # room above for the markers; random weights score 0
-                ax.set_ylim(
-                    0,
-                    1.08
-                    * max(
-                        [1.0, *(value for c in lines.values() for p in c.values() for value in p if value)]
-                    ),
-                )
+        if zero == "bottom":  # once all are drawn; random weights score 0
+            for ax in axes[: len(panels)]:
+                ax.set_ylim(0, max(1.08, ax.get_ylim()[1]))
     for axes, words in zip(grid, row_labels, strict=False):
         axes[0].set_ylabel(words)
     figure.supxlabel(label, fontsize=9, color=INK)
@@ -312,15 +303,21 @@ def line_panels(
     return figure
 
 
-def _draw_curve(ax: Axes, curve: Curve, values: list[float] | None, shift: float, how: Look) -> None:
-    """``values``: those that stand at equal distances; ``shift``: of the line to the right, in such distances."""
-    positions = [values.index(value) + shift if values else value for value in curve]
-    intervals = [
-        (x, low, high) for x, (_, low, high) in zip(positions, curve.values(), strict=True) if low is not None
-    ]
-    if intervals:
-        ax.vlines(*zip(*intervals, strict=True), color=how["color"], linewidth=3, alpha=0.35)
-    ax.plot(positions, [height for height, _, _ in curve.values()], **how, zorder=3)
+def _values(lines: Mapping[str, Curve], ticks: Mapping[float, str]) -> list[float]:
+    """The values of a panel, in the order of ``ticks``."""
+    return [value for value in ticks if any(value in curve for curve in lines.values())]
+
+
+def _draw_curve(
+    ax: Axes,
+    positions: Sequence[float],
+    points: Sequence[tuple[float, float | None, float | None]],
+    how: Look,
+) -> None:
+    for x, (_, low, high) in zip(positions, points, strict=True):
+        if low is not None and high is not None:
+            ax.vlines(x, low, high, color=how["color"], linewidth=3, alpha=0.35)
+    ax.plot(positions, [height for height, _, _ in points], **how, zorder=3)
 
 
 def sweep_curves(

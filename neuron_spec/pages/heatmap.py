@@ -24,24 +24,11 @@ from neuron_spec.directions import FROM_ENGLISH, GROUPS, INTO_ENGLISH, Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.overlap import compared, off_diagonal, pairwise_iou
 from neuron_spec.pages.curves import by_side
-from neuron_spec.pages.style import (
-    COLORS,
-    DPI,
-    INK,
-    MUTED,
-    POINT,
-    TICK_STEPS,
-    Run,
-    family_place,
-    in_family_order,
-    new_figure,
-    runs_of,
-)
+from neuron_spec.pages.style import COLORS, DPI, INK, MUTED, POINT, TICK_STEPS, Run, in_family_order, runs_of
 
 # Sizes of text in points; lengths in inches.
 _TITLE, _WORDS, _SMALL = 11.0, 9.0, 8.0
-_LEAST_LABEL, _LEAST_NUMBER = 4.5, 5.25
-_LARGEST_CELL, _LEAST_CELL = 0.42, 0.12
+_LEAST_NUMBER = 5.5
 _GAP = 0.15
 
 
@@ -95,9 +82,7 @@ def layer_heatmaps(
         ]
         rows += _in_rows(maps, columns)
     most = max(len(row[0].values) for row in rows)
-    # Labels have room up to about a hundred directions, numbers up to sixteen.
-    cell = max(min(_LARGEST_CELL, 4.2 / most), 0.3 if most <= 16 else min(0.085, 8.5 / most))
-    return _iou_figure(rows, cell)
+    return _iou_figure(rows, _cell(most, 4.2))
 
 
 def loss_increase_heatmap(
@@ -118,14 +103,8 @@ def loss_increase_heatmap(
         family: of a language; ``unknown`` where that is so.
     """
     families = {code: family(code) for one in directions for code in (one.source, one.target)}
-    if all("-" in owner for owner in owners):
-        order, rows = _directions_axis(
-            [*map(Direction.parse, owners)], families, words="neurons switched off"
-        )
-    else:
-        order = sorted(range(len(owners)), key=lambda i: family_place(owners[i], families))
-        codes = [owners[i] for i in order]
-        rows = _Axis(codes, runs_of(codes, families), "neurons switched off")
+    sets = [Direction.parse(owner) if "-" in owner else owner for owner in owners]
+    order, rows = _axis(sets, families, words="neurons switched off")
     values = change[order].double()
     if not random.isnan().any():  # an empty row sets the control apart
         rows = rows._replace(labels=[*rows.labels, "", "random"])
@@ -133,7 +112,7 @@ def loss_increase_heatmap(
     maps = []
     for group in GROUPS:
         if members := [i for i, direction in enumerate(directions) if direction.group == group]:
-            places, columns = _directions_axis([directions[i] for i in members], families, words="evaluated")
+            places, columns = _axis([directions[i] for i in members], families, words="evaluated")
             members = [members[place] for place in places]
             framed = [(order.index(row), x) for x, i in enumerate(members) if (row := own[i]) is not None]
             maps.append(_Map("", values[:, members], rows, columns, framed))
@@ -164,8 +143,8 @@ def direction_maps(
         families: language -> family.
         label: of the colour bar; rows, columns: of the axes.
     """
-    order, across = _directions_axis(directions, families, words=columns)
-    _, down = _directions_axis(directions, families, words=rows)
+    order, across = _axis(directions, families, words=columns)
+    _, down = _axis(directions, families, words=rows)
     panels = [
         _Map(name if len(maps) > 1 else "", values[order][:, order].double(), down, across)
         for name, values in maps.items()
@@ -223,16 +202,23 @@ class _Map(NamedTuple):
     framed: Sequence[tuple[int, int]] = ()
 
 
-def _directions_axis(
-    directions: Sequence[Direction], families: Mapping[str, str] | None, by: str = "source", words: str = ""
+def _axis(
+    members: Sequence[Direction | str],
+    families: Mapping[str, str] | None,
+    by: str = "source",
+    words: str = "",
 ) -> tuple[list[int], _Axis]:
-    """The order of directions and their axis: labelled by the other language where all share English on one side."""
-    order = in_family_order(directions, families, by=by)
-    ordered = [directions[i] for i in order]
-    labels = [direction.arrow for direction in ordered]
-    if len({direction.group for direction in ordered}) == 1:
-        group = ordered[0].group
-        labels = [direction.foreign or direction.arrow for direction in ordered]
+    """The order of directions or languages, and their axis.
+
+    Directions that all share English on one side are labelled by the other language.
+    """
+    order = in_family_order(members, families, by=by)
+    ordered = [members[i] for i in order]
+    directions = [one for one in ordered if isinstance(one, Direction)]
+    labels = [one if isinstance(one, str) else one.arrow for one in ordered]
+    if len({direction.group for direction in directions}) == 1:
+        group = directions[0].group
+        labels = [direction.foreign or direction.arrow for direction in directions]
         side = {FROM_ENGLISH: "target language of ", INTO_ENGLISH: "source language of "}.get(group, "")
         words = f"{words}, {group.arrow}" if words else f"{side}{group.arrow}"
     return order, _Axis(labels, runs_of(ordered, families, by=by), words)
@@ -250,7 +236,7 @@ def _iou_map(
             got=f"shape {list(iou.shape)} for {n} directions",
             expected="[num_directions, num_directions], one direction or more",
         )
-    order, axis = _directions_axis(directions, families, by)
+    order, axis = _axis(directions, families, by)
     percent = 100 * iou[order][:, order].double()
     return _Map(title, percent.fill_diagonal_(torch.nan), axis._replace(words=""), axis)
 
@@ -275,8 +261,8 @@ def _around_zero(values: Tensor) -> Normalize:
 
 
 def _cell(cells: int, width: float = 9.6) -> float:
-    """The side of one of so many cells in a map of at most ``width``, in inches."""
-    return max(_LEAST_CELL, min(_LARGEST_CELL, width / max(1, cells)))
+    """The side of one of so many cells in a map of about ``width``, in inches; never so small that labels are."""
+    return max(0.085, min(0.42, width / max(1, cells)))
 
 
 # Drawing ----------------------------------------------------------------------------------
@@ -299,7 +285,7 @@ def _figure(
         label: of the bar.
         empty: the colour of cells without a value.
     """
-    figure = new_figure(1, 1, layout="none")  # until all sizes are known: fractions of it are inches
+    figure = Figure(figsize=(1, 1), dpi=DPI)  # until all sizes are known: fractions of it are inches
     palette = colormaps[colors].with_extremes(bad=empty)
     grid = [[_draw(figure, one, cell, palette, scale) for one in row] for row in rows]
     width, height = _arrange(grid)
@@ -351,13 +337,10 @@ def _draw(figure: Figure, one: _Map, cell: float, palette: Colormap, scale: Norm
         place = (column - 0.5, row - 0.5)
         ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=COLORS[1], linewidth=1.8, zorder=3))
     size = min(_WORDS, 0.75 * cell / POINT)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    if size >= _LEAST_LABEL:
-        # Upright where they are wider than their column, as en→de is.
-        rotation = 90 if _length(one.columns.labels, 1.2 * size) > cell else 0
-        ax.set_xticks(range(cells), one.columns.labels, fontsize=size, rotation=rotation)
-        ax.set_yticks(range(lines), one.rows.labels, fontsize=size)
+    # Upright where they are wider than their column, as en→de is.
+    rotation = 90 if _length(one.columns.labels, 1.2 * size) > cell else 0
+    ax.set_xticks(range(cells), one.columns.labels, fontsize=size, rotation=rotation)
+    ax.set_yticks(range(lines), one.rows.labels, fontsize=size)
     ax.tick_params(length=0, pad=3, colors=INK)
     ax.set_xlabel(one.columns.words, fontsize=_WORDS, color=INK)
     ax.set_ylabel(one.rows.words, fontsize=_WORDS, color=INK)
@@ -382,7 +365,7 @@ def _write_numbers(ax: Axes, image: AxesImage, values: Tensor, cell: float) -> N
     lightness = image.to_rgba(values.numpy())[..., :3] @ (0.3, 0.59, 0.11)
     for (row, column), text in zip(cells, texts, strict=True):
         color = "white" if lightness[row, column] < 0.5 else INK
-        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color, in_layout=False)
 
 
 def _name_families(ax: Axes, one: _Map, cell: float) -> float:

@@ -32,6 +32,7 @@ MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 INK, MUTED, PALE = "#222222", "#777777", "#DDDDDD"
 POINT = 1 / 72  # inch
 TICK_STEPS = [1, 2, 5, 10]
+LEGEND_COLUMNS = 4
 
 Look = Mapping[str, Any]  # of a line, in a panel and in the legend: what matplotlib's Line2D takes
 
@@ -62,29 +63,29 @@ def drawn(name: str, caption: str, figure: Figure) -> Picture:
 
 
 def in_family_order(
-    directions: Sequence[Direction], families: Mapping[str, str] | None = None, *, by: str = "source"
+    members: Sequence[Direction | str], families: Mapping[str, str] | None = None, *, by: str = "source"
 ) -> list[int]:
-    """The order of directions on every axis, as indices into ``directions``.
+    """The order of directions, or of codes of languages, on every axis, as indices into ``members``.
 
     Directions out of English come first, then those into English; within each by the family of the
-    language that is not English, then by its code.
+    language that is not English, then by its code. Unknown families come last.
 
     Args:
         by: ``source`` or ``target``, the language that places a direction without English.
     """
 
-    def place(index: int) -> tuple[int, tuple[bool, str, str], str]:
-        direction = directions[index]
-        family = family_place(direction.placed_by(by), families)
-        return GROUPS.index(direction.group), family, str(direction)
+    def place(index: int) -> tuple[int, bool, str, str, str]:
+        group, family, code = _kind(members[index], families, by)
+        number = 0 if group is None else GROUPS.index(group)
+        return number, family == UNKNOWN, family, code, str(members[index])
 
-    return sorted(range(len(directions)), key=place)
+    return sorted(range(len(members)), key=place)
 
 
-def family_place(code: str, families: Mapping[str, str] | None) -> tuple[bool, str, str]:
-    """Sort key: families in the order of the alphabet, unknown ones last; within one by code."""
-    family = family_of(code, families)
-    return family == UNKNOWN, family, code
+def _kind(one: Direction | str, families: Mapping[str, str] | None, by: str) -> tuple[Group | None, str, str]:
+    """Group, family and the language that places a direction; a language has no group."""
+    group, code = (None, one) if isinstance(one, str) else (one.group, one.placed_by(by))
+    return group, family_of(code, families), code
 
 
 class Run(NamedTuple):
@@ -104,14 +105,8 @@ def runs_of(
     Args:
         by: as in `in_family_order`.
     """
-    kinds = [
-        (None, family_of(one, families))
-        if isinstance(one, str)
-        else (one.group, family_of(one.placed_by(by), families))
-        for one in ordered
-    ]
     runs: list[Run] = []
-    for (group, family), members in groupby(kinds):
+    for (group, family), members in groupby(ordered, lambda one: _kind(one, families, by)[:2]):
         first = runs[-1].last + 1 if runs else 0
         runs.append(Run(group, family, first, first + len(list(members)) - 1))
     return runs
@@ -120,9 +115,9 @@ def runs_of(
 # Drawing ----------------------------------------------------------------------------------
 
 
-def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """``width`` and ``height`` in inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def look(number: int, **changes: Any) -> dict[str, Any]:
@@ -157,11 +152,11 @@ def say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color=MUTED)
 
 
-def legend_above(figure: Figure, title: str, looks: Mapping[str, Look], *, columns: int = 4) -> None:
+def legend_above(figure: Figure, title: str, looks: Mapping[str, Look]) -> None:
     """The figure's title, and below it what each look stands for: label -> look."""
     legend = figure.legend(
         handles=[Line2D([], [], label=label, **each) for label, each in looks.items()],
-        loc="outside upper left", ncols=columns, frameon=False, fontsize=8.5,
+        loc="outside upper left", ncols=LEGEND_COLUMNS, frameon=False, fontsize=8.5,
         title=title, title_fontsize=11, alignment="left",
         handletextpad=0.6, columnspacing=1.8, borderaxespad=0.2, borderpad=0.2,
     )  # fmt: skip

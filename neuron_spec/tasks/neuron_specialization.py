@@ -16,9 +16,8 @@ from fairseq.models.transformer import TransformerModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
-from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
-from neuron_spec.backends.fairseq.checkpoints import differing_token_flags, require_started_from
+from neuron_spec.backends.fairseq.checkpoints import differing_token_flags, flag_name, require_trainable
 from neuron_spec.backends.fairseq.data_bin import check_data_bin
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
@@ -66,7 +65,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         for flag in ("enable_lang_ids", "lang_tok_replacing_bos_eos"):
             if getattr(args, flag, False):
                 raise ModelError(
-                    f"--{flag.replace('_', '-')} is not supported by this task",
+                    f"{flag_name(flag)} is not supported by this task",
                     mend="directions are known by id; use --encoder-langtok and --decoder-langtok",
                 )
         if any(category.startswith("mono") for category in getattr(args, "extra_data", None) or {}):
@@ -128,35 +127,19 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
     def _specialize(self, model: NeuronSpecTransformer) -> None:
         path = self.args.neuron_masks
         masks = NeuronMasks.load(path)
-        sets = masks.metadata.get("neuron_sets")
-        if self.args.neuron_sets not in (None, sets):
+        sets, wanted = masks.metadata.get("neuron_sets"), self.args.neuron_sets
+        if wanted not in (None, sets):
             raise ModelError(
-                "the mask file holds sets of another kind",
-                where=path,
-                got=sets,
-                expected=self.args.neuron_sets,
+                "the mask file holds sets of another kind", where=path, got=sets, expected=wanted
             )
-        dictionary = hash_text(*self.source_dictionary.symbols)
-        if masks.metadata.get("dictionary_sha256", dictionary) != dictionary:
-            raise ModelError(
-                "the masks are for another dictionary",
-                where=path,
-                got=f"masks for a dictionary with languages {masks.metadata.get('langs')} and sha256 "
-                f"{masks.metadata['dictionary_sha256'][:12]}",
-                expected=f"languages {list(self.langs)} and sha256 {dictionary[:12]}",
-                mend="use the data-bin and --langs that were profiled",
-            )
-        if self.args.missing_direction == "error":
-            masks.require_directions(self.directions, where=path)
-        if not self.args.allow_other_checkpoint:
-            # Masks of another model say nothing about this one's neurons.
-            require_started_from(
-                self.args,
-                masks.metadata.get("checkpoint_sha256"),
-                where=path,
-                what="the masks are from the profile of another checkpoint",
-                mend="profile the checkpoint that training starts from, or pass --allow-other-checkpoint",
-            )
+        require_trainable(
+            masks,
+            self.args,
+            directions=self.directions,
+            langs=self.langs,
+            symbols=self.source_dictionary.symbols,
+            where=path,
+        )
         masks.require_fit(model.sites(), where=path)
         model.set_masks(masks, self.langs)
 

@@ -17,8 +17,7 @@ from neuron_spec.cli.main import main
 from neuron_spec.corpora import ec30, ec30_plain, sharding
 from neuron_spec.corpora.binarize import binarize, decoded, sentences_in
 from neuron_spec.corpora.build import card_of, load_pieces, raw_file
-from neuron_spec.corpora.ec30_plain import PlainText
-from neuron_spec.directions import language
+from neuron_spec.corpora.ec30_text import PlainText, latin
 from neuron_spec.errors import ArtifactError, CorpusError
 
 LANGS = ["de", "oc", "sr", "am"]  # oc: not in NTREX-128; sr: Cyrillic in FLORES-200; am: a script of its own
@@ -81,15 +80,10 @@ def training_text(built: Path, lang: str) -> list[tuple[str, str]]:
 
 def test_thirty_languages_two_of_each_family_in_each_tier():
     assert len(ec30.LANGUAGES) == 30
-    groups = Counter((found.family, found.tier) for found in ec30.LANGUAGES.values())
+    groups = Counter((row.family, row.tier) for row in ec30.LANGUAGES.values())
     assert len(groups) == 15
     assert set(groups.values()) == {2}
-    assert [code for code, found in ec30.LANGUAGES.items() if not found.ntrex] == ["oc"]
-
-
-def test_the_language_table_groups_them_as_the_papers_do():
-    for code, found in ec30.LANGUAGES.items():
-        assert language(code).family == found.family
+    assert [code for code, row in ec30.LANGUAGES.items() if not row.ntrex] == ["oc"]
 
 
 def test_unknown_or_repeated_languages_are_refused():
@@ -155,9 +149,7 @@ def test_occitan_is_validated_on_sampled_training_pairs(built, text):
 
 
 def test_serbian_is_in_latin_script(built):
-    assert (
-        ec30_plain.latin("Ђорђе воли Његошеве џепове и Љиљу, 3") == "Đorđe voli Njegoševe džepove i Ljilju, 3"
-    )
+    assert latin("Ђорђе воли Његошеве џепове и Љиљу, 3") == "Đorđe voli Njegoševe džepove i Ljilju, 3"
     assert lines(built / "raw" / "test.sr-en.sr")[0] == tiny_ec30.translated(
         lines(built / "raw" / "test.sr-en.en")[0], ec30.LANGUAGES["sr"]
     )

@@ -69,6 +69,7 @@ WORDS = {
     ],
 }
 COMPONENTS = 120
+SIZES = {"test": 20, "valid": 10}
 
 
 def sentence(lang: str, numbers: list[int]) -> str:
@@ -141,7 +142,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def read(wheel: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Corpus:
     monkeypatch.setattr(homeassistant, "SHA256", hash_file(wheel))
-    settings = {"langs": ["de", "nl"], "test_size": 20, "valid_size": 10, "seed": 1}
+    settings = {"langs": ["de", "nl"], "sizes": SIZES, "seed": 1}
     return homeassistant.read(wheel, **(settings | changes))
 
 
@@ -223,13 +224,13 @@ def test_the_leak_report_compares(corpus):
 
 def test_another_file_is_refused(wheel):
     with pytest.raises(CorpusError, match="not the pinned Home Assistant wheel") as caught:
-        homeassistant.read(wheel, langs=["de"], test_size=5, valid_size=5, seed=1)
+        homeassistant.read(wheel, langs=["de"], sizes=SIZES, seed=1)
     assert hash_file(wheel) in str(caught.value)
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(ArtifactError, match="wheel not found"):
-        homeassistant.read(tmp_path / "absent.whl", langs=["de"], test_size=5, valid_size=5, seed=1)
+        homeassistant.read(tmp_path / "absent.whl", langs=["de"], sizes=SIZES, seed=1)
 
 
 def test_an_unknown_language(wheel, monkeypatch):
@@ -240,4 +241,4 @@ def test_an_unknown_language(wheel, monkeypatch):
 
 def test_more_held_out_messages_than_there_are(wheel, monkeypatch):
     with pytest.raises(CorpusError, match="too few messages"):
-        read(wheel, monkeypatch, test_size=5000)
+        read(wheel, monkeypatch, sizes=SIZES | {"test": 5000})

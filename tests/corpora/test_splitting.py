@@ -17,11 +17,11 @@ SIZES = {"test": 20, "valid": 10}
 def groups(seed: int = 0) -> dict[str, set[str]]:
     """500 messages in 100 groups; each tenth message in two of them."""
     rng = random.Random(seed)
-    found = {}
+    groups_of = {}
     for i in range(500):
         names = {f"group {rng.randrange(100)}"} | ({f"group {rng.randrange(100)}"} if i % 10 == 0 else set())
-        found[f"message {i}"] = names
-    return found
+        groups_of[f"message {i}"] = names
+    return groups_of
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_spec.corpora.ec30 import LANGUAGES, EC30Language
-from neuron_spec.corpora.ec30_plain import latin
+from neuron_spec.corpora.ec30_text import latin
 
 TIER_PAIRS = {"high": 600, "medium": 400, "low": 300}
 VALID, DEV, DEVTEST = 40, 31, 30
@@ -49,8 +49,10 @@ _OWN_FRACTION = 0.3  # of a language's words; the others are its family's
 
 def word(english: str, language: EC30Language) -> str:
     """The language's word: the family's syllables in the language's letters, or syllables of its own."""
-    own = random.Random(f"{language.code} {english}")
-    source = own if own.random() < _OWN_FRACTION else random.Random(f"{language.family} {english}")
+    of_language = random.Random(f"{language.code} {english}")
+    source = (
+        of_language if of_language.random() < _OWN_FRACTION else random.Random(f"{language.family} {english}")
+    )
     consonants, vowels = _SCRIPTS[language.flores.rpartition("_")[2]]
     syllables = [(source.random(), source.random()) for _ in range(source.randint(2, 3))]
     return "".join(consonants[int(c * len(consonants))] + vowels[int(v * len(vowels))] for c, v in syllables)
@@ -80,7 +82,7 @@ def translated(sentence: str, language: EC30Language) -> str:
 
 @dataclass(frozen=True)
 class TinyEC30:
-    """The folders that were written, in the shape of `neuron_spec.corpora.ec30_plain.PlainText`."""
+    """The folders that were written, in the shape of `neuron_spec.corpora.ec30_text.PlainText`."""
 
     train: Path
     valid: Path
@@ -93,29 +95,29 @@ def write(output: Path, *, langs: Sequence[str] = tuple(LANGUAGES), punctuation:
     Args:
         punctuation: the end of every sentence; where given, it stands apart in the training text, as in EC40's.
     """
-    made = TinyEC30(output / "EC40_dataset", output / "NTREX-128", output / "flores200_dataset")
+    folders = TinyEC30(output / "EC40_dataset", output / "NTREX-128", output / "flores200_dataset")
     held_out = english_sentences(VALID + DEV + DEVTEST, "held out")
     valid, dev, devtest = held_out[:VALID], held_out[VALID : VALID + DEV], held_out[VALID + DEV :]
     end = f" {punctuation}" if punctuation else ""
 
-    _write(made.valid / "newstest2019-ref.eng-US.txt", valid, punctuation)
-    _write(made.valid / "newstest2019-src.eng.txt", valid, punctuation)
+    _write(folders.valid / "newstest2019-ref.eng-US.txt", valid, punctuation)
+    _write(folders.valid / "newstest2019-src.eng.txt", valid, punctuation)
     for part, sentences in (("dev", dev), ("devtest", devtest)):
-        _write(made.test / part / f"eng_Latn.{part}", sentences, punctuation)
+        _write(folders.test / part / f"eng_Latn.{part}", sentences, punctuation)
     for language in (LANGUAGES[lang] for lang in langs):
         if language.ntrex:
             texts = [translated(sentence, language) for sentence in valid]
-            _write(made.valid / f"newstest2019-ref.{language.ntrex}.txt", texts, punctuation)
+            _write(folders.valid / f"newstest2019-ref.{language.ntrex}.txt", texts, punctuation)
         for part, sentences in (("dev", dev), ("devtest", devtest)):
             texts = [translated(sentence, language) for sentence in sentences]
             code = language.flores
             if language.code == "sr":  # FLORES-200 has it in Cyrillic only
                 code, texts = "srp_Cyrl", [cyrillic(text) for text in texts]
-            _write(made.test / part / f"{code}.{part}", texts, punctuation)
+            _write(folders.test / part / f"{code}.{part}", texts, punctuation)
         pairs = training_pairs(language, dev[0])
         for side, name in enumerate((language.code, "en")):
-            _write(made.train / f"en-{language.code}.{name}", [pair[side] for pair in pairs], end)
-    return made
+            _write(folders.train / f"en-{language.code}.{name}", [pair[side] for pair in pairs], end)
+    return folders
 
 
 def training_pairs(language: EC30Language, test_sentence: str) -> list[tuple[str, str]]:
@@ -170,8 +172,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
-    made = write(parser.parse_args().output)
-    print(made.train, made.valid, made.test, sep="\n")
+    folders = write(parser.parse_args().output)
+    print(folders.train, folders.valid, folders.test, sep="\n")
 
 
 if __name__ == "__main__":

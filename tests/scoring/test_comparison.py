@@ -537,6 +537,28 @@ def test_the_table_shows_each_result_and_warns_where_holm_cannot_tell(good, bad)
     assert "±" not in text
 
 
+def test_the_figure_draws_the_intervals_and_names_what_is_in_it(good, bad):
+    result = compared([good, good], [bad, good])
+    figure = score_differences(result)
+    ordered = ["en-de", "en-qa", "de-en", "nl-en", "de-nl"]
+    for ax, metric in zip(figure.axes, METRICS, strict=True):
+        intervals = [line.get_xydata().tolist() for line in ax.lines if len(set(line.get_ydata())) == 1]
+        means = {line.get_xydata()[0][0] for line in ax.lines if line.get_marker() == "|"}
+        dots = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
+        rows = [row for row in result.directions if row.metric == metric]
+        assert means == {row.difference.mean for row in rows}
+        for row in rows:
+            y = ordered.index(str(row.direction))
+            assert [[row.low, y], [row.high, y]] in intervals
+            assert [x for x, at in dots if at == y] == [seed.difference for seed in row.seeds]
+        (zero,) = (line for line in ax.lines if list(line.get_xdata()) == [0, 0])
+        assert zero.get_color() == "#777777"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["B", "p < 0.05, two-sided", "p ≥ 0.05", "mean over seeds"]
+    named = {text.get_text(): text.xy[1] for text in figure.axes[-1].texts}
+    assert set(named) == {row.family or "unknown" for row in result.directions}
+
+
 def test_figure_marks_what_is_significant(tmp_path, good, bad):
     figure = score_differences(compared(good, bad, good))
     assert len(figure.axes) == len(METRICS)

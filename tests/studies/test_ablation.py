@@ -407,6 +407,48 @@ def test_a_figure_of_languages_and_without_controls(tmp_path):
     save(figure, tmp_path / "figure.svg")
 
 
+def cells(ax: Any) -> dict[tuple[int, int], str]:
+    """(row, column) -> the text in that cell."""
+    texts = [text for text in ax.texts if text.get_va() == text.get_ha() == "center"]
+    return {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in texts}
+
+
+def test_every_cell_of_the_figure_holds_its_loss_and_the_last_row_that_of_random_neurons():
+    pairs = ["es-en", "en-es", "en-nl", "nl-en", "en-de", "de-en"]
+    change = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
+    figure = draw(pairs, change, pairs, [*range(6)], random=0.125)
+    rows = ["en-de", "en-nl", "en-es", "de-en", "nl-en", "es-en"]
+    for ax, columns in zip([ax for ax in figure.axes if ax.images], (rows[:3], rows[3:]), strict=True):
+        expected = {
+            (y, x): change[pairs.index(row), pairs.index(column)].item()
+            for y, row in enumerate(rows)
+            for x, column in enumerate(columns)
+        }
+        assert cells(ax) == {
+            cell: f"{value:.2f}" for cell, value in [*expected.items(), *(((7, x), 0.125) for x in range(3))]
+        }
+        (image,) = ax.images
+        colors = image.to_rgba(image.get_array())
+        for cell, value in expected.items():
+            assert tuple(colors[cell]) == pytest.approx(image.cmap(image.norm(value)))
+        assert (colors[6] == 1).all(), "the row between stays white"
+        assert image.get_clim() == pytest.approx((0, change.max().item()))
+        assert ax.get_ylabel() == "neurons switched off"
+    assert [ax.get_xlabel() for ax in figure.axes if ax.images] == ["evaluated, en→x", "evaluated, x→en"]
+    assert figure.axes[-1].get_ylabel() == "loss increase (nats per token)"
+
+
+def test_a_language_s_neurons_are_framed_in_every_direction_that_owns_them():
+    pairs = ["en-de", "de-en", "en-es", "es-en"]
+    figure = draw(pairs, torch.rand(3, 4), ["en", "de", "es"], [1, 1, 2, None], random=float("nan"))
+    framed = [
+        [(patch.get_y() + 0.5, patch.get_x() + 0.5) for patch in ax.patches]
+        for ax in figure.axes
+        if ax.images
+    ]
+    assert framed == [[(0, 0), (2, 1)], [(0, 0)]]  # rows: de, en, es; columns: de, es
+
+
 # The command ----------------------------------------------------------------------------------
 
 

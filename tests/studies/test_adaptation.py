@@ -18,7 +18,7 @@ from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
 from neuron_spec.scoring.evaluation import read_evaluation
 from neuron_spec.studies.adaptation.measure import Adaptation, Test, Updates, require_languages
-from neuron_spec.studies.adaptation.page import table
+from neuron_spec.studies.adaptation.page import curves, table
 from neuron_spec.studies.meta.inner_steps import adapt, restored
 
 NEW = parse_directions("qm-en,en-qm")
@@ -127,7 +127,8 @@ def test_each_copy_starts_from_the_checkpoint_whatever_came_before(results, held
 def test_what_is_complete_is_skipped_and_what_is_missing_is_made_again(
     results, adaptation, tmp_path, monkeypatch
 ):
-    output, before = results
+    output, before = tmp_path / "run", results[1]
+    shutil.copytree(results[0], output)
     learned = []
     learn = adaptation.learn
     monkeypatch.setattr(adaptation, "learn", lambda *of: learned.append(of) or learn(*of))
@@ -137,15 +138,15 @@ def test_what_is_complete_is_skipped_and_what_is_missing_is_made_again(
     assert hypotheses(again) == hypotheses(before)
 
 
-def test_what_was_made_otherwise_is_refused_before_any_work(results, held_out, data_bin, monkeypatch):
+def test_what_was_made_otherwise_is_refused_before_any_work(
+    results, held_out, data_bin, tmp_path, monkeypatch
+):
+    shutil.copytree(results[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "qm-en" / "0")
     other = make(held_out, data_bin, updates=Updates(steps=4, rate=0.5))
     monkeypatch.setattr(other, "learn", lambda *of: pytest.fail("worked"))
-    (results[0] / "qm-en" / "0").rename(results[0] / "aside")
-    try:
-        with pytest.raises(ArtifactError, match=r"another adaptation is already here[\s\S]*steps"):
-            other.run(results[0])
-    finally:
-        (results[0] / "aside").rename(results[0] / "qm-en" / "0")
+    with pytest.raises(ArtifactError, match=r"another adaptation is already here[\s\S]*steps"):
+        other.run(tmp_path / "run")
 
 
 def test_the_json_holds_all_scores_and_what_they_were_made_from(results, held_out):
@@ -169,6 +170,19 @@ def test_the_table_has_a_row_per_direction_and_their_mean(results):
     assert [line[0] for line in lines[2:]] == ["qm-en", "en-qm", "mean"]
     scores = [results[1][d][20].scores[0].chrf for d in NEW]
     assert [line[3] for line in lines[2:]] == [f"{x:.1f}" for x in (*scores, sum(scores) / 2)]
+
+
+def test_the_figure_has_a_panel_per_metric_and_a_line_per_direction(results):
+    figure = curves(results[1])
+    assert [ax.get_title("left") for ax in figure.axes] == ["BLEU", "chrF++"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["qm→en", "en→qm"]
+    assert figure.get_supxlabel() == "training sentences (shots)"
+    for ax, metric in zip(figure.axes, ("bleu", "chrf"), strict=True):
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "4", "20"]
+        assert ax.get_ylim()[0] == 0
+        for line, direction in zip(ax.lines, NEW, strict=True):
+            scores = [getattr(of.scores[0], metric) for of in results[1][direction].values()]
+            assert line.get_xydata().tolist() == [[x, score] for x, score in enumerate(scores)]
 
 
 def test_a_language_without_a_token_is_refused():
@@ -252,11 +266,11 @@ def test_lenders_that_make_no_sense_are_refused(specialized, held_out, data_bin)
 
 
 def test_all_directions_are_one_evaluation_for_each_number_of_shots(results, adaptation):
-    output, curves = results
+    output, by_direction = results
     for shots in (0, 4, 20):
         together = read_evaluation(output / "all" / str(shots))
-        assert together.outputs == [curves[d][shots].outputs[0] for d in NEW]
-        assert together.scores == [curves[d][shots].scores[0] for d in NEW]
+        assert together.outputs == [by_direction[d][shots].outputs[0] for d in NEW]
+        assert together.scores == [by_direction[d][shots].scores[0] for d in NEW]
         assert (output / "all" / str(shots) / "signature.json").is_file()
     at = (output / "all" / "4" / "scores.json").stat().st_mtime_ns
     adaptation.run(output)

@@ -90,3 +90,10 @@ def test_the_figure_has_a_panel_per_measure_and_a_line_per_training_in_percent(l
     drawn = [[line.get_xydata().tolist() for line in ax.lines] for ax in figure.axes]
     assert drawn[0] == [[[2, 50], [4, 25]], []]
     assert drawn[2] == [[[2, 80], [4, 80]], [[1, 10]]]
+    assert figure.get_supxlabel() == "updates"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
+    of_many, of_one = figure.axes[2].lines
+    assert (of_many.get_marker(), of_one.get_marker()) == ("None", "o"), (
+        "a line of one point would not be seen"
+    )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from neuron_spec.scoring.comparison_files import write_comparison
 from neuron_spec.scoring.evaluation import Evaluation, evaluate
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
-from neuron_spec.studies.subnetworks.page import KNOWN, read_subnetworks
+from neuron_spec.studies.subnetworks.page import KNOWN, curves, read_subnetworks
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "experiments" / "subnetworks.sh"
@@ -259,6 +260,40 @@ def test_scores_of_every_seed_are_in_the_curves(comparisons: Path) -> None:
     # Of the seeds at no shots 4 and 5 errors, at 20 shots 2 both.
     assert first[0] > second[0]
     assert first[20] == second[20] > first[0]
+
+
+def test_the_figure_has_a_panel_per_direction_and_dashes_what_was_trained_by_episodes(
+    comparisons: Path,
+) -> None:
+    found = read_subnetworks(comparisons)
+    figure = curves(found)
+    titles = [ax.get_title("left") for ax in figure.axes]
+    assert titles == [
+        "en→qb\nA",
+        "en→qx\nX (no relative in training)",
+        "qb→en\nA",
+        "qx→en\nX (no relative in training)",
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == found.systems
+    by_direction = {
+        (name, curve.direction): curve.scores for name, of in found.curves.items() for curve in of
+    }
+    for ax, title in zip(figure.axes, titles, strict=True):
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "20"]
+        assert ax.get_ylim()[0] == 0
+        direction = title.partition("\n")[0].replace("→", "-")
+        segments = [of.get_segments()[0][:, 1].tolist() for of in ax.collections]
+        for line, name in zip(ax.lines, found.systems, strict=True):
+            seeds = by_direction[name, direction]
+            means = [fmean(of[shots] for of in seeds) for shots in (0, 20)]
+            assert list(line.get_ydata()) == pytest.approx(means)
+            for mean, shots in zip(means, (0, 20), strict=True):
+                spread = stdev(of[shots] for of in seeds)
+                assert segments.pop(0) == pytest.approx([mean - spread, mean + spread])
+            is_dashed = line.get_linestyle() == "--" and line.get_markerfacecolor() == "white"
+            assert is_dashed == name.startswith("meta-")
+    colors = {name: line.get_color() for name, line in zip(found.systems, figure.axes[0].lines, strict=True)}
+    assert colors["meta-static"] == colors["static"] and len(set(colors.values())) == 3
 
 
 def test_episodes_are_set_against_the_same_system_trained_ordinarily(comparisons: Path) -> None:

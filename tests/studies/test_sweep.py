@@ -12,6 +12,7 @@ import torch
 
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
+from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages.curves import sweep_curves
 from neuron_spec.scoring.evaluation import evaluate, read_evaluation, write_evaluation
@@ -162,6 +163,33 @@ def test_the_figure_shows_the_changes() -> None:
         (interval,) = ax.collections
         assert interval.get_segments()[0].tolist() == [[0, -2.0], [0, 0.5]]
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["70", "95\n10–20"]
+        (zero,) = (line for line in ax.lines if line.get_color() == "#777777")
+        assert list(zero.get_ydata()) == [0, 0]
+    assert [ax.get_title("left") for ax in figure.axes] == ["en→x", "x→en"] * 2
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == [
+        f"BLEU, change against\n{name}" for name in ("dense", "dense-continuation")
+    ]
+    assert figure.get_supxlabel() == "k"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["specialized"]
+
+
+def test_systems_stand_side_by_side_in_the_figure() -> None:
+    curves = {name: {70.0: (change, change - 1, change + 1)} for name, change in (("a", 1.0), ("b", -2.0))}
+    figure = sweep_curves({"dense": {"en→x": curves}}, {70.0: "70"}, "k")
+    (ax,) = figure.axes
+    a, b = (line for line in ax.lines if line.get_color() != "#777777")
+    assert a.get_color() != b.get_color() and a.get_marker() != b.get_marker()
+    assert a.get_xdata()[0] < 0 < b.get_xdata()[0]
+    for line, interval in zip((a, b), ax.collections, strict=True):
+        (x,), (y,) = line.get_data()
+        assert interval.get_segments()[0].tolist() == [[x, y - 1], [x, y + 1]]
+
+
+def test_more_systems_than_colours_are_refused() -> None:
+    for count in (0, 8):
+        systems = {str(number): {70.0: (0.0, None, None)} for number in range(count)}
+        with pytest.raises(NeuronSpecError, match="cannot be drawn"):
+            sweep_curves({"dense": {"en→x": systems}}, {70.0: "70"}, "k")
 
 
 # What is refused ------------------------------------------------------------------------------

@@ -6,14 +6,17 @@ import argparse
 import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from neuron_spec.artifacts import hash_state, require_file
+from neuron_spec.artifacts import hash_state, hash_text, require_file
 from neuron_spec.backends.fairseq import compat as compat
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.neurons.by_direction import Masks
 
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
 # Flags that must be the same wherever a model is used, or it reads and writes other language tokens.
@@ -73,6 +76,11 @@ def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace
     return argparse.Namespace(**values)
 
 
+def flag_name(name: str) -> str:
+    """``--lr-scheduler``, of the attribute ``lr_scheduler``."""
+    return f"--{name.replace('_', '-')}"
+
+
 def token_flags(args: argparse.Namespace) -> list[str]:
     """The command-line flags that make other commands use the same language tokens."""
     flags = ["--langs", ",".join(args.langs)]
@@ -84,17 +92,14 @@ def token_flags(args: argparse.Namespace) -> list[str]:
         flags += ["--lang-tok-style", style]
     for name in ("max_source_positions", "max_target_positions"):
         if value := getattr(args, name, None):
-            flags += [f"--{name.replace('_', '-')}", str(value)]
+            flags += [flag_name(name), str(value)]
     return flags
 
 
 def differing_token_flags(trained: argparse.Namespace, now: argparse.Namespace) -> dict[str, tuple[Any, Any]]:
     """Flag -> (in training, now), where language tokens would differ."""
-    differ = {}
-    for name in _TOKEN_FLAGS:
-        if name in trained and getattr(trained, name) and getattr(trained, name) != getattr(now, name, None):
-            differ[f"--{name.replace('_', '-')}"] = (getattr(trained, name), getattr(now, name, None))
-    return differ
+    values = {name: (getattr(trained, name, None), getattr(now, name, None)) for name in _TOKEN_FLAGS}
+    return {flag_name(name): both for name, both in values.items() if both[0] and both[0] != both[1]}
 
 
 def is_specialized(state: dict[str, Any]) -> bool:
@@ -117,19 +122,40 @@ def checkpoint_sha256(path: str | Path) -> str:
     return weights_sha256(read_checkpoint(path))
 
 
-def require_started_from(
-    args: argparse.Namespace, checkpoint_sha256: str | None, *, where: object, what: str, mend: str
+def require_trainable(
+    masks: Masks,
+    args: argparse.Namespace,
+    *,
+    directions: Sequence[Direction],
+    langs: Sequence[str],
+    symbols: Sequence[str],
+    where: object,
 ) -> None:
-    """That a command starts from the checkpoint which masks were made for; None = unknown, any will do.
+    """That a training can run through masks: of its dictionary and directions, and made for where it starts from.
+
+    What the masks do not say of themselves, or ``--allow-other-checkpoint`` allows, will do.
 
     Args:
-        args: a fairseq command's; the file is in ``finetune_from_model``, ``restore_file`` or ``path``.
-        where, what, mend: of the message.
+        args: the training's; its start is in ``finetune_from_model``, ``restore_file`` or ``path``.
+        symbols: of the data-bin's dictionary, language tokens among them.
+        where: the masks' file, for messages.
 
     Raises:
-        ModelError: if it starts from another.
+        ModelError: if it cannot.
     """
-    if checkpoint_sha256 is None:
+    dictionary = hash_text(*symbols)
+    if (of_masks := masks.metadata.get("dictionary_sha256", dictionary)) != dictionary:
+        raise ModelError(
+            f"the {masks.kind} are for another dictionary",
+            where=where,
+            got=f"{masks.kind} for languages {masks.metadata.get('langs')} and sha256 {of_masks[:12]}",
+            expected=f"languages {list(langs)} and sha256 {dictionary[:12]}",
+            mend="use the data-bin and --langs that they were made with",
+        )
+    if args.missing_direction == "error":
+        masks.require_directions(directions, where=where)
+    made_for = masks.metadata.get("checkpoint_sha256")
+    if made_for is None or args.allow_other_checkpoint:
         return
     for flag in ("finetune_from_model", "restore_file", "path"):
         start = getattr(args, flag, None)
@@ -137,11 +163,11 @@ def require_started_from(
             continue
         state = read_checkpoint(start)
         # A specialized checkpoint has moved on; that its masks are the same is checked on loading.
-        if not is_specialized(state) and (found := weights_sha256(state)) != checkpoint_sha256:
+        if not is_specialized(state) and (weights := weights_sha256(state)) != made_for:
             raise ModelError(
-                what,
+                f"the {masks.kind} were made from another checkpoint",
                 where=where,
-                got=f"weights {found[:12]} in --{flag.replace('_', '-')} {start}",
-                expected=f"weights {checkpoint_sha256[:12]}",
-                mend=mend,
+                got=f"weights {weights[:12]} in {flag_name(flag)} {start}",
+                expected=f"weights {made_for[:12]}",
+                mend="start from the checkpoint that they were made from, or pass --allow-other-checkpoint",
             )

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
+
+from neuron_spec import models, tasks
+from neuron_spec.directions import Direction
+
+assert models  # both register what they hold
+assert tasks
 
 
 def validate(flags: Sequence[str]) -> None:
@@ -23,18 +30,23 @@ def validate(flags: Sequence[str]) -> None:
     distributed_utils.call_main(convert_namespace_to_omegaconf(args), command.main, override_args=named)
 
 
-def generation_config(flags: Sequence[str]) -> Any:
-    """The configuration that ``fairseq-generate`` would run with."""
-    parser = options.get_generation_parser()
-    return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=list(flags)))
+def generation_config(
+    path: Path, folder: Path, directions: Sequence[Direction], token_flags: Sequence[str], *flags: str
+) -> Any:
+    """The configuration that ``fairseq-generate`` would run a checkpoint with, by our task.
+
+    Args:
+        folder: a data-bin, or a shard of one.
+        token_flags: of the checkpoint, as `checkpoints.token_flags` returns them.
+    """
+    given = [str(folder), "--path", str(path), "--task", "neuron_specialization"]
+    given += ["--lang-pairs", ",".join(map(str, directions)), *token_flags, *flags]
+    args = options.parse_args_and_arch(options.get_generation_parser(), input_args=given)
+    return convert_namespace_to_omegaconf(args)
 
 
 def unknown_training_flags(flags: Sequence[str]) -> list[str]:
     """Those of ``flags`` that ``fairseq-train`` with our task and the named ``--arch`` does not know."""
-    from neuron_spec import models, tasks
-
-    assert models  # both registered by their import
-    assert tasks
     given = ["data", *flags]
     for name, default in (("--task", "neuron_specialization"), ("--arch", "neuron_spec_transformer")):
         if name not in flags:

@@ -25,7 +25,6 @@ from typing import IO, Any
 from fairseq import tasks
 
 import neuron_spec
-from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.artifacts import (
     SIGNATURE,
     atomic_path,
@@ -39,8 +38,6 @@ from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with, shards_of
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import NeuronSpecError
-
-assert tasks_of_ours  # registered
 
 _COMPLETE = "complete"
 _LINES_SHOWN = 15  # of a failed training's log
@@ -109,13 +106,9 @@ class FineTuning:
     @cached_property
     def dictionary_sha256(self) -> str:
         """Of the data-bin's symbols, language tokens among them."""
-        first = self.directions[0]
+        folder = folder_with(self.data_bin, "train")
         cfg = generation_config(
-            [
-                *(str(folder_with(self.data_bin, "train")), "--path", str(self.dense)),
-                *("--task", "neuron_specialization", *token_flags(task_args(read_checkpoint(self.dense)))),
-                *("--lang-pairs", str(first), "-s", first.source, "-t", first.target),
-            ]
+            self.dense, folder, self.directions[:1], token_flags(task_args(read_checkpoint(self.dense)))
         )
         return hash_text(*tasks.setup_task(cfg.task).source_dictionary.symbols)
 

@@ -13,14 +13,11 @@ from fairseq import checkpoint_utils, tasks, utils
 from fairseq.data import Dictionary
 from tqdm import tqdm
 
-from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args, token_flags
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
-
-assert tasks_of_ours  # registered
 
 
 class Translator:
@@ -51,12 +48,12 @@ class Translator:
         check_data_bin(data_bin, trained.langs, subset, directions)
         self.subset = subset
         self.cfg = generation_config(
-            [
-                *(str(folder_with(data_bin, subset)), "--path", str(path), "--task", "neuron_specialization"),
-                *("--lang-pairs", ",".join(map(str, directions)), *token_flags(trained)),
-                *("--source-lang", directions[0].source, "--target-lang", directions[0].target),
-                *("--gen-subset", subset, "--skip-invalid-size-inputs-valid-test", *flags),
-            ]
+            path,
+            folder_with(data_bin, subset),
+            directions,
+            token_flags(trained),
+            *("--source-lang", directions[0].source, "--target-lang", directions[0].target),
+            *("--gen-subset", subset, "--skip-invalid-size-inputs-valid-test", *flags),
         )
         dtype = _dtype(self.cfg.common)
         self._cuda = torch.cuda.is_available() and not self.cfg.common.cpu

@@ -19,7 +19,6 @@ from fairseq import checkpoint_utils, tasks, utils
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from torch import Tensor, nn
 
-from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.artifacts import completed, hash_text, read_json, write_json
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with, shards_of
@@ -27,8 +26,6 @@ from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import WHOLE, Part
 from neuron_spec.neurons.masks import NeuronMasks
-
-assert tasks_of_ours  # registered
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Text:
 
     def of(self, row: int) -> list[dict[str, Any]]:
         """The batches of one direction."""
-        return [batch for own, batch in self.batches if own == row]
+        return [batch for of_row, batch in self.batches if of_row == row]
 
 
 class TeacherForced:
@@ -81,24 +78,14 @@ class TeacherForced:
         Raises:
             ModelError: if the data-bin has another dictionary, or masks lack a direction or do not fit.
         """
-        cfg = generation_config(
-            [
-                *(
-                    str((shards_of(data_bin) or [data_bin])[0]),
-                    "--path",
-                    str(path),
-                    "--task",
-                    "neuron_specialization",
-                ),
-                *("--lang-pairs", ",".join(map(str, directions)), *token_flags),
-            ]
-        )
+        folder = (shards_of(data_bin) or [data_bin])[0]
+        cfg = generation_config(path, folder, directions, token_flags)
         self._task = task = tasks.setup_task(cfg.task)
-        if dictionary_sha256 not in (None, found := hash_text(*task.source_dictionary.symbols)):
+        if dictionary_sha256 not in (None, dictionary := hash_text(*task.source_dictionary.symbols)):
             raise ModelError(
                 "the masks are for another dictionary",
                 where=data_bin,
-                got=f"sha256 {found[:12]}",
+                got=f"sha256 {dictionary[:12]}",
                 expected=f"sha256 {str(dictionary_sha256)[:12]}",
                 mend="use the data-bin that was profiled",
             )
@@ -142,12 +129,10 @@ class TeacherForced:
         task.args.data = str(folder_with(self._data_bin, subset))
         # As a set for validation, each sentence once: training sets are else sampled by temperature.
         dataset = task.data_manager.load_dataset(subset, training=False, epoch=1)
-        starts = np.cumsum([0, *map(len, dataset.datasets)])
+        sizes = [*map(len, dataset.datasets)]
+        starts = np.cumsum(sizes) - sizes
         chosen = np.concatenate(
-            [
-                start + _spread(len(own), sentences, part)
-                for start, own in zip(starts, dataset.datasets, strict=False)
-            ]
+            [start + _spread(size, sentences, part) for start, size in zip(starts, sizes, strict=True)]
         )
         longest = utils.resolve_max_positions(task.max_positions(), self.model.max_positions())
         chosen = task.filter_indices_by_size(chosen, dataset, longest, ignore_invalid_inputs=True)

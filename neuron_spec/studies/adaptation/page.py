@@ -13,7 +13,7 @@ from neuron_spec.artifacts import ADAPTATION, read_json, recorded_command, write
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 from neuron_spec.pages import style
-from neuron_spec.pages.curves import line_panels
+from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, again, left_in, plain
 from neuron_spec.pages.tables import Cell, markdown_table
 from neuron_spec.scoring.evaluation import ALL, Evaluation
@@ -86,7 +86,7 @@ def curves(results: Results) -> Figure:
     """A panel per metric, a line per direction; numbers of shots stand at equal distances."""
     panels = {
         name: {
-            direction.arrow: {float(n): (read(of.scores[0]), None, None) for n, of in curve.items()}
+            direction.arrow: {float(n): Point(read(of.scores[0])) for n, of in curve.items()}
             for direction, curve in results.items()
         }
         for name, read in METRICS.items()

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.models import register_model, register_model_architecture
+from fairseq.models import register_model
 from torch import Tensor
 
 from neuron_spec.artifacts import CORPUS_CARD, read_json
 from neuron_spec.directions import Direction, language
 from neuron_spec.errors import ModelError
-from neuron_spec.models import neuron_spec_transformer as transformer
 from neuron_spec.models.neuron_spec_transformer import (
     NeuronSpecTransformer,
     SpecializedDecoder,
     SpecializedDecoderLayer,
     SpecializedEncoder,
     SpecializedEncoderLayer,
+    register_architectures,
 )
 from neuron_spec.modules.specialized_ffn import Route
 from neuron_spec.neurons.masks import NeuronMasks
@@ -119,6 +119,9 @@ class AdaptedDecoder(_AdaptedSide, SpecializedDecoder):
 class NeuronSpecAdapters(NeuronSpecTransformer):
     """fairseq's transformer with adapters."""
 
+    encoder_class = AdaptedEncoder
+    decoder_class = AdaptedDecoder
+
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
         super().add_args(parser)
@@ -145,14 +148,6 @@ class NeuronSpecAdapters(NeuronSpecTransformer):
             help="JSON of language to family, or a corpus card; default: the card beside the data-bin, "
             "else the language table",
         )
-
-    @classmethod
-    def build_encoder(cls, cfg: Any, src_dict: Any, embed_tokens: Any) -> AdaptedEncoder:
-        return AdaptedEncoder(cfg, src_dict, embed_tokens)
-
-    @classmethod
-    def build_decoder(cls, cfg: Any, tgt_dict: Any, embed_tokens: Any) -> AdaptedDecoder:
-        return AdaptedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
     def start_training(
         self, args: argparse.Namespace, directions: Sequence[Direction], langs: Sequence[str]
@@ -269,7 +264,4 @@ def _families(args: argparse.Namespace, langs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-for _size in ("", "_tiny", "_iwslt", "_big"):
-    register_model_architecture("neuron_spec_adapters", f"neuron_spec_adapters{_size}")(
-        getattr(transformer, _size.removeprefix("_") or "base")
-    )
+register_architectures("neuron_spec_adapters")

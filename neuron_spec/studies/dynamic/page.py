@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import shown_command, training_command
-from neuron_spec.pages.curves import line_panels
+from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table
 from neuron_spec.pages.style import drawn, look
 from neuron_spec.pages.tables import Cell
@@ -57,9 +57,7 @@ def churn_curves(trainings: Mapping[str, Curves]) -> Figure:
     """A panel per measure in percent against updates, a line per training."""
     panels = {
         title: {
-            name: {
-                float(update): (100 * value, None, None) for update, value in curves.get(measure, {}).items()
-            }
+            name: {float(update): Point(100 * value) for update, value in curves.get(measure, {}).items()}
             for name, curves in trainings.items()
         }
         for measure, title in MEASURES.items()

@@ -18,24 +18,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fairseq.models import register_model, register_model_architecture
+from fairseq.models import register_model
 from torch import Tensor, nn
 
-from neuron_spec.artifacts import hash_text
-from neuron_spec.backends.fairseq.checkpoints import require_started_from
+from neuron_spec.backends.fairseq.checkpoints import require_trainable
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
-from neuron_spec.models import neuron_spec_transformer as transformer
 from neuron_spec.models.neuron_spec_transformer import (
     NeuronSpecTransformer,
     SpecializedDecoder,
     SpecializedDecoderLayer,
     SpecializedEncoder,
     SpecializedEncoderLayer,
+    register_architectures,
 )
 from neuron_spec.modules.specialized_ffn import Route
+from neuron_spec.neurons.by_direction import unpack
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.studies.lass.weight_masks import WeightMasks, maskable, unpack
+from neuron_spec.studies.lass.weight_masks import WeightMasks, maskable
 
 _MASK = "weight_mask"  # a buffer of each Linear, beside its weight: uint8 [N, O, P]
 
@@ -139,6 +139,8 @@ class NeuronSpecLass(NeuronSpecTransformer):
     """fairseq's transformer with a mask on every weight of its layers."""
 
     masks_flag = "--weight-masks"
+    encoder_class = MaskedEncoder
+    decoder_class = MaskedDecoder
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -149,14 +151,6 @@ class NeuronSpecLass(NeuronSpecTransformer):
             metavar="FILE",
             help="train with these masks (from neuron-spec lass); a checkpoint carries its own",
         )
-
-    @classmethod
-    def build_encoder(cls, cfg: Any, src_dict: Any, embed_tokens: Any) -> MaskedEncoder:
-        return MaskedEncoder(cfg, src_dict, embed_tokens)
-
-    @classmethod
-    def build_decoder(cls, cfg: Any, tgt_dict: Any, embed_tokens: Any) -> MaskedDecoder:
-        return MaskedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
     def linears(self) -> dict[str, nn.Linear]:
         """Weight key (``encoder.layers.0.fc1.weight``) -> its Linear, for every weight that is masked."""
@@ -178,25 +172,14 @@ class NeuronSpecLass(NeuronSpecTransformer):
         if args.batching != "one-direction":
             raise ModelError("weight masks need one direction per batch", got="--batching mixed")
         masks = WeightMasks.load(path)
-        dictionary = hash_text(*self.encoder.dictionary.symbols)
-        if masks.metadata.get("dictionary_sha256", dictionary) != dictionary:
-            raise ModelError(
-                "the weight masks are for another dictionary",
-                where=path,
-                got=f"masks for languages {masks.metadata.get('langs')}",
-                expected=f"languages {list(langs)}, and the dictionary of their data-bin",
-                mend="use the data-bin and --langs that they were made with",
-            )
-        if args.missing_direction == "error":
-            masks.require_directions(directions, where=path)
-        if not args.allow_other_checkpoint:
-            require_started_from(
-                args,
-                masks.metadata.get("checkpoint_sha256"),
-                where=path,
-                what="the weight masks were made from another checkpoint",
-                mend="start from the checkpoint given to neuron-spec lass, or pass --allow-other-checkpoint",
-            )
+        require_trainable(
+            masks,
+            args,
+            directions=directions,
+            langs=langs,
+            symbols=self.encoder.dictionary.symbols,
+            where=path,
+        )
         self.set_weight_masks(masks, langs, where=path)
 
     def set_weight_masks(self, masks: WeightMasks, langs: Sequence[str], where: object = None) -> None:
@@ -236,7 +219,4 @@ class NeuronSpecLass(NeuronSpecTransformer):
         return {f"{key.removesuffix('weight')}{_MASK}": (m, _MASK) for key, m in self.linears().items()}
 
 
-for _size in ("", "_tiny", "_iwslt", "_big"):
-    register_model_architecture("neuron_spec_lass", f"neuron_spec_lass{_size}")(
-        getattr(transformer, _size.removeprefix("_") or "base")
-    )
+register_architectures("neuron_spec_lass")

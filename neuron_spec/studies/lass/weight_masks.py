@@ -10,7 +10,7 @@ Axis letters: N directions, O out, I in, P = ceil(I / 8) bytes. True = kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import hash_state, load_tensors, save_tensors, write_json
+from neuron_spec.artifacts import hash_state, write_json
 from neuron_spec.directions import ENGLISH, Direction, parse_directions
-from neuron_spec.errors import ArtifactError, DirectionError, ModelError, SelectionError
+from neuron_spec.errors import ArtifactError, ModelError, SelectionError
 from neuron_spec.neurons.activations import side_of
+from neuron_spec.neurons.by_direction import Masks, differences, pack, require_packed, unpack
 from neuron_spec.neurons.choices import SIDES
-
-FORMAT = "weight masks 1"
-
-
-def pack(kept: Tensor) -> Tensor:
-    """bool ``[..., I]`` to uint8 ``[..., P]``; the bits beyond I are 0."""
-    return torch.from_numpy(np.packbits(kept.cpu().numpy(), axis=-1))
-
-
-def unpack(packed: Tensor, width: int) -> Tensor:
-    """uint8 ``[..., P]`` to bool ``[..., I]``, where the tensor is: no wait for a device."""
-    bits = 128 >> torch.arange(8, dtype=torch.uint8, device=packed.device)  # as np.packbits fills a byte
-    return packed.unsqueeze(-1).bitwise_and(bits).ne(0).flatten(-2)[..., :width].contiguous()
 
 
 def magnitude_mask(weight: Tensor, alpha: float) -> Tensor:
@@ -75,7 +63,7 @@ def maskable(names_and_shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
 
 
 @dataclass
-class WeightMasks:
+class WeightMasks(Masks):
     """Which weights each direction runs through.
 
     Attributes:
@@ -84,6 +72,9 @@ class WeightMasks:
         widths: weight key -> I, the bits that count of every P bytes.
         metadata: how they were made: alpha, the checkpoint they belong to, seconds per direction.
     """
+
+    what, command, format = "weight mask file", "lass", "weight masks 1"
+    kind, how = "weight masks", "make theirs too"
 
     directions: list[Direction]
     packed: dict[str, Tensor]
@@ -97,13 +88,8 @@ class WeightMasks:
                 got=", ".join(sorted(self.packed.keys() ^ self.widths.keys())),
             )
         for key, packed in self.packed.items():
-            wanted = (len(self.directions), -(-self.widths[key] // 8))
-            if packed.dtype != torch.uint8 or packed.dim() != 3 or (packed.size(0), packed.size(2)) != wanted:
-                raise ArtifactError(
-                    f"malformed weight masks: {key}",
-                    got=f"{packed.dtype} {list(packed.shape)}",
-                    expected=f"torch.uint8 [{wanted[0]}, out, {wanted[1]}]",
-                )
+            width = -(-self.widths[key] // 8)
+            self.require_shape(packed, torch.uint8, "out", width, what=f"malformed weight masks: {key}")
 
     @classmethod
     def by_magnitude(cls, weights: Mapping[str, Tensor], direction: Direction, alpha: float) -> WeightMasks:
@@ -148,11 +134,8 @@ class WeightMasks:
     @property
     def fingerprint(self) -> str:
         """sha256 of the masks alone: which directions keep which weights."""
-        names = ",".join(self._names())
+        names = ",".join(self.names)
         return hash_state({f"{key} {self.widths[key]} {names}": bits for key, bits in self.packed.items()})
-
-    def _names(self) -> list[str]:
-        return [str(direction) for direction in self.directions]
 
     def kept(self, key: str, direction: Direction) -> Tensor:
         """One direction's mask of one matrix, bool ``[O, I]``.
@@ -160,14 +143,8 @@ class WeightMasks:
         Raises:
             DirectionError: if the direction has no masks.
         """
-        return unpack(self.packed[key][self._row(direction)], self.widths[key])
-
-    def _row(self, direction: Direction) -> int:
-        if direction not in self.directions:
-            raise DirectionError(
-                "a direction without masks", got=direction, expected=f"one of {', '.join(self._names())}"
-            )
-        return self.directions.index(direction)
+        (row,) = self.rows([direction])
+        return unpack(self.packed[key][row], self.widths[key])
 
     def sparsity(self) -> dict[str, Tensor]:
         """Weight key -> float64 ``[N]``, the fraction of weights dropped."""
@@ -186,40 +163,21 @@ class WeightMasks:
         percent = (100 * dropped / max(sum(sizes.values()), 1)).tolist()
         return {
             **self.metadata,
-            "directions": self._names(),
+            "directions": self.names,
             "maskable_weights": sum(sizes.values()),
-            "dropped_percent": {name: round(p, 3) for name, p in zip(self._names(), percent, strict=True)},
+            "dropped_percent": {name: round(p, 3) for name, p in zip(self.names, percent, strict=True)},
             "shapes": {key: list(shape) for key, shape in self.shapes.items()},
         }
 
     def require_fit(self, shapes: Mapping[str, tuple[int, int]], where: object = None) -> None:
         """Raises: ModelError if a model whose maskable matrices have these ``(O, I)`` has others than the masks."""
-        ours = self.shapes
-        if ours == dict(shapes):
-            return
-        wrong = [key for key in sorted({*ours, *shapes}) if ours.get(key) != shapes.get(key)]
-
-        def told(of: Mapping[str, tuple[int, int]]) -> str:
-            more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-            return ", ".join(f"{key}: {list(of[key]) if key in of else 'absent'}" for key in wrong[:4]) + more
-
-        raise ModelError(
-            "the weight masks are for another model",
-            where=where,
-            got=told(ours),
-            expected=told(shapes),
-            mend="make them from the checkpoint that training starts from, with neuron-spec lass",
-        )
-
-    def require_directions(self, wanted: Iterable[Direction], where: object = None) -> None:
-        """Raises: ModelError if a direction to be trained has no masks."""
-        if missing := [str(d) for d in wanted if d not in self.directions]:
+        ours, theirs = ({key: list(shape) for key, shape in both.items()} for both in (self.shapes, shapes))
+        if ours != theirs:
             raise ModelError(
-                "directions without masks",
+                "the weight masks are for another model",
                 where=where,
-                got=f"masks for {', '.join(self._names())}",
-                expected=f"also {', '.join(missing)}",
-                mend="make theirs too, or pass --missing-direction compose or dense",
+                **differences(ours, theirs, at_most=4),
+                mend="make them from the checkpoint that training starts from, with neuron-spec lass",
             )
 
     def compose(self, direction: Direction, pivot: str = ENGLISH) -> WeightMasks:
@@ -228,36 +186,21 @@ class WeightMasks:
         Raises:
             DirectionError: if one of the two has no masks.
         """
-        rows = {
-            "encoder": self._row(Direction(direction.source, pivot)),
-            "decoder": self._row(Direction(pivot, direction.target)),
-        }
+        lenders = Direction(direction.source, pivot), Direction(pivot, direction.target)
+        rows = dict(zip(SIDES, self.rows(lenders), strict=True))
         packed = {key: bits[rows[side_of(key)]][None] for key, bits in self.packed.items()}
         return WeightMasks([direction], packed, dict(self.widths), dict(self.metadata))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one bit per weight to ``path``, and a readable summary to the same name with .json."""
-        header = {"format": FORMAT, "directions": self._names(), "shapes": self.shapes, **self.metadata}
         write_json(Path(path).with_suffix(".json"), self.summary())
         # Last, because a stage is complete when this file is there.
-        save_tensors(path, self.packed, header)
+        self.write(path, self.packed, shapes=self.shapes)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> WeightMasks:
         """Raises: ArtifactError if the file is missing, damaged, or holds no weight masks."""
-        tensors, metadata = load_tensors(path, "weight mask file")
-        if metadata.pop("format", None) != FORMAT:
-            raise ArtifactError("not a weight mask file", where=path, mend="make one with neuron-spec lass")
-        directions = parse_directions(metadata.pop("directions"))
+        directions, packed, metadata = cls.read(path)
         shapes: dict[str, list[int]] = metadata.pop("shapes")
-        wanted = {key: (len(directions), rows, -(-width // 8)) for key, (rows, width) in shapes.items()}
-        got = {key: tuple(packed.shape) for key, packed in tensors.items()}
-        if got != wanted:
-            wrong = [key for key in sorted({*got, *wanted}) if got.get(key) != wanted.get(key)]
-            raise ArtifactError(
-                "damaged weight mask file",
-                where=path,
-                got=", ".join(f"{key}: {got.get(key, 'absent')}" for key in wrong),
-                expected=", ".join(f"{key}: {wanted.get(key, 'absent')}" for key in wrong),
-            )
-        return cls(directions, tensors, {key: width for key, (_, width) in shapes.items()}, metadata)
+        require_packed(packed, len(directions), shapes, where=path, what=cls.what)
+        return cls(directions, packed, {key: width for key, (_, width) in shapes.items()}, metadata)

@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import load_tensors, save_tensors
-from neuron_spec.directions import Direction, parse_directions
-from neuron_spec.errors import ArtifactError
+from neuron_spec.directions import Direction
 from neuron_spec.neurons.activations import layer_order
+from neuron_spec.neurons.by_direction import ByDirection
 
-FORMAT = "importance 1"
 _TOKENS = "tokens"
 
 
 @dataclass
-class Importance:
+class Importance(ByDirection):
     """Sums of |dL/dxi| over sentences, L in nats summed over a sentence's target tokens.
 
     Attributes:
@@ -34,6 +32,8 @@ class Importance:
         tokens: int64 ``[N]``, the target tokens of the sentences.
         metadata: how they were made; its ``checkpoint_sha256`` says from which weights.
     """
+
+    what, command, format = "file of importance", "importance", "importance 1"
 
     directions: list[Direction]
     sums: dict[str, Tensor]
@@ -50,24 +50,14 @@ class Importance:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``importance.safetensors``; metadata in its header, as JSON."""
-        header = {**self.metadata, "format": FORMAT, "directions": [str(d) for d in self.directions]}
-        save_tensors(path, {**self.sums, _TOKENS: self.tokens}, header)
+        self.write(path, {**self.sums, _TOKENS: self.tokens})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Importance:
         """Raises: ArtifactError if the file is missing, damaged, or not of importance."""
-        tensors, metadata = load_tensors(path, "file of importance")
-        if metadata.pop("format", None) != FORMAT or _TOKENS not in tensors:
-            raise ArtifactError(
-                "not a file of importance", where=path, mend="make one with neuron-spec importance"
-            )
-        directions, tokens = parse_directions(metadata.pop("directions")), tensors.pop(_TOKENS)
-        for site, sums in tensors.items():
-            if sums.dtype != torch.float64 or sums.dim() != 2 or sums.size(0) != len(directions):
-                raise ArtifactError(
-                    f"damaged file of importance: {site}",
-                    where=path,
-                    got=f"{sums.dtype} {list(sums.shape)}",
-                    expected=f"torch.float64 [{len(directions)}, neurons or heads]",
-                )
-        return cls(directions, tensors, tokens, metadata)
+        directions, sums, metadata = cls.read(path, _TOKENS)
+        importance = cls(directions, sums, sums.pop(_TOKENS), metadata)
+        for site, rows in sums.items():
+            what = f"damaged {cls.what}: {site}"
+            importance.require_shape(rows, torch.float64, "neurons or heads", what=what, where=path)
+        return importance

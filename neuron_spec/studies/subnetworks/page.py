@@ -34,7 +34,7 @@ from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.pages import style
-from neuron_spec.pages.curves import line_panels
+from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.tables import Cell, markdown_table, shown_p
 from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.comparison_files import COMPARISON, read_comparison
@@ -437,12 +437,12 @@ def curves(found: Subnetworks) -> Figure:
     )
 
 
-def _mean_curve(curve: Curve) -> dict[float, tuple[float, float | None, float | None]]:
-    points: dict[float, tuple[float, float | None, float | None]] = {}
+def _mean_curve(curve: Curve) -> dict[float, Point]:
+    points: dict[float, Point] = {}
     for n in curve.scores[0]:
         scores = [line[n] for line in curve.scores]
         mean, spread = fmean(scores), stdev(scores) if len(scores) > 1 else None
-        points[n] = (mean, None, None) if spread is None else (mean, mean - spread, mean + spread)
+        points[n] = Point(mean) if spread is None else Point(mean, mean - spread, mean + spread)
     return points
 
 

@@ -1,0 +1,231 @@
+"""EC30's text as a user has it: EC40's training files, NTREX-128 and FLORES-200."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from neuron_spec.artifacts import read_json, write_json
+from neuron_spec.corpora.build import TEST, VALID, Pairs
+from neuron_spec.corpora.checks import decoded_text, require_equal, some
+from neuron_spec.corpora.cleaning import normalize
+from neuron_spec.corpora.ec30 import LANGUAGES
+from neuron_spec.corpora.sharding import ScannedText, in_processes, report_progress, scan
+from neuron_spec.directions import ENGLISH
+from neuron_spec.errors import CorpusError
+
+# EC40's authors hold out 842 pairs of the one language that NTREX-128 lacks; of a small file, a tenth.
+SAMPLED_VALID = 842
+_LARGEST_SAMPLED_FRACTION = 0.1
+
+_NEWS_ENGLISH = "eng-US"  # NTREX-128's English, as EC40's authors take it
+_FLORES_ENGLISH = "eng_Latn"
+_FLORES_PARTS = ("dev", "devtest")
+
+Sides = dict[tuple[str, str], ScannedText]  # (language, side) -> its training text
+
+
+def sides_of(langs: Sequence[str]) -> list[tuple[str, str]]:
+    """(language, side) of every training file."""
+    return [(lang, side) for lang in langs for side in (ENGLISH, lang)]
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """The user's folders: EC40's training text, NTREX-128, FLORES-200."""
+
+    train: Path
+    valid: Path
+    test: Path
+
+    def train_file(self, lang: str, side: str) -> Path:
+        """``en-de.de``, in the folder itself or, as in EC40's repository, in ``EC40-train-set`` below it."""
+        name = f"{ENGLISH}-{lang}.{side}"
+        below = self.train / "EC40-train-set" / name
+        return below if below.is_file() else self.train / name
+
+    def valid_file(self, lang: str) -> Path:
+        code = _NEWS_ENGLISH if lang == ENGLISH else LANGUAGES[lang].ntrex
+        return self.valid / f"newstest2019-ref.{code}.txt"
+
+    def test_file(self, lang: str, part: str) -> Path:
+        """``dev/deu_Latn.dev``; Serbian, which FLORES-200 has in Cyrillic only, as ``srp_Cyrl``."""
+        code = _FLORES_ENGLISH if lang == ENGLISH else LANGUAGES[lang].flores
+        file = self.test / part / f"{code}.{part}"
+        cyrillic = self.test / part / f"{code.replace('_Latn', '_Cyrl')}.{part}"
+        return cyrillic if lang == "sr" and not file.is_file() else file
+
+    def test_files(self, lang: str) -> list[Path]:
+        return [self.test_file(lang, part) for part in _FLORES_PARTS]
+
+    def held_out_files(self, langs: Sequence[str]) -> list[Path]:
+        """Of validation and test, English among them."""
+        in_ntrex = [ENGLISH, *(lang for lang in langs if LANGUAGES[lang].ntrex)]
+        tests = [file for lang in (ENGLISH, *langs) for file in self.test_files(lang)]
+        return [*map(self.valid_file, in_ntrex), *tests]
+
+    def require_files(self, langs: Sequence[str]) -> None:
+        """Raises: CorpusError if a file is missing; all that are missing are named."""
+        wanted = [self.train_file(*side) for side in sides_of(langs)] + self.held_out_files(langs)
+        if missing := [str(file) for file in wanted if not file.is_file()]:
+            raise CorpusError(
+                f"{len(missing)} of EC30's text files not found",
+                got=f"no {some(missing, at_most=4)}",
+                expected="EC40's en-de.de and en-de.en, NTREX-128's newstest2019-ref.deu.txt, "
+                "FLORES-200's dev/deu_Latn.dev and devtest/deu_Latn.devtest",
+                mend="name the folders with --plain, --valid and --test, or fewer languages with --langs",
+            )
+
+
+def lines_estimated(file: Path) -> int:
+    """From its first million bytes."""
+    with file.open("rb") as opened:
+        start = opened.read(1 << 20)
+    return round(file.stat().st_size * start.count(b"\n") / max(1, len(start)))
+
+
+def scan_all(text: PlainText, langs: Sequence[str], *, shards: int, workers: int, records: Path) -> Sides:
+    """Scan every training file; those scanned before a kill, and not touched since, are not read again.
+
+    Args:
+        records: the folder that remembers what was scanned.
+
+    Raises:
+        CorpusError: if a file is not UTF-8 text, or the two sides of a language differ in lines.
+    """
+
+    def scan_once(side: tuple[str, str]) -> ScannedText:
+        file, record = text.train_file(*side), records / f"{'.'.join(side)}.json"
+        known = ScannedText(**read_json(record, "record of a scanned file")) if record.is_file() else None
+        if known is None or known.path != str(file) or not known.is_current():
+            known = scan(file, shards)
+            write_json(record, asdict(known))
+        report_progress(known.lines)
+        return known
+
+    sides = sides_of(langs)
+    lines = sum(lines_estimated(text.train_file(*side)) for side in sides)
+    scanned = dict(in_processes(scan_once, sides, workers=workers, lines=lines, description="check text"))
+    for lang in langs:
+        require_equal(
+            {side: scanned[lang, side].lines for side in (ENGLISH, lang)},
+            f"the two sides of {ENGLISH}-{lang} are not parallel",
+            where=text.train_file(lang, lang),
+            mend="get the pair again: one of its files is cut short or of another version",
+        )
+    return scanned
+
+
+def is_tokenized(english: ScannedText) -> bool:
+    """Whether most final punctuation of the training text stands apart, as Moses' tokenizer leaves it."""
+    ends = [
+        line.rstrip()[-2:]
+        for line in islice(english.part(0), 2000)
+        if line.rstrip().endswith((".", "?", "!"))
+    ]
+    return sum(end[0] == " " for end in ends if len(end) == 2) > len(ends) / 2
+
+
+def sampled_lines(lines: int, seed: int) -> frozenset[int]:
+    """Numbers of the lines held out for the validation of a language that NTREX-128 lacks."""
+    size = min(SAMPLED_VALID, int(_LARGEST_SAMPLED_FRACTION * lines))
+    return frozenset(random.Random(f"validation {seed}").sample(range(lines), size))
+
+
+def read_held_out(
+    text: PlainText,
+    langs: Sequence[str],
+    *,
+    scanned: Sides,
+    sampled: Mapping[str, Collection[int]],
+    tokenize: bool,
+) -> dict[str, dict[str, Pairs]]:
+    """Validation and test pairs by split and language.
+
+    Args:
+        sampled: language -> numbers of the training lines that it is validated on.
+        tokenize: as the training text is.
+
+    Raises:
+        CorpusError: if a set is not parallel, or holds an empty line.
+    """
+
+    def prepared(lang: str, files: Sequence[Path]) -> list[str]:
+        prepare = _moses(lang) if tokenize else normalize
+        to_latin = lang == "sr" and any("_Cyrl" in file.name for file in files)
+        lines = [line for file in files for line in _read_lines(file)]
+        return [prepare(latin(line) if to_latin else line) for line in lines]
+
+    def parallel(lang: str, files: Sequence[Path], english: Sequence[str]) -> Pairs:
+        foreign = prepared(lang, files)
+        counts = {lang: len(foreign), ENGLISH: len(english)}
+        require_equal(counts, "a held-out set is not parallel", where=files[0], mend="get the set again")
+        pairs = list(zip(foreign, english, strict=True))
+        for number, pair in enumerate(pairs, start=1):
+            if not all(pair):
+                raise CorpusError("an empty line in a held-out set", where=f"{files[0]}, line {number}")
+        return pairs
+
+    def of_training(lang: str) -> Pairs:
+        sides = [_lines_at(scanned[lang, side], sampled[lang]) for side in (lang, ENGLISH)]
+        return [pair for pair in zip(*sides, strict=True) if all(pair)]
+
+    valid_english = prepared(ENGLISH, [text.valid_file(ENGLISH)])
+    test_english = prepared(ENGLISH, text.test_files(ENGLISH))
+    return {
+        VALID: {
+            lang: of_training(lang)
+            if lang in sampled
+            else parallel(lang, [text.valid_file(lang)], valid_english)
+            for lang in langs
+        },
+        TEST: {lang: parallel(lang, text.test_files(lang), test_english) for lang in langs},
+    }
+
+
+def _read_lines(file: Path) -> list[str]:
+    content = decoded_text(file.read_bytes(), where=file, mend="convert the file, or get it again")
+    return content.rstrip("\n").split("\n")
+
+
+def _lines_at(text: ScannedText, numbers: Collection[int]) -> Iterator[str]:
+    lines = (line for part in range(len(text.offsets)) for line in text.part(part))
+    return (normalize(line) for number, line in enumerate(lines) if number in numbers)
+
+
+def _moses(lang: str) -> Callable[[str], str]:
+    """Punctuation normalised, then split off, as EC40's text was: hyphens apart, nothing escaped.
+
+    Raises:
+        CorpusError: if sacremoses is not installed.
+    """
+    try:
+        from sacremoses import MosesPunctNormalizer, MosesTokenizer
+    except ImportError as error:
+        raise CorpusError(
+            "the training text is tokenised, so the held-out text must be too",
+            got="no package sacremoses",
+            mend="pip install sacremoses",
+        ) from error
+    normalizer, tokenizer = MosesPunctNormalizer(lang=lang), MosesTokenizer(lang=lang)
+
+    def prepare(line: str) -> str:
+        return tokenizer.tokenize(
+            normalizer.normalize(normalize(line)), aggressive_dash_splits=True, escape=False, return_str=True
+        )
+
+    return prepare
+
+
+# Serbian is written in both scripts, letter for letter.
+_LATIN_LETTERS = "a b v g d đ e ž z i j k l lj m n nj o p r s t ć u f h c č dž š"
+_LATIN = dict(zip("абвгдђежзијклљмнњопрстћуфхцчџш", _LATIN_LETTERS.split(), strict=True))
+_LATIN |= {cyrillic.upper(): text.capitalize() for cyrillic, text in _LATIN.items()}
+
+
+def latin(text: str) -> str:
+    """Serbian text in Latin script, as EC40 has it."""
+    return "".join(_LATIN.get(char, char) for char in text)

@@ -1,0 +1,145 @@
+"""What the files of masks, counts and importance have in common: a row per direction, and who made them.
+
+Axis letters: N directions, F units of a site. True = kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuron_spec.artifacts import load_tensors, save_tensors
+from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.errors import ArtifactError, DirectionError, ModelError
+
+
+def pack(kept: Tensor) -> Tensor:
+    """bool ``[..., F]`` to uint8 ``[..., ceil(F / 8)]``; the bits beyond F are 0."""
+    return torch.from_numpy(np.packbits(kept.cpu().numpy(), axis=-1))
+
+
+def unpack(packed: Tensor, width: int) -> Tensor:
+    """uint8 ``[..., ceil(F / 8)]`` to bool ``[..., F]``, where the tensor is: no wait for a device."""
+    bits = 128 >> torch.arange(8, dtype=torch.uint8, device=packed.device)  # as np.packbits fills a byte
+    return packed.unsqueeze(-1).bitwise_and(bits).ne(0).flatten(-2)[..., :width].contiguous()
+
+
+def require_packed(
+    packed: Mapping[str, Tensor], rows: int, sizes: Mapping[str, Sequence[int]], *, where: object, what: str
+) -> None:
+    """Raises: ArtifactError if the bits are not those of ``rows`` masks of these sizes."""
+    shapes = {key: tuple(bits.shape) for key, bits in packed.items()}
+    wanted = {key: (rows, *size[:-1], -(-size[-1] // 8)) for key, size in sizes.items()}
+    if shapes != wanted:
+        raise ArtifactError(f"damaged {what}", where=where, **differences(shapes, wanted))
+
+
+def differences(
+    got: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    order: Callable[[str], Any] | None = None,
+    at_most: int | None = None,
+) -> dict[str, str]:
+    """``got`` and ``expected`` of a message, where two mappings differ; ``order`` is the keys'."""
+    keys = [key for key in sorted({*got, *expected}, key=order) if got.get(key) != expected.get(key)]
+    more = "" if at_most is None or len(keys) <= at_most else f", and {len(keys) - at_most} more"
+    return {
+        label: ", ".join(f"{key}: {values.get(key, 'absent')}" for key in keys[:at_most]) + more
+        for label, values in (("got", got), ("expected", expected))
+    }
+
+
+class ByDirection:
+    """Tensors with a row per direction, in a file of one kind.
+
+    Attributes:
+        directions: the N directions, naming the rows.
+        metadata: how they were made.
+        what, command: the kind of file, and what of ``neuron-spec`` makes it, in messages.
+        format: in the file's header, if it has one.
+    """
+
+    directions: list[Direction]
+    metadata: dict[str, Any]
+    what: ClassVar[str]
+    command: ClassVar[str]
+    format: ClassVar[int | str | None] = None
+
+    @property
+    def names(self) -> list[str]:
+        return [str(direction) for direction in self.directions]
+
+    def missing(self, directions: Iterable[Direction]) -> list[str]:
+        """The names of those that have no row."""
+        return [str(direction) for direction in directions if direction not in self.directions]
+
+    def rows(self, directions: Iterable[Direction]) -> list[int]:
+        """Raises: DirectionError if one of them has no row."""
+        directions = list(directions)
+        if missing := self.missing(directions):
+            raise DirectionError(
+                f"not in the {self.what}", got=", ".join(missing), expected=f"some of {', '.join(self.names)}"
+            )
+        return [self.directions.index(direction) for direction in directions]
+
+    def require_shape(
+        self, tensor: Tensor, dtype: torch.dtype, *sizes: int | str, what: str, where: object = None
+    ) -> None:
+        """Raises: ArtifactError unless the tensor is ``[N, *sizes]``, of which a word is any size."""
+        wanted = [len(self.directions), *sizes]
+        named = [w if isinstance(w, str) else n for n, w in zip(tensor.shape, wanted, strict=False)]
+        if tensor.dtype != dtype or tensor.dim() != len(wanted) or named != wanted:
+            raise ArtifactError(
+                what,
+                where=where,
+                got=f"{tensor.dtype} {list(tensor.shape)}",
+                expected=f"{dtype} [{', '.join(map(str, wanted))}]",
+            )
+
+    def write(self, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], **header: Any) -> None:
+        """Save tensors; with the metadata, ``header`` goes into the file's own, as JSON."""
+        if self.format is not None:
+            header["format"] = self.format
+        save_tensors(path, tensors, {**self.metadata, **header, "directions": self.names})
+
+    @classmethod
+    def read(
+        cls, path: str | os.PathLike[str], *needed: str
+    ) -> tuple[list[Direction], dict[str, Tensor], dict[str, Any]]:
+        """Directions, tensors and metadata of a file.
+
+        Raises:
+            ArtifactError: if it is missing, damaged, or of another kind, without the ``needed`` tensors.
+        """
+        tensors, metadata = load_tensors(path, cls.what)
+        is_of_format = metadata.pop("format", None) == cls.format
+        if not is_of_format or "directions" not in metadata or not tensors.keys() >= {*needed}:
+            raise ArtifactError(
+                f"not a {cls.what}", where=path, mend=f"make one with neuron-spec {cls.command}"
+            )
+        return parse_directions(metadata.pop("directions")), tensors, metadata
+
+
+class Masks(ByDirection):
+    """Masks of neurons, heads or weights; ``kind`` and ``how`` to make them stand in messages."""
+
+    kind: ClassVar[str]
+    how: ClassVar[str]
+
+    def require_directions(
+        self, wanted: Iterable[Direction], where: object = None, mend: str | None = None
+    ) -> None:
+        """Raises: ModelError if one of these directions has no masks."""
+        if missing := self.missing(wanted):
+            raise ModelError(
+                "directions without masks",
+                where=where,
+                got=f"masks for {', '.join(self.names)}",
+                expected=f"also {', '.join(missing)}",
+                mend=mend or f"{self.how}, or pass --missing-direction compose or dense",
+            )
