@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,7 +22,7 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.directions import GROUPS, UNKNOWN, Direction, language
 from neuron_spec.errors import ArtifactError, DirectionError
-from neuron_spec.pages.tables import Cell, markdown_table, percent
+from neuron_spec.pages.tables import Cell, csv_text, markdown_table, percent
 from neuron_spec.scoring.language_id import LanguageIdentifier
 from neuron_spec.scoring.logs import read_text
 from neuron_spec.scoring.metrics import DEFAULT_TOKENIZER, DirectionScore, Outputs, detokenized, score
@@ -280,7 +278,6 @@ def _as_plain(of: DirectionScore) -> dict[str, Any]:
 
 
 def _as_csv(evaluation: Evaluation) -> str:
-    text = io.StringIO()
     rows = [
         {
             "direction": str(s.direction),
@@ -291,7 +288,4 @@ def _as_csv(evaluation: Evaluation) -> str:
         }
         for s in evaluation.scores
     ]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
