@@ -21,11 +21,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_spec.artifacts import completed
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
-    from neuron_spec.scoring.comparison import Comparison
     from neuron_spec.scoring.systems import System
 
 
@@ -62,21 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.scoring.comparison import compare, comparison_signature
-    from neuron_spec.scoring.comparison_files import COMPARISON, as_plain, comparison_markdown
+    from neuron_spec.scoring.comparison_files import COMPARISON, as_plain, compared, comparison_markdown
     from neuron_spec.scoring.systems import comparable
 
     systems = comparable(_read_systems(args.systems), common_directions=args.common_directions)
-    made = comparison_signature(systems, samples=args.bootstrap, alpha=args.alpha)
-    if args.output and completed(
-        args.output / f"{COMPARISON}.json", made, what="comparison", where=args.output
-    ):
-        path = args.output / f"{COMPARISON}{'.json' if args.json else '.md'}"
-        print(path.read_text(encoding="utf-8"), end="")
-        return
-    comparison = compare(systems, signature=made, samples=args.bootstrap, alpha=args.alpha)
+    tests = {"samples": args.bootstrap, "alpha": args.alpha}
     if args.output:
-        _write(args.output, comparison)
+        comparison = compared(args.output, systems, **tests)
         print(args.output / f"{COMPARISON}.json", file=sys.stderr)
+    else:
+        comparison = compare(systems, signature=comparison_signature(systems, **tests), **tests)
     if args.json:
         print(json.dumps(as_plain(comparison), indent=1, ensure_ascii=False))
     else:
@@ -114,14 +107,3 @@ def _named_folders(text: str) -> tuple[str, list[Path]]:
             expected="NAME=DIR, NAME=DIR,DIR for several seeds, or DIR",
         )
     return names.pop(), folders
-
-
-def _write(output: Path, comparison: Comparison) -> None:
-    from neuron_spec.pages.style import save
-    from neuron_spec.scoring.comparison_files import COMPARISON, write_comparison
-    from neuron_spec.scoring.figures import score_differences
-
-    figure = score_differences(comparison)
-    for suffix in (".png", ".svg"):
-        save(figure, output / f"{COMPARISON}{suffix}")
-    write_comparison(output, comparison)

@@ -31,7 +31,7 @@ from neuron_spec.pages.tables import Cell, counted
 from neuron_spec.report.repeating import repeating
 from neuron_spec.report.run_folder import Run, planned_comparisons, read_run
 from neuron_spec.report.scores import differences, findings, scores
-from neuron_spec.report.sets import of_first_seed, overlap, sparsity
+from neuron_spec.report.sets import of_first_seed, sets
 from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.comparison_files import compared
 from neuron_spec.scoring.published import published_section, read_published
@@ -109,8 +109,7 @@ def page_of(
         scores(run, comparisons),
         *differences(comparisons),
         *beside,
-        sparsity(run),
-        overlap(run),
+        *sets(run),
         *_of_studies(run),
         _samples(run),
         _corpus(run),

@@ -6,18 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from neuron_spec.directions import ENGLISH, GROUPS
-from neuron_spec.pages.page import Bullets, Paragraph, Picture, Section, Table, plain
+from neuron_spec.directions import ENGLISH
+from neuron_spec.pages.page import Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
 from neuron_spec.report.run_folder import Run
 from neuron_spec.scoring import figures as score_figures
-from neuron_spec.scoring.comparison import METRICS, Comparison, DirectionComparison, GroupComparison
-from neuron_spec.scoring.evaluation import ALL
+from neuron_spec.scoring.comparison import METRICS, Comparison, GroupComparison
+from neuron_spec.scoring.comparison_files import sections_of
 from neuron_spec.scoring.systems import SPECIALIZED
+from neuron_spec.scoring.tables import group_cells, spread
 from neuron_spec.statistics import OverSeeds
-
-_GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 
 
 def findings(comparisons: Mapping[Path, Comparison]) -> Iterator[str]:
@@ -111,9 +110,8 @@ def _means(run: Run, metric: str) -> Table:
         (f"{METRICS[metric]}: mean over", "group", *run.systems, "directions"),
         [
             [
-                _named(row.kind, row.name),
-                _GROUPS[row.group],
-                *(mean_score([getattr(seed[key], metric) for seed in seeds]) for seeds in means.values()),
+                *group_cells(row.kind, row.name, row.group),
+                *(_mean_score([getattr(seed[key], metric) for seed in seeds]) for seeds in means.values()),
                 row.directions,
             ]
             for key, row in means[run.systems[0]][0].items()
@@ -122,21 +120,9 @@ def _means(run: Run, metric: str) -> Table:
     )
 
 
-def mean_score(values: Sequence[float]) -> Cell:
+def _mean_score(values: Sequence[float]) -> Cell:
     """Over seeds, with the standard deviation where there are several; None of nothing."""
-    if not values:
-        return None
-    of = OverSeeds.of(values)
-    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
-
-
-def _difference(of: OverSeeds) -> str:
-    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
-
-
-def _named(kind: str, name: str) -> str:
-    """Groups of directions have their own column."""
-    return "all languages" if kind in ("overall", "group") else name
+    return spread(OverSeeds.of(values)) if values else None
 
 
 def _per_direction(run: Run, metric: str) -> Table:
@@ -147,7 +133,7 @@ def _per_direction(run: Run, metric: str) -> Table:
             [
                 name,
                 _family_of(run, name),
-                *(mean_score(scores.get(name, ())) for scores in by_system.values()),
+                *(_mean_score(scores.get(name, ())) for scores in by_system.values()),
             ]
             for name in next(iter(by_system.values()))
         ],
@@ -200,91 +186,17 @@ def _faults(run: Run) -> list[Section]:
 
 
 def differences(comparisons: Mapping[Path, Comparison]) -> list[Section]:
-    if not comparisons:
-        return []
-    return [
-        Section(
-            "Differences",
-            [Bullets(_how_to_read(next(iter(comparisons.values()))))],
-            [_against(comparison) for comparison in comparisons.values()],
-        )
-    ]
-
-
-def _how_to_read(comparison: Comparison) -> list[str]:
-    alpha, samples = comparison.alpha, comparison.signature["parameters"]["bootstrap"]
-    return [
-        "A difference is the system's score minus the baseline's.",
-        "**Over directions:** is the system better over directions like these? p is of a two-sided sign-flip "
-        "test on the directions' differences, the interval (95 %) of a bootstrap over directions. Groups of fewer "
-        "than six directions cannot reach 0.05, and show no interval. Not adjusted for the number of groups.",
-        f"**Per direction:** would these trained models differ on other sentences of this kind too? p is of sacreBLEU's paired "
-        f"bootstrap with {samples} samples; *Holm* is adjusted over all directions. "
-        f"A win or loss is p below {alpha:g}"
-        + (", counted for each seed." if len(comparison.directions[0].seeds) > 1 else "."),
-        "The whole comparison, with how to read it, is in `comparison.md` in the folder named in the commands below.",
-    ]
+    """The whole of each comparison, with its figure."""
+    return (
+        [Section("Differences", [], [_against(each) for each in comparisons.values()])] if comparisons else []
+    )
 
 
 def _against(comparison: Comparison) -> Section:
-    sections = []
-    for system in dict.fromkeys(row.system for row in comparison.directions):
-        groups = [row for row in comparison.groups if row.system == system]
-        inner = [
-            Section(
-                "chrF++, over directions",
-                [_groups_table([r for r in groups if r.metric == "chrf"])],
-                is_folded=True,
-            )
-        ]
-        for metric, title in METRICS.items():
-            rows = [r for r in comparison.directions if (r.system, r.metric) == (system, metric)]
-            inner.append(Section(f"{title}, every direction", [_directions_table(rows)], is_folded=True))
-        tables = [_groups_table([row for row in groups if row.metric == "bleu"])]
-        sections.append(Section(f"{system} against {comparison.baseline}", tables, inner))
     figure = drawn(
         f"against-{comparison.baseline}",
         f"Difference to {plain(comparison.baseline)} per direction: 95 % intervals over sentences, a dot for each seed, "
         "filled where p is small",
         score_figures.score_differences(comparison),
     )
-    return Section(f"Against {comparison.baseline}", [figure], sections)
-
-
-def _groups_table(rows: Sequence[GroupComparison]) -> Table:
-    title = METRICS[rows[0].metric]
-    header = (f"{title}: mean over", "group", "difference", "95 % interval", "p")
-    return Table(
-        (*header, "win/tie/loss", "after Holm", "directions"),
-        [
-            [
-                _named(row.kind, row.name),
-                _GROUPS[row.group],
-                _difference(row.difference),
-                row.interval and bounds(*row.interval),
-                shown_p(row.p_value),
-                "/".join(map(str, row.results.values())),
-                "/".join(map(str, row.holm_results.values())),
-                row.directions,
-            ]
-            for row in rows
-        ],
-    )
-
-
-def _directions_table(rows: Sequence[DirectionComparison]) -> Table:
-    return Table(
-        ("direction", "family", "difference", "95 % interval", "p", "Holm p", "result"),
-        [
-            [
-                str(row.direction),
-                row.family,
-                _difference(row.difference),
-                bounds(row.low, row.high),
-                ", ".join(shown_p(seed.p_value) for seed in row.seeds),
-                ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
-                ", ".join(seed.result for seed in row.seeds),
-            ]
-            for row in rows
-        ],
-    )
+    return Section(f"Against {comparison.baseline}", [figure], sections_of(comparison))

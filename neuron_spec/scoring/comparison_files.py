@@ -10,7 +10,8 @@ from typing import Any
 from neuron_spec.artifacts import completed, read_json, write_json, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
-from neuron_spec.pages.tables import Cell, bounds, csv_text, markdown_table, shown_p
+from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, plain
+from neuron_spec.pages.tables import bounds, csv_text, shown_p
 from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED
 from neuron_spec.scoring.comparison import (
     ALPHA,
@@ -28,7 +29,7 @@ from neuron_spec.scoring.comparison import (
     counted_results,
 )
 from neuron_spec.scoring.systems import System
-from neuron_spec.scoring.tables import signed_spread, spread
+from neuron_spec.scoring.tables import group_cells, signed_spread, spread
 from neuron_spec.statistics import FEWEST_DIRECTIONS, OverSeeds
 
 COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
@@ -137,57 +138,66 @@ def _as_csv(comparison: Comparison) -> str:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Groups, then directions, for each system and metric; then how to read them."""
-    parts = []
+    """What `sections_of` gives, each a page."""
+    pages = (Page(section.title, section.blocks, section.sections) for section in sections_of(comparison))
+    return "\n".join(map(as_markdown, pages))
+
+
+def sections_of(comparison: Comparison) -> list[Section]:
+    """Of each system the groups, then every direction; then how to read them."""
+    sections = []
     for system in comparison.systems:
-        parts.append(f"# {system} against {comparison.baseline}")
-        for metric, title in METRICS.items():
-            groups, rows = comparison.groups_of(system, metric), comparison.directions_of(system, metric)
-            names = (comparison.baseline, system, "difference", "95% interval")
-            parts += [
-                f"## {title}: groups",
-                markdown_table(
-                    ("mean over", "group", "directions", *names, "p", "win/tie/loss", "after Holm"),
-                    [_group_cells(row) for row in groups],
-                ),
-                f"## {title}: directions",
-                markdown_table(
-                    ("direction", "family", *names, "sacreBLEU's p", "p", "Holm p", "result"),
-                    [_direction_cells(row) for row in rows],
-                ),
+        bleu, *others = (_groups(comparison, system, metric) for metric in METRICS)
+        details = [Section("Further means", others, is_folded=True)]
+        details += [
+            Section(f"{title}, every direction", [_directions(comparison, system, metric)], is_folded=True)
+            for metric, title in METRICS.items()
+        ]
+        sections.append(Section(f"{system} against {comparison.baseline}", [bleu], details))
+    return [*sections, Section("How to read this", [Bullets(_notes(comparison))], is_folded=True)]
+
+
+def _groups(comparison: Comparison, system: str, metric: str) -> Table:
+    header = (f"{METRICS[metric]}: mean over", "group", comparison.baseline, system, "difference")
+    return Table(
+        (*header, "95 % interval", "p", "win/tie/loss", "after Holm", "directions"),
+        [
+            [
+                *group_cells(row.kind, row.name, row.group),
+                spread(row.baseline),
+                spread(row.score),
+                signed_spread(row.difference),
+                row.interval and bounds(*row.interval),
+                shown_p(row.p_value),
+                "/".join(map(str, row.results.values())),
+                "/".join(map(str, row.holm_results.values())),
+                row.directions,
             ]
-    parts.append("# How to read this\n\n" + "\n".join(f"- {line}" for line in _notes(comparison)))
-    return "\n\n".join(parts) + "\n"
+            for row in comparison.groups_of(system, metric)
+        ],
+    )
 
 
-def _group_cells(row: GroupComparison) -> list[Cell]:
-    return [
-        row.name,
-        row.group,
-        row.directions,
-        spread(row.baseline),
-        spread(row.score),
-        signed_spread(row.difference),
-        row.interval and bounds(*row.interval),
-        shown_p(row.p_value),
-        "/".join(map(str, row.results.values())),
-        "/".join(map(str, row.holm_results.values())),
-    ]
-
-
-def _direction_cells(row: DirectionComparison) -> list[Cell]:
-    return [
-        str(row.direction),
-        row.family,
-        spread(row.baseline),
-        spread(row.score),
-        signed_spread(row.difference),
-        bounds(row.low, row.high),
-        ", ".join(shown_p(seed.sacrebleu_p_value) for seed in row.seeds),
-        ", ".join(shown_p(seed.p_value) for seed in row.seeds),
-        ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
-        _results([seed.result for seed in row.seeds]),
-    ]
+def _directions(comparison: Comparison, system: str, metric: str) -> Table:
+    header = ("direction", "family", comparison.baseline, system, "difference", "95 % interval")
+    return Table(
+        (*header, "sacreBLEU's p", "p", "Holm p", "result"),
+        [
+            [
+                str(row.direction),
+                row.family,
+                spread(row.baseline),
+                spread(row.score),
+                signed_spread(row.difference),
+                bounds(row.low, row.high),
+                ", ".join(shown_p(seed.sacrebleu_p_value) for seed in row.seeds),
+                ", ".join(shown_p(seed.p_value) for seed in row.seeds),
+                ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
+                _results([seed.result for seed in row.seeds]),
+            ]
+            for row in comparison.directions_of(system, metric)
+        ],
+    )
 
 
 def _results(results: Sequence[str]) -> str:
@@ -205,7 +215,7 @@ def _notes(comparison: Comparison) -> list[str]:
     alpha, parameters = comparison.alpha, comparison.signature["parameters"]
     directions, samples = len(parameters["directions"]), parameters["bootstrap"]
     notes = [
-        f"Difference: system minus {comparison.baseline}.",
+        f"Difference: system minus {plain(comparison.baseline)}.",
         "**Directions** ask about sentences: on other test sentences of this kind, would these trained models "
         f"still differ? p and interval are of the samples of sacreBLEU's paired bootstrap ({samples}, seed "
         f"{BOOTSTRAP_SEED}). win, loss: p < {alpha:g}; Holm p is adjusted over the {directions} directions.",

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuron_spec.directions import GROUPS
 from neuron_spec.pages.page import Table
 from neuron_spec.pages.tables import Cell, bounds, shown_p, signed
 from neuron_spec.scoring.comparison import Difference
 from neuron_spec.statistics import OverSeeds
+
+_ARROWS = {group.code: group.arrow for group in GROUPS}
 
 
 def spread(of: OverSeeds) -> Cell:
@@ -19,6 +22,11 @@ def spread(of: OverSeeds) -> Cell:
 def signed_spread(of: OverSeeds) -> str:
     """``+0.25``, or ``+0.25 ± 0.10`` over several seeds."""
     return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
+
+
+def group_cells(kind: str, name: str, group: str) -> list[Cell]:
+    """What a mean is over: a tier, a family or all languages; and of which directions."""
+    return ["all languages" if kind in ("overall", "group") else name, _ARROWS.get(group, group)]
 
 
 def difference_cells(row: Difference) -> list[Cell]:

@@ -1,57 +1,8 @@
-"""Tables: shape and alignment, what a table of scores shows."""
-
-from dataclasses import dataclass, field
+"""Tables: shape and alignment."""
 
 import pytest
 
-from neuron_spec.directions import Direction
 from neuron_spec.pages.tables import csv_text, markdown_table
-
-
-@dataclass(frozen=True)
-class Row:
-    direction: Direction
-    bleu: float
-    chrf: float
-    off_target_fraction: float | None = None
-    empty_fraction: float = 0.0
-    sentences: int = 100
-    reference_tokens: int = 900
-    language_id_accuracy_fraction: float | None = None
-    bleu_signature: str = "tok:13a"
-    chrf_signature: str = "nw:2"
-
-
-@dataclass(frozen=True)
-class Mean:
-    kind: str
-    name: str
-    group: str
-    directions: int
-    bleu: float
-    chrf: float
-    off_target_fraction: float | None = None
-    empty_fraction: float = 0.0
-
-
-@dataclass(frozen=True)
-class Result:
-    scores: list[Row]
-    summary: list[Mean] = field(default_factory=list)
-
-
-def cells(line):
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def row_named(table, name):
-    return [cells(line) for line in table.split("\n") if line.startswith("|") and cells(line)[0] == name]
-
-
-def result(de, it, **changes):
-    rows = [Row(Direction("en", lang), bleu, 2 * bleu, **changes) for lang, bleu in (("de", de), ("it", it))]
-    overall = Mean("overall", "all", "all", 2, (de + it) / 2, de + it)
-    return Result(rows, [overall, Mean("tier", "high", "O2M", 1, de, de)])
 
 
 def test_numbers_go_right_and_text_left():

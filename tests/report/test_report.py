@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import shlex
 import shutil
@@ -13,6 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_run import (
+    CODES,
+    EVIL,
+    LAYERS,
+    SYSTEMS,
+    around_english,
+    write_card,
+    write_experiment,
+    write_masks,
+    write_run,
+    write_system,
+)
 
 from neuron_spec.artifacts import running, signature, training_command, write_json
 from neuron_spec.cli.main import main
@@ -27,7 +38,6 @@ from neuron_spec.report.scores import _verdict
 from neuron_spec.scoring import comparison_files
 from neuron_spec.scoring.comparison import GroupComparison
 from neuron_spec.scoring.comparison_files import as_plain, compared, read_comparison
-from neuron_spec.scoring.evaluation import Outputs, evaluate, write_evaluation
 from neuron_spec.statistics import OverSeeds
 from neuron_spec.studies.ablation.measure import Ablation
 from neuron_spec.studies.ablation.page import write_ablation
@@ -35,12 +45,6 @@ from neuron_spec.studies.conflict.measure import Cell, Conflict
 from neuron_spec.studies.conflict.page import write_conflict
 from neuron_spec.studies.transfer.measure import Transfer
 from neuron_spec.studies.transfer.page import write_transfer
-
-CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
-WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]
-LAYERS = [f"{side}.layers.{number}" for side in ("encoder", "decoder") for number in range(2)]
-EVIL = "<script>alert(1)</script>"
-
 
 DRAW = style.rendered
 
@@ -50,97 +54,6 @@ def quick(monkeypatch):
     """Few samples, and no drawing, which the runs of the whole module have."""
     monkeypatch.setattr(comparison_files, "SAMPLES", 60)
     monkeypatch.setattr(style, "rendered", lambda figure, kind: b"a drawing")
-
-
-def around_english(codes):
-    return [d for code in codes for d in (Direction("en", code), Direction(code, "en"))]
-
-
-def write_card(folder: Path, families) -> None:
-    write_json(
-        folder / "corpus" / "corpus.json",
-        {
-            "name": "toy",
-            "langs": ["en", *families],
-            "lang_pairs": [str(d) for d in around_english(families)],
-            "families": {**families, "en": "Germanic"},
-            "tiers": dict.fromkeys(families, "high"),
-            "sources": [{"name": f"text {EVIL}", "licence": "MIT", "sha256": "ab" * 32}],
-            "pairs": {split: dict.fromkeys(families, 1200) for split in ("train", "valid", "test")},
-            "leak_report": {},
-            "signature": signature(
-                "data", inputs={}, parameters={"corpus": "toy", "langs": list(families), "seed": 3}
-            ),
-        },
-    )
-
-
-def write_masks(path: Path, directions, *, keep_all=False) -> None:
-    generator = torch.Generator().manual_seed(1)
-    kept = {layer: torch.rand(len(directions), 40, generator=generator) < 0.8 for layer in LAYERS}
-    if keep_all:
-        kept = {layer: torch.ones_like(rows) for layer, rows in kept.items()}
-    made = signature(
-        "select",
-        inputs={"profile": "cd" * 32},
-        parameters={
-            "k_percent": {side: {str(d): 90.0 for d in directions} for side in ("encoder", "decoder")}
-        },
-    )
-    metadata = {"method": "cumulative", "signature": made, "k_percent": made["parameters"]["k_percent"]}
-    NeuronMasks(directions, kept, metadata).save(path)
-
-
-def write_system(folder: Path, directions, share: float, seed=0) -> None:
-    """Each word is replaced with probability ``share``; the first hypothesis attacks the page."""
-    outputs = []
-    for direction in directions:
-        words = random.Random(str(direction))
-        references = [" ".join(words.choices(WORDS, k=7)) for _ in range(12)]
-        chance = random.Random(f"{direction} {share} {seed}")
-        written = [
-            " ".join(chance.choice(WORDS) if chance.random() < share else w for w in line.split())
-            for line in references
-        ]
-        written[0] = f"{EVIL} {written[0]}"
-        outputs.append(Outputs(direction, written, references, [line.upper() for line in references]))
-    made = signature(
-        "evaluate",
-        inputs={"checkpoint": "ef" * 32, "masks": "e3b0"},
-        parameters={
-            "subset": "test",
-            "beam": 5,
-            "references": "raw",
-            "directions": [str(d) for d in directions],
-        },
-    )
-    families = {**CODES, "en": "Germanic"}
-    write_evaluation(folder, evaluate(outputs, signature=made, families=families, tiers={"de": "high"}))
-
-
-SYSTEMS = {"dense": 0.3, "dense-continuation": 0.28, "specialized": 0.25}
-
-
-def write_run(folder: Path, *, families=CODES, directions=None, systems=SYSTEMS, **masks) -> Path:
-    directions = directions or around_english(families)
-    write_card(folder, families)
-    write_masks(folder / "masks.safetensors", directions, **masks)
-    for name, share in systems.items():
-        write_system(folder / "evaluation" / name, directions, share)
-    return folder
-
-
-def write_experiment(folder: Path, seeds) -> Path:
-    """``seeds``: number -> system -> share of words replaced."""
-    write_card(folder, CODES)
-    directions = around_english(CODES)
-    for number, systems in seeds.items():
-        of = folder / f"seed-{number}"
-        for name in ("specialized", "matched-random"):
-            write_masks(of / "masks" / f"{name}.safetensors", directions)
-        for name, share in systems.items():
-            write_system(of / "evaluation" / name, directions, share, seed=number)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +170,8 @@ def test_directions_without_english(tmp_path):
     assert "x→y" in text
 
 
-def test_an_ablation_is_shown(run):
+def write_small_ablation(run: Path) -> torch.Tensor:
+    """``ablation-5`` in a run; returns the changes of the loss."""
     directions = around_english(["de", "es"])
     change = torch.rand(4, 4, dtype=torch.float64)
     ablation = Ablation(
@@ -267,6 +181,11 @@ def test_an_ablation_is_shown(run):
     made = signature("ablate", inputs={}, parameters={"ablate": "distinctive", "checkpoint": "dense"})
     switched = {layer: {"neurons": 40, "switched_off": 2, "held_by_others": {}} for layer in LAYERS}
     write_ablation(run / "ablation-5", ablation, switched, made, seed=1)
+    return change
+
+
+def test_an_ablation_is_shown(run):
+    change = write_small_ablation(run)
     text = write_report(run)[0].read_text()
     assert "## Ablation\n" in text
     assert "figures/ablation-ablation-5.png" in text
@@ -546,15 +465,19 @@ def test_an_adaptation_of_an_earlier_version_is_refused(run):
         write_report(run)
 
 
+def write_moving_masks(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "train.log").write_text(
+        "| INFO | train_inner | num_updates=10, mask_churn=0.02, mask_kept_fraction=0.7, mask_overlap=0.9\n"
+        "| INFO | train_inner | num_updates=20, mask_churn=0.01, mask_kept_fraction=0.7, mask_overlap=0.8\n"
+    )
+    (folder / "complete.txt").write_text("fairseq-train data --task neuron_spec_dynamic\n")
+
+
 def test_masks_that_moved_are_shown_in_every_layout(run, experiment, tmp_path):
     seeds = Path(shutil.copytree(experiment, tmp_path / "experiment"))
     for folder, name in ((run, "dynamic"), (seeds / "seed-2", "seed-2/dynamic")):
-        (folder / "dynamic").mkdir()
-        (folder / "dynamic" / "train.log").write_text(
-            "| INFO | train_inner | num_updates=10, mask_churn=0.02, mask_kept_fraction=0.7, mask_overlap=0.9\n"
-            "| INFO | train_inner | num_updates=20, mask_churn=0.01, mask_kept_fraction=0.7, mask_overlap=0.8\n"
-        )
-        (folder / "dynamic" / "complete.txt").write_text("fairseq-train data --task neuron_spec_dynamic\n")
+        write_moving_masks(folder / "dynamic")
         text = write_report(run if folder == run else seeds)[0].read_text()
         row = re.sub(" +", " ", text[text.index("## Masks that moved") :])
         assert f"| {name} | 20 | 2.0 to 1.0 | 70.0 to 70.0 | 90.0 to 80.0 |" in row
@@ -572,3 +495,47 @@ def test_a_log_of_masks_that_stay_adds_nothing(written, run):
 def test_a_report_needs_no_fairseq():
     code = "import sys, neuron_spec.report.report; sys.exit('fairseq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("study", ["ablation", "conflict", "transfer"])
+def test_the_page_of_a_study_needs_no_fairseq(study):
+    code = f"import sys, neuron_spec.studies.{study}.page; sys.exit('fairseq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------- one page language
+
+
+def test_a_studys_own_page_and_its_section_in_a_report_say_the_same(run):
+    write_small_ablation(run)
+    write_interference(run)
+    blocks = set(write_report(run)[0].read_text().split("\n\n"))
+    for page in ("ablation-5/ablation.md", "conflict/conflict.md", "transfer-2/transfer.md"):
+        said, how = (run / page).read_text().split("\n## How it was made\n")
+        own = [block for block in said.strip().split("\n\n") if not block.startswith(("#", "!["))]
+        assert sum(block.startswith("|") for block in own) >= 1
+        assert set(own) <= blocks, page
+        assert "| sha256" in how and "Versions: " in how
+
+
+FIXED_FIRST = ["Scores", "Differences", "Specialized neurons", "Overlap of the sets"]
+FIXED_LAST = ["Sample translations", "The corpus", "How to repeat it"]
+
+
+def test_the_kept_report_of_the_quickstart_has_the_headings_of_today(run):
+    """Fails where ``results/quickstart/report.md`` was made by other code: run ``scripts/quickstart.sh`` and keep it."""
+    write_small_ablation(run)
+    write_interference(run)
+    write_json(run / "adaptation" / "adaptation.json", adaptation_json())
+    write_moving_masks(run / "dynamic")
+    of_all = level_2(write_report(run)[0])
+    studies = ["Masks that moved", "Ablation", "Gradient conflict", "Transfer between directions"]
+    assert of_all == [*FIXED_FIRST, *studies, "Adaptation to few training sentences", *FIXED_LAST]
+
+    kept = level_2(Path(__file__).parents[2] / "results" / "quickstart" / "report.md")
+    assert kept == [title for title in of_all if title in kept], "another order, or a heading that is gone"
+    assert set(FIXED_FIRST + FIXED_LAST) <= set(kept)
+
+
+def level_2(page: Path) -> list[str]:
+    return re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)

@@ -18,7 +18,7 @@ from neuron_spec.pages.curves import sweep_curves
 from neuron_spec.scoring.evaluation import evaluate, read_evaluation, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import interval_over_directions
-from neuron_spec.studies.sweep.page import changes, read_sweep
+from neuron_spec.studies.sweep.measure import changes, read_sweep
 
 LANGUAGES = ("de", "nl", "es", "pt", "cs", "ru")
 DIRECTIONS = [Direction.parse(d) for lang in LANGUAGES for d in (f"en-{lang}", f"{lang}-en")]
@@ -78,7 +78,7 @@ def bleu(folder: Path) -> dict[str, float]:
 
 
 def test_changes_are_means_over_directions_of_differences(k_sweep: Path) -> None:
-    found = {(c.value, c.reference, c.group): c for c in changes(read_sweep(k_sweep))}
+    found = {(c.value, c.baseline, c.group): c for c in changes(read_sweep(k_sweep))}
     assert {value for value, _, _ in found} == {9.5, 80, 100}
     for reference in ("dense", "dense-continuation"):
         before, after = (
@@ -89,15 +89,15 @@ def test_changes_are_means_over_directions_of_differences(k_sweep: Path) -> None
             of = [after[d] - before[d] for d in after if matches in d]
             change = found[80, reference, group]
             assert change.directions == len(of)
-            assert change.bleu_change == pytest.approx(fmean(of))
+            assert change.difference == pytest.approx(fmean(of))
             assert (change.low, change.high) == interval_over_directions(of)
-    assert found[9.5, "dense", "all"].bleu_change > found[80, "dense", "all"].bleu_change
+    assert found[9.5, "dense", "all"].difference > found[80, "dense", "all"].difference
 
 
 def test_the_dense_continuation_stands_for_k_100_unless_that_was_evaluated(k_sweep: Path) -> None:
     def at_100() -> dict[str, float]:
         return {
-            c.reference: c.bleu_change
+            c.baseline: c.difference
             for c in changes(read_sweep(k_sweep))
             if (c.value, c.group) == (100, "all")
         }
@@ -113,9 +113,9 @@ def test_depths_are_ordered_as_numbers_and_compared_with_the_deepest_dense_model
     sweep = read_sweep(depth_sweep)
     assert [point.value for point in sweep.points] == [2, 10]
     found = {(c.value, c.system): c for c in changes(sweep) if c.group == "all"}
-    assert {c.reference for c in found.values()} == {"dense of depth 10"}
-    assert found[10, "dense"].bleu_change == 0
-    assert found[2, "dense"].bleu_change < found[2, "specialized"].bleu_change < 0
+    assert {c.baseline for c in found.values()} == {"dense of depth 10"}
+    assert found[10, "dense"].difference == 0
+    assert found[2, "dense"].difference < found[2, "specialized"].difference < 0
 
 
 def test_table_csv_and_figure_are_written_and_the_same_again(k_sweep: Path, tmp_path: Path, capsys) -> None:

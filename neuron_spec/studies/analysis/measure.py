@@ -91,7 +91,6 @@ class Question:
 
         Raises:
             NothingToCompare: if there are not two.
-            NeuronSpecError: if scipy is missing.
         """
         return cluster(self.mean_iou(side), self.compared(side).distinct)
 
@@ -122,23 +121,10 @@ def read_distances(path: Path, pairs: Sequence[tuple[str, str]]) -> Distances:
         )
     distances: Distances = {}
     for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        distance = _distance(row)
-        pair = frozenset(row[:2])
-        wrong = None
-        if distance is None:
-            wrong = "two language codes and a number from 0"
-        elif len(pair) == 1 and distance != 0:
-            wrong = "0 between a language and itself"
-        elif distances.get(pair, distance) != distance:
-            wrong = f"{distances[pair]:g}, as the other way round or before: distances are symmetric"
-        if wrong:
+        if row and (expected := _add_distance(distances, row)):
             raise ArtifactError(
-                "bad distance", where=f"{path}, line {number}", got=",".join(row), expected=wrong
+                "bad distance", where=f"{path}, line {number}", got=",".join(row), expected=expected
             )
-        assert distance is not None
-        distances[pair] = distance
     if missing := [f"{a}-{b}" for a, b in pairs if frozenset((a, b)) not in distances]:
         raise ArtifactError(
             "distances are missing",
@@ -150,14 +136,20 @@ def read_distances(path: Path, pairs: Sequence[tuple[str, str]]) -> Distances:
     return distances
 
 
-def _distance(row: Sequence[str]) -> float | None:
-    if len(row) != len(DISTANCES_HEADER) or not (row[0] and row[1]):
-        return None
+def _add_distance(distances: Distances, row: Sequence[str]) -> str | None:
+    """Add what a line says; returns what is expected of one instead, if that is not so."""
     try:
-        distance = float(row[2])
-    except ValueError:
-        return None
-    return distance if math.isfinite(distance) and distance >= 0 else None
+        first, second, distance = row[0], row[1], float(row[2])
+    except (IndexError, ValueError):
+        first, second, distance = "", "", math.nan
+    if not (first and second and len(row) == 3 and 0 <= distance < math.inf):
+        return "two language codes and a number from 0"
+    if first == second and distance != 0:
+        return "0 between a language and itself"
+    known = distances.setdefault(frozenset((first, second)), distance)
+    if known != distance:
+        return f"{known:g}, as the other way round or before: distances are symmetric"
+    return None
 
 
 def read_families(card: Path) -> dict[str, str]:
@@ -202,9 +194,6 @@ def analyze(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str, A
 
     Args:
         again: what `select_from_profiles` returns.
-
-    Raises:
-        NeuronSpecError: if scipy is missing.
     """
     masks = question.masks
     codes = sorted({code for d in masks.directions for code in (d.source, d.target)})
@@ -265,21 +254,6 @@ def _dropped_percent(question: Question, layer: str) -> dict[str, dict[str, floa
 
 def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
     """``iou``: float `[L, L]` between the languages ``codes``."""
-    return {
-        **overlap_and_families(question, codes, iou),
-        "language_distances": or_reason(
-            _MANTEL_KEYS, lambda: _against_distances(question, codes, 1 - iou), reason_of
-        ),
-    }
-
-
-def overlap_and_families(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
-    """How far the sets of languages overlap, and whether those of one family overlap more; needs no scipy.
-
-    Args:
-        codes: of the L languages.
-        iou: float `[L, L]`.
-    """
 
     def overlap() -> dict[str, Any]:
         values = off_diagonal(iou)
@@ -300,9 +274,13 @@ def overlap_and_families(question: Question, codes: Sequence[str], iou: Tensor) 
             **_test(test),
         }
 
+    def by_distance() -> dict[str, Any]:
+        return _against_distances(question, codes, 1 - iou)
+
     return {
         "iou_percent": or_reason(("mean", "min", "max"), overlap, reason_of),
         "families": or_reason(_FAMILY_KEYS, by_family, reason_of),
+        "language_distances": or_reason(_MANTEL_KEYS, by_distance, reason_of),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from neuron_spec.pages.page import (
 )
 from neuron_spec.pages.study_page import StudyPage
 from neuron_spec.pages.style import drawn
-from neuron_spec.pages.tables import Cell, csv_text
-from neuron_spec.statistics import NothingToCompare
+from neuron_spec.pages.tables import Cell, csv_text, shown_p
+from neuron_spec.scoring.tables import spread
+from neuron_spec.statistics import NothingToCompare, OverSeeds
 from neuron_spec.studies.analysis.measure import Question, analyze
 
 ANALYSIS_JSON = "analysis.json"
@@ -58,11 +60,7 @@ def write_analysis(
 
 
 def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str, Figure]:
-    """Those of the figures that the masks allow: name -> figure.
-
-    Raises:
-        NeuronSpecError: if a dendrogram is asked for and scipy is missing.
-    """
+    """Those of the figures that the masks allow: name -> figure."""
     masks, families = question.masks, question.families
     decoder, first = question.compared("decoder"), next(iter(masks.side("decoder")), None)
     makers: dict[str, Callable[[], Figure]] = {
@@ -130,10 +128,17 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
             Paragraph("A language that stands for several directions overlaps by the mean over their pairs."),
         ],
         [
-            Section("Neurons dropped", [*_dropped(sides), *shown("sparsity")]),
+            Section(
+                "Neurons dropped",
+                [
+                    Paragraph("Percent of neurons, over the directions of a group."),
+                    dropped_table([content]),
+                    *shown("sparsity"),
+                ],
+            ),
             Section(
                 "Overlap of the sets",
-                [*_overlap(content), *shown("overlap", "iou-first-decoder-layer", "iou")],
+                [*overlap_blocks([content]), *shown("overlap", "iou-first-decoder-layer", "iou")],
             ),
             Section("Languages by overlap", [*_dendrograms(sides), *shown("dendrogram")]),
             Section("Stability", _stability(content["stability"])),
@@ -156,47 +161,82 @@ def _compared(side: str, what: Mapping[str, Any]) -> str:
     return plain(line)
 
 
-def _dropped(sides: Mapping[str, Any]) -> list[Block]:
-    rows: list[list[Cell]] = [
-        [layer, of["neurons"], group, dropped["min"], dropped["mean"], dropped["max"]]
-        for side in sides.values()
-        for layer, of in side["layers"].items()
-        for group, dropped in of["dropped_percent"].items()
-    ]
-    return [
-        Paragraph("Percent of neurons, over the directions of a group."),
-        Table(("layer", "neurons", "group", "least", "mean", "most"), rows),
-    ]
+# What of several analyses alike, such as of the seeds of a run, stands in one table -----------
+
+Analyses = Sequence[Mapping[str, Any]]
 
 
-def _overlap(content: Mapping[str, Any]) -> list[Block]:
+def dropped_table(analyses: Analyses) -> Table:
+    """Percent of neurons that each group of directions drops, over directions and seeds."""
+    rows: list[list[Cell]] = []
+    for layer, seeds in _layers(analyses, with_means=False).items():
+        for group in seeds[0]["dropped_percent"]:
+            of = [seed["dropped_percent"][group] for seed in seeds]
+            least, mean, most = (
+                min(d["min"] for d in of),
+                fmean(d["mean"] for d in of),
+                max(d["max"] for d in of),
+            )
+            rows.append([layer, seeds[0]["neurons"], group, least, mean, most])
+    return Table(("layer", "neurons", "group", "least", "mean", "most"), rows)
+
+
+def overlap_blocks(analyses: Analyses) -> list[Block]:
+    """How far the sets overlap in each layer, and with what: means over seeds, a p and a correlation for each."""
     rows: list[list[Cell]] = []
     reasons: list[tuple[str, str | None]] = []
-    for side, of in content["sides"].items():
-        for name, layer in {**of["layers"], f"{side}, mean": of["mean_over_layers"]}.items():
-            iou, families, distances = layer["iou_percent"], layer["families"], layer["language_distances"]
-            parts = {"IoU": iou, "families": families, "distances": distances}
-            reasons += [(f"{name}, {what}", part["reason"]) for what, part in parts.items()]
-            rows.append(
-                [
-                    name,
-                    iou["mean"],
-                    None if iou["mean"] is None else f"{iou['min']:.1f}-{iou['max']:.1f}",
-                    families["within_percent"],
-                    families["between_percent"],
-                    p_of(families),
-                    _correlation(distances),
-                    p_of(distances),
-                ]
-            )
+    for name, seeds in _layers(analyses, with_means=True).items():
+        iou, families, distances = (
+            [seed[part] for seed in seeds] for part in ("iou_percent", "families", "language_distances")
+        )
+        for what, parts in (("IoU", iou), ("families", families), ("distances", distances)):
+            reasons += [(f"{name}, {what}", part["reason"]) for part in parts]
+        least, most = known(iou, "min"), known(iou, "max")
+        rows.append(
+            [
+                name,
+                _mean(iou, "mean"),
+                f"{min(least):.1f}-{max(most):.1f}" if least else None,
+                _mean(families, "within_percent"),
+                _mean(families, "between_percent"),
+                _each(families, "p", shown_p),
+                _each(distances, "correlation", "{:.2f}".format),
+                _each(distances, "p", shown_p),
+            ]
+        )
     text = (
         "Pairwise IoU of the kept neurons in percent. *Within families*, *between*: mean over pairs of languages; "
-        f"{FAMILY_P} *Correlation*: Spearman's, of 1 - IoU with the distance between languages ({content['distances']}); "
-        "positive where relatives share more; p by Mantel's test. Both tests are one-sided and not corrected for the "
-        "number of layers."
+        f"{FAMILY_P} *Correlation*: Spearman's, of 1 - IoU with the distance between languages "
+        f"({analyses[0]['distances']}); positive where relatives share more; p by Mantel's test. Both tests are one-sided "
+        "and not corrected for the number of layers."
     )
     header = ("layer", "IoU", "min-max", "within families", "between", "p", "correlation", "p")
     return [Paragraph(text), Table(header, rows), *not_computed(reasons)]
+
+
+def known(parts: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """A number of each seed; none of those where it cannot be computed."""
+    return [part[key] for part in parts if part["reason"] is None]
+
+
+def _layers(analyses: Analyses, *, with_means: bool) -> dict[str, list[Mapping[str, Any]]]:
+    """Layer -> what stands of it in each analysis; the mean over a side's layers may follow them."""
+    layers: dict[str, list[Mapping[str, Any]]] = {}
+    for side, of_side in analyses[0]["sides"].items():
+        for layer in of_side["layers"]:
+            layers[layer] = [of["sides"][side]["layers"][layer] for of in analyses]
+        if with_means:
+            layers[f"{side}, mean"] = [of["sides"][side]["mean_over_layers"] for of in analyses]
+    return layers
+
+
+def _mean(parts: Sequence[Mapping[str, Any]], key: str) -> Cell:
+    values = known(parts, key)
+    return spread(OverSeeds.of(values)) if values else None
+
+
+def _each(parts: Sequence[Mapping[str, Any]], key: str, show: Callable[[float], str]) -> Cell:
+    return ", ".join(map(show, known(parts, key))) or None
 
 
 def _dendrograms(sides: Mapping[str, Any]) -> list[Block]:
