@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import SCORES_JSON, SIGNATURE, completed, signature, write_json
+from neuron_spec.artifacts import SIGNATURE, signature, write_json
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.scoring.evaluation import Evaluation, read_evaluation, write_evaluation
+from neuron_spec.scoring.evaluation import Evaluation, is_evaluated, read_evaluation, write_evaluation
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -21,17 +21,17 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
         NeuronSpecError: if they were not translated and scored in the same way.
     """
     settings = [_without_directions(part) for part in parts]
-    for part, of_part in zip(parts, settings, strict=True):
-        if of_part != settings[0]:
+    for part, own in zip(parts, settings, strict=True):
+        if own != settings[0]:
             raise NeuronSpecError(
                 "evaluations made in different ways are not one system's",
                 where=_directions(part),
-                got=of_part,
+                got=own,
                 expected=f"{settings[0]}, as of {_directions(parts[0])}",
                 mend="evaluate all with the same flags",
             )
     directions = parse_directions(str(score.direction) for part in parts for score in part.scores)
-    together = signature(
+    made = signature(
         parts[0].signature["stage"],
         # Not "data": the hash of all directions' files at once, which no part knows.
         inputs={
@@ -43,7 +43,7 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
     )
     return replace(
         parts[0],
-        signature=together,
+        signature=made,
         outputs=[outputs for part in parts for outputs in part.outputs],
         scores=[score for part in parts for score in part.scores],
     )
@@ -57,8 +57,7 @@ def join(folders: Sequence[Path], output: Path) -> Evaluation:
         DirectionError, NeuronSpecError: as `joined`.
     """
     together = joined([read_evaluation(folder) for folder in folders])
-    is_here = completed(output / SIGNATURE, together.signature, what="evaluation", where=output, quiet=True)
-    if not (is_here and (output / SCORES_JSON).is_file()):
+    if not is_evaluated(output, together.signature):
         write_joined(output, together)
     return together
 
