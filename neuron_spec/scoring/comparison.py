@@ -4,7 +4,7 @@ Two questions, two tests, because there are two populations to draw from:
 
 - Sentences. Would these trained models differ on other test sentences of this kind? For each direction
   and seed, the samples of sacreBLEU's paired bootstrap, but a two-sided p: sacreBLEU's is one-sided in
-  effect (`bootstrap.paired_bootstrap`). The p-values are adjusted by Holm over the directions too.
+  effect (`bootstrap.PairedScore`). The p-values are adjusted by Holm over the directions too.
 - Directions. Is a system better over directions like these? For each group, a sign-flip test on the
   directions' differences, each a mean over seeds, and a bootstrap interval over directions.
 

@@ -145,8 +145,8 @@ def bleu_metric(tokenizer: str, target: str, references: Sequence[Sequence[str]]
 def detokenized(outputs: Outputs) -> Outputs:
     """Hypotheses and references through the Moses detokenizer of the target language.
 
-    The references are thereby changed too ("9: 30 am"), so scores are comparable with the official
-    EC30 figures and with no others.
+    As the official EC30 figures were scored, with 13a for every language. The references are thereby changed
+    too ("9: 30 am"), so scores are comparable with those figures and with no others.
 
     Raises:
         NeuronSpecError: if sacremoses is not installed.
@@ -167,12 +167,3 @@ def detokenized(outputs: Outputs) -> Outputs:
         [moses.detokenize(text.split()) for text in outputs.references],
         outputs.sources,
     )
-
-
-def official_scoring(outputs: Outputs, *, language_id: LanguageIdentifier | None = None) -> DirectionScore:
-    """Score as the official EC30 figures were: `detokenized` text, 13a for every language.
-
-    Raises:
-        NeuronSpecError: if sacremoses is not installed.
-    """
-    return score(detokenized(outputs), language_id=language_id, tokenizer=DEFAULT_TOKENIZER)

@@ -19,7 +19,7 @@ from sacrebleu.significance import PairedTest
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.style import save
-from neuron_spec.scoring.bootstrap import PairedScore, paired_bootstrap, resampled_scores
+from neuron_spec.scoring.bootstrap import PairedScore, resampled_scores
 from neuron_spec.scoring.comparison import LOSS, METRICS, TIE, WIN, compare, comparison_signature
 from neuron_spec.scoring.comparison_files import comparison_markdown, write_comparison
 from neuron_spec.scoring.evaluation import evaluate
@@ -75,6 +75,11 @@ def compared(*systems, samples=SAMPLES, alpha=0.05, **flags):
     named = comparable(named, **flags)
     made = comparison_signature(named, samples=samples, alpha=alpha)
     return compare(named, signature=made, samples=samples, alpha=alpha)
+
+
+def paired_bootstrap(baseline, systems, *, samples):
+    first, *others = resampled_scores([baseline, *systems], samples=samples)
+    return [{name: PairedScore.of(first[name], other[name]) for name in first} for other in others]
 
 
 def seeds_of(comparison, metric=None):
