@@ -38,7 +38,7 @@ from neuron_spec.backends.fairseq.profiling import DTYPES
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
-from neuron_spec.studies.systems.page import has_frozen_base
+from neuron_spec.studies.systems.measure import has_frozen_base
 
 assert tasks_of_ours  # registered
 

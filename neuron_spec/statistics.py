@@ -307,8 +307,10 @@ def diagonal_test(change: Tensor, *, permutations: int = PERMUTATIONS, seed: int
 
     if len(change) < 2:
         raise NothingToCompare("an ablation compares directions", got=len(change), expected="2 or more")
-    own, losses = torch.arange(len(change)), change.double()
-    return _relabelled(lambda dealt: losses[dealt, own].sum(dim=1), own, permutations=permutations, seed=seed)
+    labels, losses = torch.arange(len(change)), change.double()
+    return _relabelled(
+        lambda dealt: losses[dealt, labels].sum(dim=1), labels, permutations=permutations, seed=seed
+    )
 
 
 class Mantel(NamedTuple):

@@ -24,8 +24,6 @@ from neuron_spec.artifacts import (
     SIGNATURE,
     hash_file,
     hash_text,
-    is_already_here,
-    read_json,
     read_lines,
     signature,
     write_json,
@@ -36,7 +34,6 @@ from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
     from neuron_spec.scoring.language_id import LanguageIdentifier
-    from neuron_spec.scoring.metrics import Outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,31 +72,31 @@ def run(args: argparse.Namespace) -> None:
             got="--official-scoring with --references raw, whose scores look official and are not comparable",
             mend="add --references data-bin, or leave out --official-scoring",
         )
-    if args.generate_output:
-        _score_logs(args)
-    else:
-        _translate_and_score(args)
+    (_score_logs if args.generate_output else _translate_and_score)(args)
     print((args.output / SCORES_TABLE).read_text(encoding="utf-8"), file=sys.stderr)
     print(args.output / SCORES_JSON)
 
 
 def _score_logs(args: argparse.Namespace) -> None:
+    from neuron_spec.scoring.evaluation import evaluate, is_evaluated, write_evaluation
     from neuron_spec.scoring.logs import read_generate_output
 
     outputs = [read_generate_output(path) for path in args.generate_output]
+    hashes = map(hash_file, args.generate_output)
     made = signature(
         "evaluate",
-        inputs={str(o.direction): hash_file(p) for o, p in zip(outputs, args.generate_output, strict=True)},
+        inputs={str(of.direction): sha256 for of, sha256 in zip(outputs, hashes, strict=True)},
         parameters={"references": "T lines of the logs", "official_scoring": args.official_scoring},
     )
-    if not _is_complete(args.output, made):
+    if not is_evaluated(args.output, made):
         write_json(args.output / SIGNATURE, made)
-        _write(args, outputs, made, language_id=None, card=None)
+        write_evaluation(args.output, evaluate(outputs, signature=made, official=args.official_scoring))
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.corpora.build import card_of, raw_texts
+    from neuron_spec.scoring.evaluation import evaluate, is_evaluated, write_evaluation
     from neuron_spec.scoring.metrics import Outputs
 
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
@@ -122,33 +119,22 @@ def _translate_and_score(args: argparse.Namespace) -> None:
             **({} if args.dtype == "fp32" else {"dtype": args.dtype}),
         },
     )
-    if _is_complete(args.output, made):
+    if is_evaluated(args.output, made):
         return
-    hypotheses = _translate(args, directions, made)
     outputs = []
-    for direction in directions:
-        lines, references = hypotheses[direction]
+    for direction, (hypotheses, references) in _translate(args, directions, made).items():
         sources, references = raw.get(direction, (None, references))
-        outputs.append(Outputs(direction, lines, references, sources))
-    card = card_of(args.data_bin)
-    language_id = _language_identifier(args.data_bin, card) if card else None
-    _write(args, outputs, made, language_id, card)
-
-
-def _is_complete(output: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the scores are there.
-
-    Raises:
-        ArtifactError: if the folder is another evaluation's.
-    """
-    mark = output / SIGNATURE
-    is_used = any((output / name).exists() for name in (HYPOTHESES, SCORES_JSON))
-    unsigned: dict[str, Any] | None = {} if is_used else None
-    found = read_json(mark, "signature of an evaluation") if mark.is_file() else unsigned
-    if is_already_here(output, found, wanted, what="evaluation") and (output / SCORES_JSON).is_file():
-        print(f"{output}: complete already", file=sys.stderr)
-        return True
-    return False
+        outputs.append(Outputs(direction, hypotheses, references, sources))
+    card = card_of(args.data_bin) or {}
+    evaluation = evaluate(
+        outputs,
+        signature=made,
+        official=args.official_scoring,
+        language_id=_language_identifier(args.data_bin, card["langs"]) if card else None,
+        families=card.get("families"),
+        tiers=card.get("tiers"),
+    )
+    write_evaluation(args.output, evaluation)
 
 
 def _translate(
@@ -164,48 +150,23 @@ def _translate(
         args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags]
     )
     write_json(args.output / SIGNATURE, made)  # from here on the folder is this evaluation's
-    done = {}
+    texts = {}
     for direction in directions:
         path = args.output / HYPOTHESES / f"{direction}.txt"
         if not path.is_file():
             write_text(path, "".join(f"{line}\n" for line in translator.translate(direction)))
-        done[direction] = (
-            read_lines(path),
-            translator.references(direction) if args.references == "data-bin" else [],
-        )
-    return done
+        references = translator.references(direction) if args.references == "data-bin" else []
+        texts[direction] = read_lines(path), references
+    return texts
 
 
-def _language_identifier(data_bin: Path, card: Mapping[str, Any]) -> LanguageIdentifier:
+def _language_identifier(data_bin: Path, langs: Sequence[str]) -> LanguageIdentifier:
     """Learns each of the corpus' languages from its own training text."""
     from neuron_spec.corpora.build import raw_file
     from neuron_spec.scoring.language_id import LanguageIdentifier
 
-    others = [lang for lang in card["langs"] if lang != ENGLISH]
-    sides = {lang: (lang, lang) for lang in others} | {ENGLISH: (others[0], ENGLISH)}
+    first = next(lang for lang in langs if lang != ENGLISH)
+    pairs = {lang: first if lang == ENGLISH else lang for lang in langs}
     return LanguageIdentifier().fit(
-        {
-            lang: read_lines(raw_file(data_bin, "train", pair, ENGLISH, side))
-            for lang, (pair, side) in sides.items()
-        }
+        {lang: read_lines(raw_file(data_bin, "train", pair, ENGLISH, lang)) for lang, pair in pairs.items()}
     )
-
-
-def _write(
-    args: argparse.Namespace,
-    outputs: Sequence[Outputs],
-    made: Mapping[str, Any],
-    language_id: LanguageIdentifier | None,
-    card: Mapping[str, Any] | None,
-) -> None:
-    from neuron_spec.scoring.evaluation import evaluate, write_evaluation
-
-    evaluation = evaluate(
-        outputs,
-        signature=made,
-        official=args.official_scoring,
-        language_id=language_id,
-        families=card and card["families"],
-        tiers=card and card["tiers"],
-    )
-    write_evaluation(args.output, evaluation)

@@ -1,4 +1,4 @@
-"""Raw text to a fairseq data-bin, in one process (`fairseq-preprocess` starts anew per language)."""
+"""Raw text to a fairseq data-bin and back, in one process (`fairseq-preprocess` starts anew per language)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import (
     MMapIndexedDataset,
@@ -22,27 +22,18 @@ from fairseq.data.indexed_dataset import (
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from neuron_spec.artifacts import atomic_path, read_lines
 from neuron_spec.errors import CorpusError
 
 
 def binarize(
-    raw: Path, names: Sequence[str], processor: sentencepiece.SentencePieceProcessor, data_bin: Path
+    raw: Path, names: Iterable[str], processor: sentencepiece.SentencePieceProcessor, data_bin: Path
 ) -> None:
     """Write ``data_bin/<name>.{bin,idx}`` for every text file ``raw/<name>``, named ``split.xx-yy.lang``."""
-    dictionaries: dict[str, Dictionary] = {}
     for name in tqdm(names, desc="binarize", mininterval=1):
-        lang = name.rsplit(".", 1)[1]
-        if lang not in dictionaries:
-            dictionaries[lang] = Dictionary.load(str(data_bin / f"dict.{lang}.txt"))
-        FileBinarizer.multiprocess_dataset(
-            str(raw / name),
-            "mmap",
-            VocabularyDatasetBinarizer(
-                dictionaries[lang], tokenize=lambda line: processor.encode(line.strip(), out_type=str)
-            ),
-            str(data_bin / name),
-            vocab_size=len(dictionaries[lang]),
-        )
+        ids = PieceIds(processor, data_bin / f"dict.{name.rsplit('.', 1)[1]}.txt")
+        with writer_of(data_bin / name, ids) as writer:
+            writer.add_sentences(processor.encode([line.strip() for line in read_lines(raw / name)]))
 
 
 class PieceIds:
@@ -51,10 +42,10 @@ class PieceIds:
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, dictionary_file: Path) -> None:
         dictionary = Dictionary.load(str(dictionary_file))
         pieces = map(processor.id_to_piece, range(processor.vocab_size()))
-        self.vocab_size = len(dictionary)
-        self._table = np.array([*map(dictionary.index, pieces), dictionary.eos()])
+        self.dtype = best_fitting_int_dtype(len(dictionary))
+        self._table = np.array([*map(dictionary.index, pieces), dictionary.eos()], self.dtype)
 
-    def flat(self, sentences: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    def flat(self, sentences: Iterable[Sequence[int]]) -> NDArray:
         """Sentences of SentencePiece ids as one run of dictionary ids."""
         end = (len(self._table) - 1,)
         return self._table[np.fromiter(chain.from_iterable((*ids, *end) for ids in sentences), np.int64)]
@@ -66,14 +57,24 @@ class PartWriter(MMapIndexedDatasetBuilder):
     What it keeps in memory is 4 bytes a sentence.
     """
 
-    def __init__(self, data_file: Path, vocab_size: int) -> None:
-        super().__init__(str(data_file), dtype=best_fitting_int_dtype(vocab_size))
+    def __init__(self, data_file: Path, ids: PieceIds) -> None:
+        super().__init__(str(data_file), dtype=ids.dtype)
+        self._ids = ids
         self._sizes = array("i")
 
-    def add_sentences(self, sentences: Sequence[Sequence[int]], ids: PieceIds) -> None:
+    def add_sentences(self, sentences: Sequence[Sequence[int]]) -> None:
         """Append sentences of SentencePiece ids."""
-        self._data_file.write(ids.flat(sentences).astype(self._dtype).tobytes())
+        self._data_file.write(self._ids.flat(sentences).tobytes())
         self._sizes.extend(len(sentence) + 1 for sentence in sentences)
+
+
+@contextmanager
+def writer_of(prefix: Path, ids: PieceIds) -> Iterator[PartWriter]:
+    """Yield a writer of ``prefix.bin`` and ``prefix.idx``, which are there only if the block succeeds."""
+    with atomic_path(f"{prefix}.bin") as data, atomic_path(f"{prefix}.idx") as index:
+        writer = PartWriter(data, ids)
+        yield writer
+        writer.finalize(str(index))
 
 
 _INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of a token, sentences

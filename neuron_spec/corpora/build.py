@@ -116,7 +116,7 @@ def build(
         learned_on="this training text",
     )
     write_dictionaries(processor, corpus.langs, data_bin)
-    binarize(raw, list(hashes), processor, data_bin)
+    binarize(raw, hashes, processor, data_bin)
     write_card(
         output, corpus, pairs=count_pairs(pairs), vocabulary=vocabulary, hashes=hashes, parameters=parameters
     )

@@ -33,16 +33,16 @@ def require_equal(counts: Mapping[str, int], what: str, *, where: object, mend: 
     return next(iter(counts.values()))
 
 
-def decoded_text(content: bytes, *, where: object, mend: str) -> str:
-    """The text of a file, without a byte order mark.
+def decoded_text(content: bytes, *, where: object, mend: str, lines_before: int = 0) -> str:
+    """The text of a file, or of a part that ``lines_before`` precede, without a byte order mark.
 
     Raises:
         CorpusError: if it is not UTF-8; names the line.
     """
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = lines_before + content.count(b"\n", 0, error.start) + 1
         got = f"byte {content[error.start]:#04x}"
         raise CorpusError("not UTF-8 text", where=f"{where}, line {line}", got=got, mend=mend) from error
 

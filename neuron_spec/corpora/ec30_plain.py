@@ -33,7 +33,7 @@ from neuron_spec.artifacts import (
     write_json,
 )
 from neuron_spec.corpora import ec30, ec30_text
-from neuron_spec.corpora.binarize import PartWriter, PieceIds, binarize
+from neuron_spec.corpora.binarize import PieceIds, binarize, writer_of
 from neuron_spec.corpora.build import (
     TEST,
     TRAIN,
@@ -186,7 +186,7 @@ def build(
     )
     for shard in range(shards):
         write_dictionaries(processor, [ENGLISH, *langs], data_bin / f"shard{shard}")
-    _binarize_held_out(list(hashes), raw, processor, data_bin, shards)
+    _binarize_held_out(hashes, raw, processor, data_bin, shards)
 
     kept: Counter[str] = Counter()
     dropped: dict[str, Counter[str]] = {lang: Counter() for lang in langs}
@@ -366,7 +366,7 @@ def _learn_from_sample(
 
 
 def _binarize_held_out(
-    names: Sequence[str],
+    names: Collection[str],
     raw: Path,
     processor: sentencepiece.SentencePieceProcessor,
     data_bin: Path,
@@ -408,34 +408,25 @@ class _PartBinarizer:
         return counts
 
     def _write(self, lang: str, shard: int) -> dict[str, int]:
-        folder = self.data_bin / f"shard{shard}"
-        name = f"{TRAIN}.{lang}-{ENGLISH}"
+        prefix = self.data_bin / f"shard{shard}" / f"{TRAIN}.{lang}-{ENGLISH}"
         counts: Counter[str] = Counter(kept=0)
-        pairs = self.text.part(lang, shard)
+        lines = self.text.part(lang, shard)
         with ExitStack() as files:
-            writers = []
-            for code in (lang, ENGLISH):
-                data, index = (
-                    files.enter_context(atomic_path(folder / f"{name}.{code}.{ending}"))
-                    for ending in ("bin", "idx")
-                )
-                writers.append((PartWriter(data, self.ids.vocab_size), index))
-            while batch := list(islice(pairs, _PAIRS_AT_ONCE)):
+            writers = [
+                files.enter_context(writer_of(Path(f"{prefix}.{code}"), self.ids)) for code in (lang, ENGLISH)
+            ]
+            while batch := list(islice(lines, _PAIRS_AT_ONCE)):
                 faults = Counter(fault for *_, fault in batch if fault)
                 fit = [(text, english) for _, text, english, fault in batch if fault is None]
-                encoded = [
-                    self.processor.encode([pair[side] for pair in fit], out_type=int) for side in (0, 1)
-                ]
+                encoded = [self.processor.encode([pair[side] for pair in fit]) for side in (0, 1)]
                 kept = []
                 for sides in zip(*encoded, strict=True):
                     if fault := fault_of_pieces(*map(len, sides)):
                         faults[fault] += 1
                     else:
                         kept.append(sides)
-                for side, (writer, _) in enumerate(writers):
-                    writer.add_sentences([sides[side] for sides in kept], self.ids)
+                for side, writer in enumerate(writers):
+                    writer.add_sentences([sides[side] for sides in kept])
                 counts.update(faults, kept=len(kept))
                 report_progress(len(batch))
-            for writer, index in writers:
-                writer.finalize(str(index))
         return dict(counts)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import multiprocessing
 import os
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,13 +15,12 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
+from neuron_spec.corpora.checks import decoded_text
 from neuron_spec.errors import CorpusError
 
-_BLOCK_BYTES = 1 << 22
-_NEWLINE = 10
+_MEND = "convert the file, such as with iconv, or get it again"
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 Job = TypeVar("Job")
@@ -62,55 +61,31 @@ class ScannedText:
 
 
 def scan(path: Path, parts: int) -> ScannedText:
-    """Read a file once, block by block: its lines, its hash, and where each of its parts begins.
+    """Read a file once: its lines, its hash, and where each of its parts begins.
+
+    What it keeps in memory is 8 bytes a line.
 
     Raises:
         CorpusError: if it is not UTF-8 text, or has fewer lines than parts.
     """
     stat = path.stat()
     digest = hashlib.sha256()
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    newlines: list[int] = []  # per block
-    block = last = b""
+    starts = array("q", [0])  # of every line, and of the one that would follow
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            _check_text(decoder, block, path, sum(newlines))
-            digest.update(block)
-            newlines.append(block.count(b"\n"))
-            last = block
-        lines = sum(newlines) + (last[-1:] not in (b"\n", b""))
-        if last:
-            _check_text(decoder, b"", path, sum(newlines), final=True)
-        if lines < parts:
-            raise CorpusError("too few lines to cut", where=path, got=lines, expected=f"at least {parts}")
-        first_lines = [part * lines // parts for part in range(parts)]
-        before = np.concatenate(([0], np.cumsum(newlines)))
-        offsets = [0]
-        for line in first_lines[1:]:
-            number = int(np.searchsorted(before, line)) - 1  # the block in which the line before it ends
-            file.seek(number * _BLOCK_BYTES)
-            ends = np.flatnonzero(np.frombuffer(file.read(_BLOCK_BYTES), np.uint8) == _NEWLINE)
-            offsets.append(number * _BLOCK_BYTES + int(ends[line - before[number] - 1]) + 1)
+        for line in file:
+            text = decoded_text(line, where=path, mend=_MEND, lines_before=len(starts) - 1)
+            if "\0" in text:
+                where = f"{path}, line {len(starts)}"
+                raise CorpusError("not UTF-8 text", where=where, got="a zero byte", mend=_MEND)
+            digest.update(line)
+            starts.append(starts[-1] + len(line))
+    lines = len(starts) - 1
+    if lines < parts:
+        raise CorpusError("too few lines to cut", where=path, got=lines, expected=f"at least {parts}")
+    first_lines = [part * lines // parts for part in range(parts)]
+    offsets = [starts[line] for line in first_lines]
     return ScannedText(
         str(path), stat.st_size, stat.st_mtime_ns, digest.hexdigest(), lines, first_lines, offsets
-    )
-
-
-def _check_text(
-    decoder: codecs.IncrementalDecoder, block: bytes, path: Path, lines_before: int, *, final: bool = False
-) -> None:
-    try:
-        decoder.decode(block, final)
-        if (at := block.find(b"\0")) < 0:
-            return
-        line, fault = block[:at].count(b"\n"), "a zero byte"
-    except UnicodeDecodeError as error:
-        line, fault = error.object[: error.start].count(b"\n"), str(error)
-    raise CorpusError(
-        "not UTF-8 text",
-        where=f"{path}, line {lines_before + line + 1}",
-        got=fault,
-        mend="convert the file, such as with iconv, or get it again",
     )
 
 

@@ -184,16 +184,19 @@ class _SpecializedSide:
                 f"directions without {self.parts}",
                 where=self.side,
                 got=", ".join(missing),
-                expected=", ".join(self._name(i) for i in (self.rows >= 0).nonzero().flatten().tolist()),
+                expected=self.known(),
                 mend=f"pass --missing-direction compose (the encoder's {self.parts} of another direction from the "
                 "same source, the decoder's of another into the same target) or dense",
             )
         return Route(distinct, None if len(distinct) == 1 else on_device[direction_ids])
 
     def _name(self, number: int) -> str:
-        if not self.langs:
-            return f"direction id {number}"
-        return str(direction_of(number, self.langs))
+        return str(direction_of(number, self.langs)) if self.langs else f"direction id {number}"
+
+    def known(self) -> str:
+        """The names of the directions that have parts."""
+        assert self.rows is not None
+        return ", ".join(self._name(i) for i in (self.rows >= 0).nonzero().flatten().tolist())
 
     def _rows_of_directions(self, mask_rows: Tensor) -> tuple[list[int], Tensor]:
         """``mask_rows`` on the host and on the device, missing ones filled in as ``missing_direction`` says."""
@@ -442,26 +445,27 @@ class NeuronSpecTransformer(TransformerModel):
             ModelError: if the model is dense, the direction has masks, or the lender has none.
         """
         borrows, lends = direction_id(direction, langs), direction_id(lender, langs)
+        request = f"{direction} to borrow those of {lender}"
         for side in self.sides:
             rows = side.rows
             if rows is None:
                 raise ModelError(
                     f"a dense model has no {side.parts} to borrow",
-                    got=f"{direction} to borrow those of {lender}",
+                    got=request,
                     mend="name a specialized checkpoint, or borrow nothing",
                 )
             borrower_row, lender_row = rows[[borrows, lends]].tolist()
             if borrower_row != _MISSING:
                 raise ModelError(
                     f"a direction with {side.parts} of its own needs no others",
-                    got=f"{direction} to borrow those of {lender}",
+                    got=request,
                     mend=f"leave {direction} out of what is borrowed",
                 )
             if lender_row == _MISSING:
                 raise ModelError(
                     f"a direction without {side.parts} cannot lend any",
-                    got=f"{direction} to borrow those of {lender}",
-                    expected=f"one of {', '.join(side._name(i) for i in (rows >= 0).nonzero().flatten().tolist())}",
+                    got=request,
+                    expected=f"one of {side.known()}",
                     mend="name another lender",
                 )
         for side in self.sides:  # after all checks: the sides may share one tensor
@@ -517,20 +521,20 @@ class NeuronSpecTransformer(TransformerModel):
         prefix = f"{name}." if name else ""
         for side in self.sides:
             trained = state_dict.get(f"{prefix}{side.side}.embed_tokens.weight")
-            if trained is not None and len(trained) != len(side.embed_tokens.weight):  # type: ignore[attr-defined]
+            entries = len(side.embed_tokens.weight)  # type: ignore[attr-defined]
+            if trained is not None and len(trained) != entries:
                 raise ModelError(
                     "the checkpoint was trained with another dictionary than the data-bin's",
                     where=side.side,
-                    got=f"{len(side.embed_tokens.weight)} entries with the language tokens",  # type: ignore[attr-defined]
+                    got=f"{entries} entries with the language tokens",
                     expected=f"{len(trained)}, as in the checkpoint",
                     mend="use the data-bin made with the checkpoint's vocabulary, and its --langs",
                 )
         buffers = self.mask_buffers()
         buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]
         moved_on = self._take_dynamics(state_dict, f"{prefix}dynamics.")
-        both_have_masks = (
-            self.has_masks and any(prefix + key in state_dict for key in buffers) and not moved_on
-        )
+        theirs_are_masked = any(prefix + key in state_dict for key in buffers)
+        both_have_masks = self.has_masks and theirs_are_masked and not moved_on
         for key, (module, buffer) in buffers.items():
             ours, theirs = getattr(module, buffer), state_dict.get(prefix + key)
             if ours is None and theirs is None:

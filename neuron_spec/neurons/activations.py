@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,14 +71,14 @@ class ActivationCounts(ByDirection):
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def zeros(cls, directions: Sequence[Direction], widths: Mapping[str, int]) -> ActivationCounts:
+    def zeros(
+        cls, directions: Sequence[Direction], widths: Mapping[str, int], device: torch.device | None = None
+    ) -> ActivationCounts:
         """No tokens seen yet; ``widths`` maps layer keys to ffn widths."""
+        zeros = partial(torch.zeros, dtype=torch.int64, device=device)
         n = len(directions)
-        return cls(
-            list(directions),
-            {layer: torch.zeros(n, width, dtype=torch.int64) for layer, width in widths.items()},
-            {side: torch.zeros(n, dtype=torch.int64) for side in SIDES},
-        )
+        counts = {layer: zeros(n, width) for layer, width in widths.items()}
+        return cls(list(directions), counts, {side: zeros(n) for side in SIDES})
 
     @property
     def layers(self) -> list[str]:

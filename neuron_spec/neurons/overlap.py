@@ -153,8 +153,8 @@ def compared(side: str, directions: Sequence[Direction], group: str = "own") -> 
         group: one of `GROUPS`.
     """
     if group == "own":
-        found = compared(side, directions, "x-en" if side == "encoder" else "en-x")
-        return found if len(found.rows) >= 2 else compared(side, directions, "all")
+        usual = compared(side, directions, "x-en" if side == "encoder" else "en-x")
+        return usual if len(usual.rows) >= 2 else compared(side, directions, "all")
     own_side = "source" if side == "encoder" else "target"
     by = {"en-x": "target", "x-en": "source", "all": own_side}[group]
     rows = [i for i, direction in enumerate(directions) if group in ("all", direction.group.key)]

@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import hash_text
-from neuron_spec.directions import ENGLISH, Direction, by_family, language, matching
+from neuron_spec.directions import (
+    ENGLISH,
+    FROM_ENGLISH,
+    INTO_ENGLISH,
+    Direction,
+    by_family,
+    language,
+    matching,
+)
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.activations import ActivationCounts, is_head_site, side_of
 from neuron_spec.neurons.choices import DEFAULT_K, SIDES
@@ -119,7 +127,9 @@ def ks_per_direction(
         DirectionError: if a pattern names no direction.
     """
     sides = {"encoder": encoder_k, "decoder": decoder_k}
-    ks = {side: [k if own is None else own for _ in directions] for side, own in sides.items()}
+    ks = {
+        side: [k if k_of_side is None else k_of_side] * len(directions) for side, k_of_side in sides.items()
+    }
     for text in k_for:
         left, equals, value = text.partition("=")
         pattern, _, side = left.partition(":")
@@ -170,8 +180,7 @@ def select(
         layer: [cumulative(row, k) for row, k in zip(counts, ks[side_of(layer)], strict=True)]
         for layer, counts in _counts_per_set(profile, neuron_sets).items()
     }
-    names = [str(direction) for direction in profile.directions]
-    k_percent = {side: {n: float(k) for n, k in zip(names, ks[side], strict=True)} for side in SIDES}
+    k_percent = {side: dict(zip(profile.names, map(float, ks[side]), strict=True)) for side in SIDES}
     return _masks(profile, kept, method="cumulative", neuron_sets=neuron_sets, k_percent=k_percent)
 
 
@@ -207,7 +216,7 @@ def matched_random(masks: NeuronMasks, seed: int) -> NeuronMasks:
     is_by_language = masks.metadata.get("neuron_sets") == "language"
     drawn = {}
     for layer, kept in masks.kept.items():
-        owners = _languages(layer, masks.directions) if is_by_language else map(str, masks.directions)
+        owners = _languages(layer, masks.directions) if is_by_language else masks.names
         drawn[layer] = torch.stack(
             [_draw(row, hash_text(str(seed), layer, owner)) for row, owner in zip(kept, owners, strict=True)]
         )
@@ -268,7 +277,7 @@ def other_direction(masks: NeuronMasks, swap: Sequence[tuple[Direction, Directio
         set_of = {d: d for d in masks.directions} | dict(swap) | {b: a for a, b in swap}
     else:
         set_of = another_direction(masks.directions)
-    rows = [masks.directions.index(set_of[d]) for d in masks.directions]
+    rows = masks.rows(set_of[d] for d in masks.directions)
     return _control(
         masks,
         {layer: kept[rows] for layer, kept in masks.kept.items()},
@@ -290,7 +299,7 @@ def another_direction(directions: Sequence[Direction]) -> dict[Direction, Direct
     Raises:
         SelectionError: if a direction has no English side, or is alone in its group.
     """
-    if strange := [str(d) for d in directions if (d.source == ENGLISH) == (d.target == ENGLISH)]:
+    if strange := [str(d) for d in directions if d.foreign in (None, ENGLISH)]:
         raise SelectionError(
             "no rule for directions without English",
             got=", ".join(strange),
@@ -298,10 +307,8 @@ def another_direction(directions: Sequence[Direction]) -> dict[Direction, Direct
             mend="name pairs with --swap",
         )
     others: dict[Direction, Direction] = {}
-    for group in (
-        {d.target: d for d in directions if d.source == ENGLISH},
-        {d.source: d for d in directions if d.target == ENGLISH},
-    ):
+    for of in (FROM_ENGLISH, INTO_ENGLISH):
+        group = {str(d.foreign): d for d in directions if d.group == of}
         order = by_family(group)
         if len(order) == 1:
             raise SelectionError(
@@ -371,12 +378,10 @@ def _counts_per_set(profile: ActivationCounts, neuron_sets: str) -> dict[str, Te
 
 def _masks(profile: ActivationCounts, kept: Mapping[str, Sequence[Tensor]], **metadata: Any) -> NeuronMasks:
     """Masks for the model and data that were profiled; rows bool ``[F]``, one per direction."""
-    for key in ("checkpoint_sha256", "dictionary_sha256", "langs"):
-        if key in profile.metadata:
-            metadata[key] = profile.metadata[key]
-    return NeuronMasks(
-        profile.directions, {layer: torch.stack(list(kept[layer])) for layer in profile.layers}, metadata
-    )
+    shared = ("checkpoint_sha256", "dictionary_sha256", "langs")
+    metadata |= {key: profile.metadata[key] for key in shared if key in profile.metadata}
+    rows = {layer: torch.stack(list(kept[layer])) for layer in profile.layers}
+    return NeuronMasks(profile.directions, rows, metadata)
 
 
 def _control(masks: NeuronMasks, kept: dict[str, Tensor], **metadata: Any) -> NeuronMasks:

@@ -28,7 +28,7 @@ from neuron_spec.pages.style import COLORS, DPI, INK, MUTED, POINT, TICK_STEPS, 
 
 # Sizes of text in points; lengths in inches.
 _TITLE, _WORDS, _SMALL = 11.0, 9.0, 8.0
-_LEAST_NUMBER = 5.5
+_LEAST_LABEL, _LEAST_NUMBER = 4.5, 5.5
 _GAP = 0.15
 
 
@@ -261,8 +261,8 @@ def _around_zero(values: Tensor) -> Normalize:
 
 
 def _cell(cells: int, width: float = 9.6) -> float:
-    """The side of one of so many cells in a map of about ``width``, in inches; never so small that labels are."""
-    return max(0.085, min(0.42, width / max(1, cells)))
+    """The side of one of so many cells in a map of about ``width``, in inches: labels have room up to a hundred."""
+    return max(min(0.085, 8.5 / cells), min(0.42, width / cells))
 
 
 # Drawing ----------------------------------------------------------------------------------
@@ -337,10 +337,13 @@ def _draw(figure: Figure, one: _Map, cell: float, palette: Colormap, scale: Norm
         place = (column - 0.5, row - 0.5)
         ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=COLORS[1], linewidth=1.8, zorder=3))
     size = min(_WORDS, 0.75 * cell / POINT)
-    # Upright where they are wider than their column, as en→de is.
-    rotation = 90 if _length(one.columns.labels, 1.2 * size) > cell else 0
-    ax.set_xticks(range(cells), one.columns.labels, fontsize=size, rotation=rotation)
-    ax.set_yticks(range(lines), one.rows.labels, fontsize=size)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if size >= _LEAST_LABEL:
+        # Upright where they are wider than their column, as en→de is.
+        rotation = 90 if _length(one.columns.labels, 1.2 * size) > cell else 0
+        ax.set_xticks(range(cells), one.columns.labels, fontsize=size, rotation=rotation)
+        ax.set_yticks(range(lines), one.rows.labels, fontsize=size)
     ax.tick_params(length=0, pad=3, colors=INK)
     ax.set_xlabel(one.columns.words, fontsize=_WORDS, color=INK)
     ax.set_ylabel(one.rows.words, fontsize=_WORDS, color=INK)

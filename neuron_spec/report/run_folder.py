@@ -122,13 +122,13 @@ def read_run(folder: Path) -> Run:
     card = _read_card(folder / "corpus" / CORPUS_CARD)
     if alone:
         return Run(folder, card, [_read_seed(folder, None, folder / "masks.safetensors", alone)])
-    every = sorted({system for found in seeds.values() for system in found}, key=place)
-    whole = [of for of, found in seeds.items() if found == every]
+    every = sorted({system for systems in seeds.values() for system in systems}, key=place)
+    whole = [of for of, systems in seeds.items() if systems == every]
     if not whole:
         raise ArtifactError(
             "no seed has all systems",
             where=folder,
-            got="; ".join(f"{of.name}: {', '.join(found) or 'none'}" for of, found in seeds.items()),
+            got="; ".join(f"{of.name}: {', '.join(systems) or 'none'}" for of, systems in seeds.items()),
             expected=f"one seed or more with {', '.join(every)}",
             mend="evaluate what is missing",
         )
@@ -137,8 +137,8 @@ def read_run(folder: Path) -> Run:
         card,
         [_read_seed(of, _seed_number(of), _masks_file(of, every), every) for of in whole],
         [
-            f"{of.name}, where {', '.join(s for s in every if s not in found)} is not evaluated yet"
-            for of, found in seeds.items()
+            f"{of.name}, where {', '.join(s for s in every if s not in systems)} is not evaluated yet"
+            for of, systems in seeds.items()
             if of not in whole
         ],
     )
@@ -150,8 +150,8 @@ def _masks_file(of: Path, systems: Sequence[str]) -> Path:
 
 
 def _seed_folders(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("seed-*") if path.name.removeprefix("seed-").isdecimal()]
-    return sorted(found, key=_seed_number)
+    folders = [path for path in folder.glob("seed-*") if path.name.removeprefix("seed-").isdecimal()]
+    return sorted(folders, key=_seed_number)
 
 
 def _seed_number(folder: Path) -> int:

@@ -181,8 +181,8 @@ class Difference:
             for bleu, chrf in zip(*(comparison.groups_of(system, metric) for metric in METRICS), strict=True):
                 if bleu.kind not in kinds or bleu.group != ALL:
                     continue
-                own = {key: value(bleu.name) if callable(value) else value for key, value in more.items()}
-                names = {"baseline": comparison.baseline, "directions": bleu.directions, **own}
+                further = {key: value(bleu.name) if callable(value) else value for key, value in more.items()}
+                names = {"baseline": comparison.baseline, "directions": bleu.directions, **further}
                 base = bleu.baseline
                 baseline = cls(
                     comparison.baseline, bleu=base.mean, chrf=chrf.baseline.mean, bleu_std=base.std, **names

@@ -59,7 +59,7 @@ def compared(
         ArtifactError: if another comparison is there.
         NeuronSpecError: as `compare`.
     """
-    samples = samples or SAMPLES
+    samples = SAMPLES if samples is None else samples
     path = folder / f"{COMPARISON}.json"
     signature = comparison_signature(systems, samples=samples, alpha=alpha)
     if not completed(path, signature, what="comparison", where=folder):

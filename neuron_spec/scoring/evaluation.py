@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,9 +17,12 @@ from neuron_spec.artifacts import (
     SCORES_CSV,
     SCORES_JSON,
     SCORES_TABLE,
+    SIGNATURE,
     SOURCES,
+    is_already_here,
     read_json,
     require_file,
+    signature_in,
     write_json,
     write_text,
 )
@@ -224,6 +228,21 @@ def write_evaluation(output_dir: str | Path, evaluation: Evaluation) -> None:
             "tiers": evaluation.tiers,
         },
     )
+
+
+def is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the whole evaluation; ``signature.json`` says whose it is before the scores are there.
+
+    Raises:
+        ArtifactError: if it is another evaluation's, or unsigned.
+    """
+    mark = folder / SIGNATURE
+    is_unsigned = not mark.is_file() and any((folder / name).exists() for name in (HYPOTHESES, SCORES_JSON))
+    found = {} if is_unsigned else signature_in(mark, "signature of an evaluation")
+    is_whole = is_already_here(folder, found, wanted, what="evaluation") and (folder / SCORES_JSON).is_file()
+    if is_whole:
+        print(f"{folder}: complete already", file=sys.stderr)
+    return is_whole
 
 
 def read_evaluation(output_dir: str | Path) -> Evaluation:

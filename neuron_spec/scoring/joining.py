@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import SCORES_JSON, SIGNATURE, is_already_here, read_json, signature, write_json
+from neuron_spec.artifacts import SIGNATURE, signature, write_json
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.scoring.evaluation import Evaluation, read_evaluation, write_evaluation
+from neuron_spec.scoring.evaluation import Evaluation, is_evaluated, read_evaluation, write_evaluation
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -57,10 +57,7 @@ def join(folders: Sequence[Path], output: Path) -> Evaluation:
         DirectionError, NeuronSpecError: as `joined`.
     """
     together = joined([read_evaluation(folder) for folder in folders])
-    mark = output / SIGNATURE
-    found = read_json(mark, "signature of an evaluation") if mark.is_file() else None
-    is_here = is_already_here(output, found, together.signature, what="evaluation")
-    if not (is_here and (output / SCORES_JSON).is_file()):
+    if not is_evaluated(output, together.signature):
         write_joined(output, together)
     return together
 

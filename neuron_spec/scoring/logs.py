@@ -32,7 +32,7 @@ def read_generate_output(path: str | Path, *, direction: Direction | None = None
     """
     path = Path(path)
     lines = read_text(require_file(path, "fairseq-generate log")).split("\n")
-    found: dict[str, dict[int, str]] = {"S": {}, "T": {}, "H": {}}
+    by_kind: dict[str, dict[int, str]] = {"S": {}, "T": {}, "H": {}}
     header = None
     for number, line in enumerate(lines, start=1):
         match = _LOG_LINE.fullmatch(line)
@@ -49,8 +49,8 @@ def read_generate_output(path: str | Path, *, direction: Direction | None = None
                     got=repr(line[:80]),
                     expected="'H-<id>', score and text, parted by tabs",
                 )
-            found[kind].setdefault(sentence, text)
-        elif sentence in found[kind]:
+            by_kind[kind].setdefault(sentence, text)
+        elif sentence in by_kind[kind]:
             raise ArtifactError(
                 "a sentence appears twice in a fairseq-generate log",
                 where=f"{path}, line {number}",
@@ -58,16 +58,16 @@ def read_generate_output(path: str | Path, *, direction: Direction | None = None
                 mend="the log holds several runs or directions: give one file for each",
             )
         else:
-            found[kind][sentence] = text
-    _require_whole(path, found)
+            by_kind[kind][sentence] = text
+    _require_whole(path, by_kind)
 
     in_header = Direction(header[1], header[2]) if header else None
     known = _direction_of(path, direction, in_header)
-    sources = _without_language_tokens(path, known, found["S"])
-    pieces = any(_PIECE_START in text for texts in found.values() for text in texts.values())
+    sources = _without_language_tokens(path, known, by_kind["S"])
+    pieces = any(_PIECE_START in text for texts in by_kind.values() for text in texts.values())
     text_of = {
         kind: [_joined(texts[sentence]) if pieces else texts[sentence] for sentence in sorted(texts)]
-        for kind, texts in {**found, "S": sources}.items()
+        for kind, texts in {**by_kind, "S": sources}.items()
     }
     return Outputs(known, text_of["H"], text_of["T"], text_of["S"] or None)
 
@@ -83,19 +83,19 @@ def read_text(path: Path) -> str:
         raise ArtifactError("a text is not UTF-8", where=path, got=str(error)) from error
 
 
-def _require_whole(path: Path, found: Mapping[str, Mapping[int, str]]) -> None:
-    if not found["H"] or not found["T"]:
+def _require_whole(path: Path, by_kind: Mapping[str, Mapping[int, str]]) -> None:
+    if not by_kind["H"] or not by_kind["T"]:
         raise ArtifactError(
             "no translations in a fairseq-generate log",
             where=path,
-            got=f"{len(found['H'])} H lines, {len(found['T'])} T lines",
+            got=f"{len(by_kind['H'])} H lines, {len(by_kind['T'])} T lines",
             expected="an H and a T line for each sentence",
             mend="give the output of fairseq-generate without --quiet",
         )
-    kinds = [kind for kind in "HTS" if found[kind]]
-    sentences = range(1 + max(max(found[kind]) for kind in kinds))
+    kinds = [kind for kind in "HTS" if by_kind[kind]]
+    sentences = range(1 + max(max(by_kind[kind]) for kind in kinds))
     for kind in kinds:
-        missing = [i for i in sentences if i not in found[kind]]
+        missing = [i for i in sentences if i not in by_kind[kind]]
         if missing:
             raise ArtifactError(
                 "sentences are missing from a fairseq-generate log",

@@ -85,7 +85,7 @@ def read_published(path: str | Path) -> Published:
     lines = csv.DictReader(io.StringIO(text))
     if tuple(lines.fieldnames or ()) != _COLUMNS:
         raise _malformed(path, 1, str(lines.fieldnames), f"the columns {', '.join(_COLUMNS)}")
-    found = Published({system: {} for system in SYSTEMS}, {}, {})
+    published = Published({system: {} for system in SYSTEMS}, {}, {})
     seen = set()
     for line in lines:
         number = lines.line_num
@@ -103,14 +103,14 @@ def read_published(path: str | Path) -> Published:
         except (TypeError, ValueError):
             raise _malformed(path, number, repr(value), "a number") from None
         if scope == _MEAN:
-            found.means[system, metric, tier, group] = figure
+            published.means[system, metric, tier, group] = figure
         elif metric == "bleu":
             direction = Direction.parse(scope)
-            found.directions[system][direction] = figure
-            found.members[direction] = tier, group
+            published.directions[system][direction] = figure
+            published.members[direction] = tier, group
         else:
             raise _malformed(path, number, f"{metric} of {scope}", "of single directions, BLEU alone")
-    return found
+    return published
 
 
 def _malformed(path: str | Path, line: int, got: str, expected: str) -> ArtifactError:

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks import register_task
-from torch import Tensor
 
 from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256
-from neuron_spec.backends.fairseq.compat import gather_without_gpu
+from neuron_spec.backends.fairseq.compat import add_over_processes, gather_without_gpu
 from neuron_spec.backends.fairseq.data_bin import data_sha256
 from neuron_spec.backends.fairseq.profiling import DTYPES, NeuronCounter, profile_signature
 from neuron_spec.errors import ModelError
@@ -110,7 +109,7 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             raise ModelError(
                 "no batch to profile", where=self.args.data, mend="give each process at least one batch"
             )
-        profile = self._counter.result(self._add_over_processes)
+        profile = self._counter.result(add_over_processes)
         if torch.distributed.is_initialized() and distributed_utils.get_data_parallel_rank() > 0:
             return
         profile.require_tokens()
@@ -127,8 +126,3 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             "langs": list(self.langs),
         }
         profile.save(self.args.profile_output)
-
-    def _add_over_processes(self, counts: Tensor) -> Tensor:
-        if torch.distributed.is_initialized():
-            distributed_utils.all_reduce(counts, group=distributed_utils.get_data_parallel_group())
-        return counts

@@ -325,6 +325,13 @@ def test_numbers_are_written_where_there_is_room():
 WORDS = {"title": "title", "label": "label", "rows": "step on", "columns": "loss of"}
 
 
+def test_a_map_of_very_many_directions_keeps_its_size_and_leaves_labels_out():
+    directions = [Direction(one, two) for one in EC30[:12] for two in EC30[:12] if one != two]
+    (axes,) = maps_of(direction_maps({"": numbers(132, 132)}, directions, {}, **WORDS))
+    assert labels_of(axes.xaxis) == labels_of(axes.yaxis) == []
+    assert axes.bbox.width / axes.figure.dpi == pytest.approx(9.6)
+
+
 def test_digits_follow_the_scale():
     directions = around_english("de")
     for factor, text in ((1000.0, "250"), (20, "5.0"), (2, "0.50"), (0.2, "0.050")):

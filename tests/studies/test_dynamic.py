@@ -10,12 +10,13 @@ import pytest
 import torch
 from fairseq import checkpoint_utils, tasks
 
+import neuron_spec.tasks  # noqa: F401  (registers, and so comes before a single task)
 from neuron_spec.backends.fairseq.profiling import NeuronCounter
 from neuron_spec.errors import ModelError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts, is_head_site
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.studies.dynamic.masks import RunningCounts
-from neuron_spec.studies.dynamic.task import NeuronSpecDynamicTask, _buffers, counted, scored
+from neuron_spec.studies.dynamic.task import NeuronSpecDynamicTask, counted, scored
 
 NONE = ("--dynamic-masks", "none")
 RESELECT = ("--dynamic-masks", "reselect", "--reselect-every", "2", "--collect-every", "1")
@@ -67,7 +68,7 @@ class Training:
         self.history = [self.masks()]
 
     def masks(self) -> dict[str, torch.Tensor]:
-        return {site: kept.clone() for site, kept in _buffers(self.model).items()}
+        return {site: kept.clone() for site, kept in self.model.kept_units().items()}
 
     def run(self, updates: int) -> Training:
         from fairseq.data import iterators
@@ -144,7 +145,7 @@ def test_a_checkpoint_translates_without_this_task_with_its_last_masks(workshop,
     cfg = workshop.config()
     task = tasks.setup_task(cfg.task)
     (model,), _ = checkpoint_utils.load_model_ensemble([path], task=task)
-    assert same(_buffers(model), trained.history[-1]) and not same(_buffers(model), trained.history[0])
+    assert same(model.kept_units(), trained.history[-1]) and not same(model.kept_units(), trained.history[0])
     assert not any(key.startswith("dynamics.") for key in model.state_dict())
     batch = workshop.batches(task)[0]["net_input"]
     torch.testing.assert_close(model.eval()(**batch)[0], trained.model.eval()(**batch)[0])
@@ -167,8 +168,8 @@ def test_dropped_neurons_are_counted_as_if_kept(workshop, masks):
         return taken
 
     masked = count()
-    original = _buffers(model)["encoder.layers.0"].clone()
-    for kept in _buffers(model).values():
+    original = model.kept_units()["encoder.layers.0"].clone()
+    for kept in model.kept_units().values():
         kept.fill_(True)
     dense = count()
     counter = NeuronCounter(model.eval(), task.directions, workshop.langs)
@@ -231,7 +232,7 @@ def test_running_counts_begin_with_the_profile(workshop, masks, tmp_path):
     for layer, counts in profile.counts.items():
         assert torch.equal(model.dynamics[layer] // 2**16, counts.flip(0))
     _, _, learned = workshop.build(*flags, *LEARNED, "--budget-percent", "30", task="neuron_spec_dynamic")
-    assert {float(k.sum(1).float().mean()) for k in _buffers(learned).values()} == {15.0, 12.0}
+    assert {float(k.sum(1).float().mean()) for k in learned.kept_units().values()} == {15.0, 12.0}
 
 
 def test_half_precision_counts_and_selects(workshop, masks):

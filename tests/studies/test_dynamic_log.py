@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuron_spec.errors import ArtifactError
-from neuron_spec.studies.dynamic.log import MEASURES, read_churn
+from neuron_spec.studies.dynamic.measure import MEASURES, read_churn
 from neuron_spec.studies.dynamic.page import churn_curves
 
 Row = tuple[int, Mapping[str, float]]

@@ -28,7 +28,8 @@ from neuron_spec.scoring.comparison_files import write_comparison
 from neuron_spec.scoring.evaluation import Evaluation, evaluate
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
-from neuron_spec.studies.subnetworks.page import KNOWN, curves, read_subnetworks
+from neuron_spec.studies.subnetworks.measure import KNOWN, read_subnetworks
+from neuron_spec.studies.subnetworks.page import curves
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "experiments" / "subnetworks.sh"
@@ -299,11 +300,11 @@ def test_the_figure_has_a_panel_per_direction_and_dashes_what_was_trained_by_epi
 def test_episodes_are_set_against_the_same_system_trained_ordinarily(comparisons: Path) -> None:
     found = read_subnetworks(comparisons)
     rows = {(row.system, row.shots): row for row in found.rows if row.family == "all"}
-    assert [(row.system, row.against, row.shots) for row in found.episodes] == [
+    assert [(row.system, row.baseline, row.shots) for row in found.episodes] == [
         ("meta-static", "static", shots) for shots in (None, 0, 20)
     ]
     for row in found.episodes:
-        means = [rows[name, row.shots].bleu for name in (row.system, row.against)]
+        means = [rows[name, row.shots].bleu for name in (row.system, row.baseline)]
         assert row.difference == pytest.approx(means[0] - means[1])
     in_training, none, some = found.episodes
     assert in_training.difference < none.difference == 0 < some.difference

@@ -90,10 +90,11 @@ class _OneDirectionBatches(FairseqDataset):
     """Mixin for data sets made of several: no batch holds sentences of two. Adds no state."""
 
     split: str
+    ends: str  # the attribute with the first index past each sub data set
 
     def owner(self, indices: np.ndarray) -> np.ndarray:
         """Which sub data set each index belongs to, int ``[len(indices)]``."""
-        raise NotImplementedError
+        return np.searchsorted(getattr(self, self.ends), indices, side="right")
 
     def batch_by_size(self, indices: Any, **limits: Any) -> list[np.ndarray]:
         """Batches of one direction; logs how they compare with fairseq's mixed ones."""
@@ -120,15 +121,13 @@ class _OneDirectionBatches(FairseqDataset):
 class OneDirectionConcatDataset(_OneDirectionBatches, ConcatDataset):
     """Validation and test sets of several directions."""
 
-    def owner(self, indices: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.cumulative_sizes, indices, side="right")
+    ends = "cumulative_sizes"
 
 
 class OneDirectionSampledDataset(_OneDirectionBatches, SampledMultiDataset):
     """The temperature-sampled training set."""
 
-    def owner(self, indices: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.cumulated_sizes, indices, side="right")
+    ends = "cumulated_sizes"
 
 
 class ResumableEpochDataset(SampledMultiEpochDataset):
@@ -154,8 +153,10 @@ class ResumableEpochDataset(SampledMultiEpochDataset):
 class OneDirectionEpochDataset(_OneDirectionBatches, ResumableEpochDataset):
     """The same, in batches of one direction."""
 
+    ends = "cumulated_sizes"
+
     def owner(self, indices: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.cumulated_sizes, self._map_epoch_index_to_global(indices), side="right")
+        return super().owner(self._map_epoch_index_to_global(indices))
 
 
 # fairseq seeds its sampling with the class name: under the parents' names, dense and specialized runs

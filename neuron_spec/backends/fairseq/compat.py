@@ -24,8 +24,8 @@ def _names_in_checkpoints() -> Iterator[typing.Any]:
         "omegaconf.nodes": ("AnyNode",),
         "fairseq.distributed.utils": ("_TensorPlaceholder",),
     }.items():
-        found = importlib.import_module(module)
-        yield from (getattr(found, name) for name in names if hasattr(found, name))
+        imported = importlib.import_module(module)
+        yield from (getattr(imported, name) for name in names if hasattr(imported, name))
 
 
 # Since torch 2.6 torch.load unpickles only tensors and names allowed here; fairseq's own
@@ -45,3 +45,11 @@ def gather_without_gpu(size: int, processes: int) -> None:
     gather = importlib.import_module("fairseq.distributed.utils").all_gather_list
     gather._buffer = torch.zeros(size * processes, dtype=torch.uint8)
     gather._cpu_buffer = torch.zeros(size, dtype=torch.uint8)
+
+
+def add_over_processes(counts: torch.Tensor) -> torch.Tensor:
+    """Add up the counts of all processes, in place; as they are where there is one."""
+    if torch.distributed.is_initialized():
+        distributed = importlib.import_module("fairseq.distributed.utils")
+        distributed.all_reduce(counts, group=distributed.get_data_parallel_group())
+    return counts

@@ -52,8 +52,7 @@ def keep_config(path: str | os.PathLike[str], folder: str | os.PathLike[str]) ->
         write_text(kept, Path(path).read_text(encoding="utf-8"))
         return
     before, now = _read(kept), _read(path)
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if differing:
+    if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
         raise ArtifactError(
             "these checkpoints were made with another config",
             where=kept,
@@ -72,8 +71,8 @@ def updates_of(tokens_per_update: int, gpus: int, max_tokens: int) -> tuple[int,
     fewest = -(-tokens_per_update // (gpus * max_tokens))
     for update_freq in range(fewest, 2 * fewest + 1):
         if tokens_per_update % (gpus * update_freq) == 0:
-            found = tokens_per_update // (gpus * update_freq)
-            return (found, update_freq) if 2 * found > max_tokens else None
+            fitting = tokens_per_update // (gpus * update_freq)
+            return (fitting, update_freq) if 2 * fitting > max_tokens else None
     return None
 
 
@@ -109,8 +108,8 @@ def _with_update_freq(path: object, config: dict[Any, Any], gpus: int | None) ->
             where=path,
             mend="give --gpus N, over all nodes",
         )
-    found = updates_of(sizes[TOKENS_PER_UPDATE], gpus, sizes[MAX_TOKENS])
-    if found is None:
+    update = updates_of(sizes[TOKENS_PER_UPDATE], gpus, sizes[MAX_TOKENS])
+    if update is None:
         raise ArtifactError(
             f"{TOKENS_PER_UPDATE} cannot be had exactly on this many GPUs",
             where=path,
@@ -120,7 +119,7 @@ def _with_update_freq(path: object, config: dict[Any, Any], gpus: int | None) ->
             mend=f"use another number of GPUs, or change {MAX_TOKENS} or {TOKENS_PER_UPDATE}",
         )
     rest = {key: value for key, value in config.items() if key not in sizes}
-    return {**rest, MAX_TOKENS: found[0], UPDATE_FREQ: found[1]}
+    return {**rest, **dict(zip((MAX_TOKENS, UPDATE_FREQ), update, strict=True))}
 
 
 def _flag(path: object, key: Any, value: Any) -> list[str]:

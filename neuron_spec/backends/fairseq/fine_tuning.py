@@ -67,7 +67,8 @@ class FineTuning:
             check_data_bin(shard, trained.langs, "train", directions)
         self.dense, self.data_bin, self.directions = dense, data_bin, list(directions)
         self.langs: list[str] = list(trained.langs)
-        self.flags = [*flags, *token_flags(trained)]
+        self._token_flags = token_flags(trained)
+        self.flags = [*flags, *self._token_flags]
         self.checkpoint_sha256 = weights_sha256(state)
         self._dense_seconds = _seconds_trained(state)
 
@@ -107,9 +108,7 @@ class FineTuning:
     def dictionary_sha256(self) -> str:
         """Of the data-bin's symbols, language tokens among them."""
         folder = folder_with(self.data_bin, "train")
-        cfg = generation_config(
-            self.dense, folder, self.directions[:1], token_flags(task_args(read_checkpoint(self.dense)))
-        )
+        cfg = generation_config(self.dense, folder, self.directions[:1], self._token_flags)
         return hash_text(*tasks.setup_task(cfg.task).source_dictionary.symbols)
 
 
@@ -132,11 +131,11 @@ class Copy:
         """``last`` or ``best``, as fairseq names them."""
         return self.folder / "train" / f"checkpoint_{which}.pt"
 
-    def make(self, product: Path, from_copy: Callable[[], Any], made: dict[str, Any]) -> None:
+    def make(self, product: Path, from_copy: Callable[[], Any], signature: dict[str, Any]) -> None:
         """Fine-tune, and call ``from_copy`` to leave ``product``, unless that is there.
 
         Args:
-            made: the signature of the fine-tuning.
+            signature: of the fine-tuning.
 
         Raises:
             ArtifactError: if the folder holds what was fine-tuned otherwise.
@@ -144,8 +143,8 @@ class Copy:
         """
         with alone_in(self.folder) as lock:
             path, train = self.folder / SIGNATURE, self.folder / "train"
-            if not completed(path, made, what="fine-tuning", where=self.folder, quiet=True):
-                write_json(path, made)
+            if not completed(path, signature, what="fine-tuning", where=self.folder, quiet=True):
+                write_json(path, signature)
             if not product.is_file():
                 if not (train / _COMPLETE).is_file():
                     command = self.training.command(self.direction, train, self.seed)

@@ -50,8 +50,8 @@ def profile_signature(
         "dtype": str(dtype).removeprefix("torch."),
         **of_part,
     }
-    made = signature("profile", inputs={"checkpoint": checkpoint, "data": data}, parameters=parameters)
-    return {"checkpoint_sha256": checkpoint, "signature": made, **of_part}
+    signed = signature("profile", inputs={"checkpoint": checkpoint, "data": data}, parameters=parameters)
+    return {"checkpoint_sha256": checkpoint, "signature": signed, **of_part}
 
 
 class NeuronCounter:
@@ -84,13 +84,7 @@ class NeuronCounter:
         widths = {key: fc1.out_features for key, fc1 in fc1s.items()}
         weight = next(model.parameters())
         self.dtype, device = weight.dtype, weight.device
-        self._counts = {
-            key: torch.zeros(len(directions), width, dtype=torch.int64, device=device)
-            for key, width in widths.items()
-        }
-        self._tokens = {
-            side: torch.zeros(len(directions), dtype=torch.int64, device=device) for side in SIDES
-        }
+        self._seen = ActivationCounts.zeros(directions, widths, device)
         # One buffer for all layers: fresh memory for each costs a CPU more than the counting.
         self._buffer = torch.empty(_ROWS_AT_A_TIME, max(widths.values()), device=device)
         self._row: int | None = None
@@ -101,9 +95,8 @@ class NeuronCounter:
     def _count(self, key: str, hidden: Tensor) -> None:
         """``hidden``: ``[T, B, F]``, what the neurons of a layer hand on."""
         assert self._row is not None
-        self._counts[key][self._row] += self._active(
-            hidden.detach().flatten(0, 1), self._counted[side_of(key)]
-        )
+        active = self._active(hidden.detach().flatten(0, 1), self._counted[side_of(key)])
+        self._seen.counts[key][self._row] += active
 
     def _active(self, hidden: Tensor, counted: Tensor) -> Tensor:
         """On how many of the counted tokens each neuron is > 0, int64 ``[F]``.
@@ -145,7 +138,7 @@ class NeuronCounter:
             if sentences is not None:
                 real = real & self.part.holds(sentences)[:, None]
             self._counted[side] = real.t().flatten().float()  # fairseq's hidden vectors are [T, B, F]
-            self._tokens[side][row] += real.sum()
+            self._seen.tokens[side][row] += real.sum()
         self._row = row
         with tapped(self._model, self._taps):
             yield
@@ -176,8 +169,8 @@ class NeuronCounter:
         self, add_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts
     ) -> ActivationCounts:
         """The counts so far, on the CPU."""
-        return ActivationCounts(
-            self.directions,
-            {key: add_over_processes(counts).cpu() for key, counts in self._counts.items()},
-            {side: add_over_processes(tokens).cpu() for side, tokens in self._tokens.items()},
+        counts, tokens = (
+            {key: add_over_processes(rows).cpu() for key, rows in seen.items()}
+            for seen in (self._seen.counts, self._seen.tokens)
         )
+        return ActivationCounts(self.directions, counts, tokens)

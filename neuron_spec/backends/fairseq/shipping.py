@@ -78,9 +78,9 @@ def check(signature: Path, corpus: Path) -> None:
     """Raises: ArtifactError if the checkpoint is damaged, or was trained with another split of the corpus."""
     known = read_json(signature, "signature of the checkpoint")
     checkpoint = require_file(signature.with_suffix(".pt"), "shipped checkpoint")
-    if (found := hash_file(checkpoint)) != known["file_sha256"]:
+    if (digest := hash_file(checkpoint)) != known["file_sha256"]:
         raise ArtifactError(
-            "shipped checkpoint is damaged", where=checkpoint, got=found, expected=known["file_sha256"]
+            "shipped checkpoint is damaged", where=checkpoint, got=digest, expected=known["file_sha256"]
         )
     card = read_json(corpus / CORPUS_CARD, "corpus card")
     other = [

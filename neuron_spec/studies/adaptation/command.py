@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> None:
     test = Test(args.gen_subset, texts, flags, card.get("families"), card.get("tiers"))
     adaptation = Adaptation(args.path, args.data_bin, directions, args.shots, updates, test, args.borrow)
     results = adaptation.run(args.output)
-    page = write_adaptation(args.output, results, updates, adaptation.trained, adaptation.lenders)
+    scores = [of.scores[0] for curve in results.values() for of in curve.values()]
+    signatures = [*(score.bleu_signature for score in scores), *(score.chrf_signature for score in scores)]
+    page = write_adaptation(args.output, list(dict.fromkeys(signatures)))
     print(page.read_text(encoding="utf-8"), file=sys.stderr)
     print(page)

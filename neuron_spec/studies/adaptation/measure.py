@@ -29,12 +29,12 @@ from neuron_spec.artifacts import (
     ADAPTATION,
     SCORES_JSON,
     command_line,
+    completed,
     hash_state,
     hash_text,
-    is_already_here,
     is_made_from,
-    read_json,
     signature,
+    signature_in,
     write_json,
 )
 from neuron_spec.backends.fairseq.batches import cut
@@ -162,16 +162,18 @@ class Adaptation:
         Raises:
             ArtifactError: if ``output`` holds an evaluation of something else.
         """
-        todo = {(d, n): self._signature(d, n) for d in self.directions for n in self.shots}
-        done = {(d, n): _is_complete(output / str(d) / str(n), made) for (d, n), made in todo.items()}
-        results: dict[Direction, dict[int, Evaluation]] = {d: {} for d in self.directions}
-        for (direction, shots), made in todo.items():
-            folder = output / str(direction) / str(shots)
-            if done[direction, shots]:
-                print(f"{folder}: complete already", file=sys.stderr)
-            else:
-                write_evaluation(folder, self._evaluate(direction, shots, made))
-            results[direction][shots] = read_evaluation(folder)
+        signatures = {(d, n): self._signature(d, n) for d in self.directions for n in self.shots}
+        folders = {(d, n): output / str(d) / str(n) for d, n in signatures}
+        # All are asked before any work is done.
+        missing = [
+            key
+            for key, folder in folders.items()
+            if not completed(folder / SCORES_JSON, signatures[key], what="adaptation", where=folder)
+        ]
+        for direction, shots in missing:
+            key = direction, shots
+            write_evaluation(folders[key], self._evaluate(direction, shots, signatures[key]))
+        results = {d: {n: read_evaluation(folders[d, n]) for n in self.shots} for d in self.directions}
         for shots in self.shots:
             _write_all(output / ALL / str(shots), [curve[shots] for curve in results.values()])
         write_json(output / f"{ADAPTATION}.json", self._as_plain(results))
@@ -207,7 +209,7 @@ class Adaptation:
         optimizer.zero_grad()
         return losses
 
-    def _evaluate(self, direction: Direction, shots: int, made: Mapping[str, Any]) -> Evaluation:
+    def _evaluate(self, direction: Direction, shots: int, its_signature: Mapping[str, Any]) -> Evaluation:
         translator = self._translator
         print(f"{direction}, {shots} shots", file=sys.stderr)
         with restored(self._parameters):
@@ -215,7 +217,9 @@ class Adaptation:
             translator.models[0].load_state_dict(self._model.state_dict())
         sources, references = self.test.texts.get(direction) or (None, translator.references(direction))
         outputs = Outputs(direction, translator.translate(direction), references, sources)
-        return evaluate([outputs], signature=made, families=self.test.families, tiers=self.test.tiers)
+        return evaluate(
+            [outputs], signature=its_signature, families=self.test.families, tiers=self.test.tiers
+        )
 
     @property
     def _parameters(self) -> list[torch.nn.Parameter]:
@@ -241,12 +245,12 @@ class Adaptation:
         return np.flatnonzero((np.asarray(self._training_sets[direction].sizes) <= most).all(axis=1))
 
     def _require_enough(self, direction: Direction) -> None:
-        found = len(self._pool(direction))
-        if found < max(self.shots):
+        sentences = len(self._pool(direction))
+        if sentences < max(self.shots):
             raise CorpusError(
                 "fewer training sentences than shots",
                 where=f"{direction} in {folder_with(self._data_bin, _TRAIN)}",
-                got=f"{found} sentences that fit into the model and into {self.updates.max_tokens} tokens",
+                got=f"{sentences} sentences that fit into the model and into {self.updates.max_tokens} tokens",
                 expected=f"{max(self.shots)} or more",
                 mend="ask for fewer --shots",
             )
@@ -343,12 +347,5 @@ def require_languages(directions: Sequence[Direction], langs: Sequence[str], whe
 def _write_all(folder: Path, parts: Sequence[Evaluation]) -> None:
     """The parts as one evaluation; one of other directions is overwritten, as it holds nothing else than its parts."""
     together = joined(parts)
-    path = folder / SCORES_JSON
-    if not (path.is_file() and is_made_from(read_json(path, "scores")["signature"], together.signature)):
+    if not is_made_from(signature_in(folder / SCORES_JSON, "scores"), together.signature):
         write_joined(folder, together)
-
-
-def _is_complete(folder: Path, made: Mapping[str, Any]) -> bool:
-    path = folder / SCORES_JSON
-    found = read_json(path, "scores")["signature"] if path.is_file() else None
-    return is_already_here(folder, found, made, what="adaptation")

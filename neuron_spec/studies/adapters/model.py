@@ -29,7 +29,7 @@ from neuron_spec.models.neuron_spec_transformer import (
 )
 from neuron_spec.modules.specialized_ffn import Route
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.studies.adapters.module import ADAPTERS, Adapter, adapter_groups, adapter_parameters
+from neuron_spec.studies.adapters.module import ADAPTERS, Adapter, adapter_groups
 
 BASE = ("frozen", "trained")
 _ROWS = "adapter_rows"
@@ -176,11 +176,6 @@ class NeuronSpecAdapters(NeuronSpecTransformer):
         """Layer key (``encoder.layers.0``) -> its adapters; empty before there are any."""
         return {key: adapter for side in self.sides for key, adapter in side.adapter_layers().items()}
 
-    def parameters_per_direction(self) -> int:
-        """How many parameters of its adapters a direction runs through."""
-        shapes = [adapter.down_weight.shape for adapter in self.adapter_layers().values()]
-        return sum(adapter_parameters(model_dim, size) for _, size, model_dim in shapes)
-
     def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
         """Raises: ModelError, always: a direction's row is its adapters' here."""
         raise ModelError(
@@ -255,13 +250,13 @@ def _families(args: argparse.Namespace, langs: Sequence[str]) -> dict[str, str]:
     )
     if path is None:
         return {code: language(code).family for code in langs}
-    found = read_json(path, "families of the languages")
-    found = found.get("families", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(family, str) for family in found.values()):
+    content = read_json(path, "families of the languages")
+    families = content.get("families", content) if isinstance(content, dict) else None
+    if not isinstance(families, dict) or not all(isinstance(family, str) for family in families.values()):
         raise ModelError(
             "not a file of families", where=path, expected='JSON such as {"de": "Germanic"}, or a corpus card'
         )
-    return found
+    return families
 
 
 register_architectures("neuron_spec_adapters")

@@ -85,12 +85,6 @@ def _group(kind: str, side: str, direction: Direction, families: Mapping[str, st
     return family
 
 
-def adapter_parameters(model_dim: int, size: int) -> int:
-    """Parameters of one adapter: one group's, in one layer. A direction has one in each layer."""
-    layer_norm, down, up = 2 * model_dim, size * model_dim + size, model_dim * size + model_dim
-    return layer_norm + down + up
-
-
 class Adapter(nn.Module):
     """One layer's adapters, of all groups."""
 

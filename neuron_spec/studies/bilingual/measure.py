@@ -57,8 +57,8 @@ def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -
     warming, all_updates = (
         int(_value(flags, f"--{name}", config)) for name in ("warmup-updates", "max-update")
     )
-    own = max(1, round(total * share(sentences, temperature)[directions.index(direction)]))
-    return own, round(own * warming / all_updates)
+    updates = max(1, round(total * share(sentences, temperature)[directions.index(direction)]))
+    return updates, round(updates * warming / all_updates)
 
 
 def _value(flags: Sequence[str], name: str, config: Path) -> str:

@@ -12,7 +12,7 @@ from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table
 from neuron_spec.pages.style import drawn, look
 from neuron_spec.pages.tables import Cell
-from neuron_spec.studies.dynamic.log import MEASURES, Curves, read_churn
+from neuron_spec.studies.dynamic.measure import MEASURES, Curves, read_churn
 
 _ABOUT = (
     "Of trainings that move their masks, as their logs have it, in percent: the mean over sites and directions, and over "

@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import Tensor
 
+from neuron_spec.backends.fairseq.checkpoints import flag_name
+from neuron_spec.backends.fairseq.compat import add_over_processes
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.modules.specialized_attention import SpecializedAttention
@@ -52,15 +53,36 @@ RULES = ("reselect", "learned", "none")
 # Gradients of these are the same in all processes, and so are scores.
 _DDP_BACKENDS = ("legacy_ddp", "no_c10d", "c10d", "pytorch_ddp")
 _HALF = ("fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16")
-# Of one rule alone, and what it is without the flag.
-_OF_RULE: dict[str, tuple[str, Any]] = {
-    "reselect_every": ("reselect", 100),
-    "reselect_from": ("reselect", 0),
-    "reselect_until": ("reselect", math.inf),
-    "reselect_k": ("reselect", None),
-    "collect_every": ("reselect", 4),
-    "count_decay": ("reselect", 0.99),
-    "score_gap": ("learned", 0.01),
+
+
+class _Flag(NamedTuple):
+    """A flag of one rule alone: its value without it, its text, what its value may be, and whether one is."""
+
+    rule: str
+    default: Any
+    text: str
+    expected: str
+    is_valid: Callable[[Any], bool]
+    kind: type = int
+
+
+_ONE_OR_MORE = ("1 or more", lambda number: number >= 1)
+_ZERO_OR_MORE = ("0 or more", lambda number: number >= 0)
+_FRACTION = ("a number from 0 to 1", lambda number: 0 <= number <= 1)
+_POSITIVE = ("a number above 0", lambda number: 0 < number < math.inf)
+_K = ("a percentage", lambda text: bool(parse_k(text, "--reselect-k")))
+_EVERY, _FROM = "updates from one selection to the next", "first at this update, or the next that is due"
+_COVERED = "keep the fewest neurons that cover k percent of the activations"
+_LEFT = "what an update leaves of the earlier counts of its directions"
+_GAP = "from dropped to kept in first scores; to compare with --lr"
+_OF_RULE = {
+    "reselect_every": _Flag("reselect", 100, _EVERY, *_ONE_OR_MORE),
+    "reselect_from": _Flag("reselect", 0, _FROM, *_ZERO_OR_MORE),
+    "reselect_until": _Flag("reselect", math.inf, "not after this update", *_ONE_OR_MORE),
+    "reselect_k": _Flag("reselect", None, _COVERED, *_K, str),
+    "collect_every": _Flag("reselect", 4, "count in every such update", *_ONE_OR_MORE),
+    "count_decay": _Flag("reselect", 0.99, _LEFT, *_FRACTION, float),
+    "score_gap": _Flag("learned", 0.01, _GAP, *_POSITIVE, float),
 }
 
 Batch = dict[str, Any]
@@ -86,26 +108,14 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
             metavar="FILE",
             help="reselect: begin the running counts with this profile; learned: order the first scores by it",
         )
-        for flag, kind, text in (
-            ("--reselect-every", int, "reselect: updates from one selection to the next"),
-            ("--reselect-from", int, "reselect: first at this update, or the next that is due"),
-            ("--reselect-until", int, "reselect: not after this update"),
-            (
-                "--reselect-k",
-                str,
-                "reselect: keep the fewest neurons that cover k percent of the activations",
-            ),
-            ("--collect-every", int, "reselect: count in every such update"),
-            (
-                "--count-decay",
-                float,
-                "reselect: what an update leaves of the earlier counts of its directions",
-            ),
-            ("--score-gap", float, "learned: from dropped to kept in first scores; to compare with --lr"),
-        ):
-            default = _OF_RULE[flag[2:].replace("-", "_")][1]
-            said = "" if default in (None, math.inf) else f" (default: {default})"
-            parser.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=text + said)
+        for name, flag in _OF_RULE.items():
+            default = "" if flag.default in (None, math.inf) else f" (default: {flag.default})"
+            parser.add_argument(
+                flag_name(name),
+                type=flag.kind,
+                metavar="N" if flag.kind is int else "X",
+                help=f"{flag.rule}: {flag.text}{default}",
+            )
 
     def __init__(self, args: argparse.Namespace, langs: list[str], dicts: Any, training: bool) -> None:
         super().__init__(args, langs, dicts, training)
@@ -116,7 +126,7 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
 
     def _flag(self, name: str) -> Any:
         value = getattr(self.args, name)
-        return _OF_RULE[name][1] if value is None else value
+        return _OF_RULE[name].default if value is None else value
 
     def build_model(self, args: argparse.Namespace, from_checkpoint: bool = False) -> NeuronSpecTransformer:
         model = super().build_model(args, from_checkpoint)
@@ -135,7 +145,7 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
             )
         masks = model.masks(self.langs)
         # Rows in the order of the file, which is the model's; `masks` has them in the order of ids.
-        kept = _buffers(model)
+        kept = model.kept_units()
         _, order = model.masked_directions(self.langs)
         percent = self.args.budget_percent and parse_k(self.args.budget_percent, "--budget-percent")
         self._budget = budgets(kept, percent)
@@ -156,18 +166,18 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
         if not (path := self.args.initial_counts):
             return None
         profile = ActivationCounts.load(path)
-        if profile.widths != masks.widths or (absent := {*masks.directions} - {*profile.directions}):
+        absent = profile.missing(masks.directions)
+        if profile.widths != masks.widths or absent:
             raise ModelError(
                 "the profile is not that of the masks",
                 where=path,
                 got=f"layers {profile.widths}"
                 if profile.widths != masks.widths
-                else f"no {', '.join(sorted(map(str, absent)))}",
+                else f"no {', '.join(sorted(absent))}",
                 expected=f"layers {masks.widths}, and all directions of {self.args.neuron_masks}",
                 mend="give the profile that --neuron-masks were selected from",
             )
-        place = torch.tensor([profile.directions.index(d) for d in masks.directions])[order.argsort()]
-        return {layer: counts[place] for layer, counts in profile.counts.items()}
+        return profile.of([masks.directions[row] for row in order.argsort()]).counts
 
     def train_step(
         self,
@@ -186,11 +196,11 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
         self, sample: Batch, model: Any, update_num: int, ignore_grad: bool = False
     ) -> AbstractContextManager[None]:
         """Inside the block, passes of this sample are seen by what moves the masks; the masks stay."""
-        own = _own_model(model)
-        if isinstance(own.dynamics, Scores):
-            return scored(own, own.dynamics)
-        if isinstance(own.dynamics, RunningCounts) and self._collects(update_num) and not ignore_grad:
-            return counted(own, own.dynamics, sample["net_input"], self.source_dictionary.pad())
+        ours = unwrapped(model)
+        if isinstance(ours.dynamics, Scores):
+            return scored(ours, ours.dynamics)
+        if isinstance(ours.dynamics, RunningCounts) and self._collects(update_num) and not ignore_grad:
+            return counted(ours, ours.dynamics, sample["net_input"], self.source_dictionary.pad())
         return nullcontext()
 
     def _collects(self, update_num: int) -> bool:
@@ -204,21 +214,21 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """As fairseq's, after which the masks move."""
         super().optimizer_step(optimizer, model, update_num)
-        own = _own_model(model)
-        if own.dynamics is None:
+        ours = unwrapped(model)
+        if ours.dynamics is None:
             return
-        kept = _buffers(own)
+        kept = ours.kept_units()
         if not self._measured:
             self._measure(kept)
-        if isinstance(own.dynamics, Scores):
-            self._move(kept, own.dynamics.masks())
-        elif isinstance(own.dynamics, RunningCounts):
+        if isinstance(ours.dynamics, Scores):
+            self._move(kept, ours.dynamics.masks())
+        elif isinstance(ours.dynamics, RunningCounts):
             if self._collects(update_num):
-                own.dynamics.fold(_add_over_processes)
+                ours.dynamics.fold(add_over_processes)
             done = update_num + 1
             first, last = self._flag("reselect_from"), self._flag("reselect_until")
             if done % self._flag("reselect_every") == 0 and first <= done <= last:
-                self._move(kept, own.dynamics.select(kept, self._chooser()))
+                self._move(kept, ours.dynamics.select(kept, self._chooser()))
         self._to_log |= self._measured
 
     def _chooser(self) -> Callable[[str, int, Tensor], Tensor]:
@@ -247,29 +257,16 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
         self._to_log = {}  # validation has none
 
 
-def _own_model(model: Any) -> NeuronSpecTransformer:
+def unwrapped(model: Any) -> NeuronSpecTransformer:
     """Ours, out of what fairseq wraps it in for several processes."""
     while not isinstance(model, NeuronSpecTransformer):
         model = model.module
     return model
 
 
-def _buffers(model: NeuronSpecTransformer) -> dict[str, Tensor]:
-    """Site -> the model's own mask, bool ``[N, F]``, of the sites that have one."""
-    masks = {layer: fc1.neuron_mask for layer, fc1 in model.ffn_layers().items()}
-    masks |= {site: attention.head_mask for site, attention in model.attentions().items()}
-    return {site: mask for site, mask in masks.items() if mask is not None}
-
-
 def _write(kept: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
     for site, rows in new.items():
         kept[site].copy_(rows)
-
-
-def _add_over_processes(counts: Tensor) -> Tensor:
-    if torch.distributed.is_initialized():
-        distributed_utils.all_reduce(counts, group=distributed_utils.get_data_parallel_group())
-    return counts
 
 
 @contextmanager
@@ -311,7 +308,7 @@ def scored(model: NeuronSpecTransformer, scores: Scores) -> Iterator[None]:
         return straight_through(emitted, _of_route(scores[site], module.route), effects.pop(site))
 
     fc1s = {layer: fc1 for layer, fc1 in model.ffn_layers().items() if fc1.neuron_mask is not None}
-    attentions = {site: own for site, own in model.attentions().items() if own.head_mask is not None}
+    attentions = {site: module for site, module in model.attentions().items() if module.head_mask is not None}
     before_masks = {layer: partial(of_neurons, layer, fc1) for layer, fc1 in fc1s.items()}
     before_masks |= {site: partial(effects.__setitem__, site) for site in attentions}
     taps = {layer: partial(give, layer, fc1) for layer, fc1 in fc1s.items()}
@@ -329,15 +326,10 @@ def _of_route(scores: Tensor, route: Route | None) -> Tensor:
 def _require_valid(args: argparse.Namespace) -> None:
     """Raises: NeuronSpecError if the flags name what cannot be trained so, or say nothing to the rule."""
     rule = args.dynamic_masks
-    foreign = [name for name, (of, _) in _OF_RULE.items() if of != rule and getattr(args, name) is not None]
+    of_others = [name for name, flag in _OF_RULE.items() if flag.rule != rule]
     if rule == "none":
-        foreign += [name for name in ("budget_percent", "initial_counts") if getattr(args, name) is not None]
-    if foreign:
-        raise ModelError(
-            f"flags that say nothing to --dynamic-masks {rule}",
-            got=", ".join(f"--{name.replace('_', '-')}" for name in foreign),
-            mend="leave them out",
-        )
+        of_others += ["budget_percent", "initial_counts"]
+    require_absent(args, of_others, f"flags that say nothing to --dynamic-masks {rule}")
     if rule == "none":
         return
     if not args.neuron_masks:
@@ -346,36 +338,18 @@ def _require_valid(args: argparse.Namespace) -> None:
         )
     if args.reselect_k is not None and args.budget_percent is not None:
         raise ModelError("two rules for how many neurons are kept", got="--reselect-k and --budget-percent")
-    for name in ("reselect_k", "budget_percent"):
-        if getattr(args, name) is not None:
-            parse_k(getattr(args, name), f"--{name.replace('_', '-')}")
-    checks: list[tuple[str, str, Callable[[Any], bool]]] = [
-        ("reselect_every", "1 or more", lambda n: n >= 1),
-        ("reselect_from", "0 or more", lambda n: n >= 0),
-        ("reselect_until", "1 or more", lambda n: n >= 1),
-        ("collect_every", "1 or more", lambda n: n >= 1),
-        ("count_decay", "a number from 0 to 1", lambda x: 0 <= x <= 1),
-        ("score_gap", "a number above 0", lambda x: 0 < x < math.inf),
-    ]
-    for name, expected, is_valid in checks:
-        if (value := getattr(args, name)) is not None and not is_valid(value):
-            raise ModelError(f"--{name.replace('_', '-')} is out of range", got=value, expected=expected)
-    _require_goes_together(args)
-
-
-def _require_goes_together(args: argparse.Namespace) -> None:
-    rule = args.dynamic_masks
+    if args.budget_percent is not None:
+        parse_k(args.budget_percent, "--budget-percent")
+    for name, flag in _OF_RULE.items():
+        if (value := getattr(args, name)) is not None and not flag.is_valid(value):
+            raise ModelError(f"{flag_name(name)} is out of range", got=value, expected=flag.expected)
     refused = {"use_bmuf": "it averages weights over processes by itself"}
     if rule == "learned":
         refused |= dict.fromkeys(_HALF, "scores are trained in single precision; --amp keeps them so")
         refused |= dict.fromkeys(
             ("checkpoint_activations", "offload_activations"), "a layer's second pass was never tried"
         )
-    for name, why in refused.items():
-        if getattr(args, name, False):
-            raise ModelError(
-                f"--dynamic-masks {rule} does not go with --{name.replace('_', '-')}", expected=why
-            )
+    refuse(args, f"--dynamic-masks {rule}", refused)
     if args.missing_direction != "error":
         raise ModelError(
             "only directions with masks of their own can move them",
@@ -383,10 +357,28 @@ def _require_goes_together(args: argparse.Namespace) -> None:
             expected="error",
             mend="leave it out in training; generation may compose or go dense",
         )
+    require_backend(args, _DDP_BACKENDS, "masks must be the same in all processes")
+
+
+def require_absent(args: argparse.Namespace, names: Iterable[str], what: str) -> None:
+    """Raises: ModelError, which says ``what``, if one of these flags is given, which are None where they are not."""
+    if given := [
+        f"{flag_name(name)} {getattr(args, name)}" for name in names if getattr(args, name) is not None
+    ]:
+        raise ModelError(what, got=", ".join(given), mend="leave them out")
+
+
+def refuse(args: argparse.Namespace, method: str, refused: Mapping[str, str]) -> None:
+    """Raises: ModelError if fairseq is to do what a method does not go with; ``refused`` is flag -> why."""
+    for name, why in refused.items():
+        if getattr(args, name, False):
+            raise ModelError(f"{method} does not go with {flag_name(name)}", expected=why)
+
+
+def require_backend(args: argparse.Namespace, backends: Sequence[str], what: str) -> None:
+    """Raises: ModelError, which says ``what``, if several processes train by another of fairseq's backends."""
     backend = getattr(args, "ddp_backend", None)
-    if getattr(args, "distributed_world_size", 1) > 1 and backend not in _DDP_BACKENDS:
+    if getattr(args, "distributed_world_size", 1) > 1 and backend not in backends:
         raise ModelError(
-            "masks must be the same in all processes",
-            got=f"--ddp-backend {backend}",
-            expected="--ddp-backend legacy_ddp or pytorch_ddp",
+            what, got=f"--ddp-backend {backend}", expected=f"--ddp-backend {' or '.join(backends)}"
         )

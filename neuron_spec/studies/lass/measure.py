@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import completed
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.backends.fairseq.fine_tuning import Copy, FineTuning
-from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 from neuron_spec.studies.lass.weight_masks import WeightMasks, require_alpha
 
@@ -53,15 +53,18 @@ def make_masks(training: FineTuning, masking: Masking, output: Path, work: Path)
         ArtifactError: if ``output`` or ``work`` holds what was made from something else.
         NeuronSpecError: if a training fails, or another process is at work on a direction.
     """
-    made = training.signature("lass", training.directions)
-    made["parameters"] |= {"alpha": masking.alpha, "checkpoint": masking.checkpoint}
-    if completed(output, made, what="set of weight masks"):
+    whole = training.signature("lass", training.directions)
+    whole["parameters"] |= {"alpha": masking.alpha, "checkpoint": masking.checkpoint}
+    if completed(output, whole, what="set of weight masks"):
         return WeightMasks.load(output)
     dictionary = training.dictionary_sha256  # before any training, as it reads the data-bin
     parts = []
     for number, direction in enumerate(training.directions, start=1):
         print(f"{direction} ({number} of {len(training.directions)})", file=sys.stderr)
-        parts.append(masks_of(training, masking, direction, work / str(direction)))
+        copy = Copy(training, direction, work / str(direction), keep=masking.keep_checkpoints)
+        part, signature = copy.folder / masking.file_name, training.signature("lass", [direction])
+        copy.make(part, partial(_mask, copy, masking, part, signature), signature)
+        parts.append(WeightMasks.load(part))
     masks = WeightMasks.join(
         parts,
         {
@@ -70,24 +73,15 @@ def make_masks(training: FineTuning, masking: Masking, output: Path, work: Path)
             "checkpoint_sha256": training.checkpoint_sha256,
             "dictionary_sha256": dictionary,
             "langs": training.langs,
-            "fine_tuning_seconds": {str(part.directions[0]): part.metadata["seconds"] for part in parts},
-            "signature": made,
+            "fine_tuning_seconds": {of.names[0]: of.metadata["seconds"] for of in parts},
+            "signature": whole,
         },
     )
     masks.save(output)
     return masks
 
 
-def masks_of(training: FineTuning, masking: Masking, direction: Direction, folder: Path) -> WeightMasks:
-    """One direction's masks: read if they are complete, else fine-tuned for."""
-    made = training.signature("lass", [direction])
-    copy = Copy(training, direction, folder, keep=masking.keep_checkpoints)
-    part = folder / masking.file_name
-    copy.make(part, lambda: _mask(copy, masking, made).save(part), made)
-    return WeightMasks.load(part)
-
-
-def _mask(copy: Copy, masking: Masking, made: dict[str, Any]) -> WeightMasks:
+def _mask(copy: Copy, masking: Masking, part: Path, signature: dict[str, Any]) -> None:
     path = copy.checkpoint(masking.checkpoint)
     if masking.checkpoint == "best" and not path.is_file():
         raise ArtifactError(
@@ -97,5 +91,5 @@ def _mask(copy: Copy, masking: Masking, made: dict[str, Any]) -> WeightMasks:
         )
     state = read_checkpoint(path)
     masks = WeightMasks.by_magnitude(state["model"], copy.direction, masking.alpha)
-    masks.metadata |= {"seconds": copy.training.seconds(state), "signature": made}
-    return masks
+    masks.metadata |= {"seconds": copy.training.seconds(state), "signature": signature}
+    masks.save(part)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,15 +39,6 @@ from neuron_spec.studies.lass.weight_masks import WeightMasks, maskable
 _MASK = "weight_mask"  # a buffer of each Linear, beside its weight: uint8 [N, O, P]
 
 
-@dataclass
-class _Unpacked:
-    """One row of a layer's masks, and what it was unpacked from (held, so that no later mask gets its id)."""
-
-    key: tuple[Any, ...]
-    packed: list[Tensor]
-    kept: list[Tensor]
-
-
 class _MaskedLayer:
     """Mixin for our layers: every Linear runs with the weights that the route's direction keeps."""
 
@@ -57,7 +47,8 @@ class _MaskedLayer:
         self.linears = [module for module in self.modules() if isinstance(module, nn.Linear)]  # type: ignore[attr-defined]
         for linear in self.linears:
             linear.register_buffer(_MASK, None)
-        self._unpacked: _Unpacked | None = None
+        # One row of the masks, and what it was unpacked from (held, so that no later mask gets its id).
+        self._unpacked: tuple[tuple[Any, ...], list[Tensor], list[Tensor]] | None = None
 
     def forward(self, *args: Any, route: Route | None = None, **kwargs: Any) -> Any:
         """As the parent, with masked weights.
@@ -87,15 +78,15 @@ class _MaskedLayer:
         """bool ``[O, I]`` per Linear; unpacked when the direction changes, and for one direction at a time."""
         packed: list[Tensor] = [getattr(linear, _MASK) for linear in self.linears]
         key = (row, *((id(mask), mask._version) for mask in packed))
-        if self._unpacked is None or self._unpacked.key != key:
+        if self._unpacked is None or self._unpacked[0] != key:
             kept = [
                 unpack(mask[row], linear.in_features)
                 if row < len(mask)  # one past the last: the dense layer
                 else torch.ones_like(linear.weight, dtype=torch.bool)
                 for mask, linear in zip(packed, self.linears, strict=True)
             ]
-            self._unpacked = _Unpacked(key, packed, kept)
-        return self._unpacked.kept
+            self._unpacked = key, packed, kept
+        return self._unpacked[2]
 
 
 @contextmanager

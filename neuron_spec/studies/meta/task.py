@@ -35,7 +35,13 @@ from fairseq.tasks import register_task
 from torch import Tensor
 
 from neuron_spec.errors import ModelError
-from neuron_spec.studies.dynamic.task import NeuronSpecDynamicTask
+from neuron_spec.studies.dynamic.task import (
+    Batch,
+    NeuronSpecDynamicTask,
+    refuse,
+    require_absent,
+    require_backend,
+)
 from neuron_spec.studies.meta.inner_steps import adapt, reptile, restored
 
 METHODS = ("fomaml", "reptile", "none")
@@ -56,8 +62,6 @@ _REFUSED = {
 }
 # Gradients are reduced once, at the end of an update; the others reduce during each backward pass.
 _DDP_BACKENDS = ("legacy_ddp", "no_c10d")
-
-Batch = dict[str, Any]
 
 
 @register_task("neuron_spec_meta")
@@ -149,7 +153,7 @@ class NeuronSpecMetaTask(NeuronSpecDynamicTask):
                 loss, size, log = before[0]
             else:
                 # So that the query's dropout is that of ordinary training.
-                with _own_random_numbers(parameters[0].device):
+                with _forked_random_numbers(parameters[0].device):
                     losses = adapt(parameters, loss_of_support, steps=steps, rate=rate)
                 loss, size, log = ordinary(query)
         inner_size = float(before[0][1])
@@ -195,7 +199,7 @@ def rows_of(batch: Batch, rows: Tensor, *, padding: int) -> Batch:
 
 
 @contextmanager
-def _own_random_numbers(device: torch.device) -> Iterator[None]:
+def _forked_random_numbers(device: torch.device) -> Iterator[None]:
     """Random numbers for a block that leave those after it as they would be without the block."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         # Seeded by the state of the generator that dropout draws from, which differs between micro-batches.
@@ -205,16 +209,9 @@ def _own_random_numbers(device: torch.device) -> Iterator[None]:
 
 def _require_valid(args: argparse.Namespace) -> None:
     """Raises: ModelError if the flags name what cannot be trained so, or say nothing to the method."""
-    given = {
-        name: getattr(args, name) for name in ("support_fraction", "query") if getattr(args, name) is not None
-    }
-    if given and args.meta != "fomaml":
-        raise ModelError(
-            "only fomaml parts support and query",
-            got=", ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
-            + f" with --meta {args.meta}",
-            mend="leave them out",
-        )
+    if args.meta != "fomaml":
+        what = f"only fomaml parts support and query, not --meta {args.meta}"
+        require_absent(args, ("support_fraction", "query"), what)
     if args.meta == "none":
         return
     checks: list[tuple[str, Any, str, Callable[[Any], bool]]] = [
@@ -226,13 +223,9 @@ def _require_valid(args: argparse.Namespace) -> None:
     for flag, got, expected, is_valid in checks:
         if not is_valid(got):
             raise ModelError(f"{flag} does not fit --meta {args.meta}", got=got, expected=expected)
-    for name, why in _REFUSED.items():
-        if getattr(args, name, False):
-            raise ModelError(f"--meta {args.meta} does not go with --{name.replace('_', '-')}", expected=why)
-    backend = getattr(args, "ddp_backend", None)
-    if getattr(args, "distributed_world_size", 1) > 1 and backend not in _DDP_BACKENDS:
-        raise ModelError(
-            f"--meta {args.meta} on several processes needs gradients that are reduced at the end of an update",
-            got=f"--ddp-backend {backend}",
-            expected="--ddp-backend legacy_ddp",
-        )
+    refuse(args, f"--meta {args.meta}", _REFUSED)
+    require_backend(
+        args,
+        _DDP_BACKENDS,
+        f"--meta {args.meta} on several processes needs gradients that are reduced at the end of an update",
+    )

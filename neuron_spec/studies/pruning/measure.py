@@ -43,6 +43,7 @@ from neuron_spec.studies.pruning.sets import (
     without_least_important,
 )
 
+_WHAT = "mask file"
 # A checkpoint and directions to a meter; directions and seeds to the signature of their masks.
 Load = Callable[[Path, list[Direction]], ImportanceMeter]
 Sign = Callable[[Sequence[Direction], Sequence[int]], dict[str, Any]]
@@ -55,7 +56,7 @@ class Rules:
     Attributes:
         sites: ``heads``, ``neurons`` or ``both``.
         neuron_sets: ``direction`` or ``language``.
-        step_fraction: of the units that a set still has, 0 to 1. Ours: every set has its own, which begins here and
+        step_fraction: of the units that a set still has, 0 to 1. Ours: every set has its pruned, which begins here and
             is halved whenever a step is taken back, until that was one head, one neuron, or one of each; a tenth is
             coarse for few heads.
         quality_floor: fraction, 0 to 1.
@@ -96,13 +97,13 @@ def prune(
         ArtifactError: if other masks, or steps towards other masks, are there.
     """
     so_far = output.with_suffix(".steps.safetensors")
-    if (done := _found(output, metadata["signature"])) is not None:
-        return done
-    begun = _found(so_far, metadata["signature"])
+    if completed(output, metadata["signature"], what=_WHAT, quiet=True):
+        return NeuronMasks.load(output)
+    is_begun = completed(so_far, metadata["signature"], what=_WHAT, quiet=True)
     meter = load()
     pruning = _Pruning(meter, meter.read(subset, sentences=sentences), rules)
-    if begun is not None:
-        pruning.resume(begun)
+    if is_begun:
+        pruning.resume(NeuronMasks.load(so_far))
     while pruning.step():
         pruning.masks(metadata).save(so_far)
     masks = pruning.masks(metadata)
@@ -143,7 +144,7 @@ def prune_fine_tuned(
     """Static subnetworks as in Choenni, Garrette and Shutova (2023): from models fine-tuned on their direction.
 
     Per direction, each voter's copy is pruned with quality relative to that copy itself, and the sets are voted. The
-    masks are for the dense checkpoint. Their ``quality`` is the voters' own, of before the vote. Complete voters are
+    masks are for the dense checkpoint. Their ``quality`` is the voters' pruned, of before the vote. Complete voters are
     skipped, a killed one goes on; several processes may share the work, not a voter of a direction.
 
     Args:
@@ -163,23 +164,37 @@ def prune_fine_tuned(
             got=f"--neuron-sets {rules.neuron_sets}",
             expected="--neuron-sets direction",
         )
-    made = sign(training.directions, voters.seeds)
-    if (found := _found(output, made)) is not None:
-        return found
+    whole = sign(training.directions, voters.seeds)
+    if completed(output, whole, what=_WHAT, quiet=True):
+        return NeuronMasks.load(output)
     # What would stop the pruning of a copy is found on the dense model, before any training.
     load(training.dense, training.directions).read(subset, sentences=sentences)
-    voted: list[NeuronMasks] = []
-    qualities: dict[str, dict[str, float]] = {}
-    seconds: dict[str, dict[str, float]] = {}
-    for direction in training.directions:
-        of_seeds: dict[str, NeuronMasks] = {}
-        for seed in voters.seeds:
-            print(f"{direction}, seed {seed}", file=sys.stderr)
-            of_seeds[str(seed)] = _of_voter(voters, direction, seed, load, subset, rules, sign, sentences)
-        sets = list(of_seeds.values())
-        voted.append(vote(sets) if len(sets) > 1 else sets[0])
-        qualities[str(direction)] = {s: m.metadata["quality"][str(direction)] for s, m in of_seeds.items()}
-        seconds[str(direction)] = {s: m.metadata["fine_tuning_seconds"] for s, m in of_seeds.items()}
+
+    def of_voter(direction: Direction, seed: int) -> NeuronMasks:
+        """One copy's masks of its direction: read if they are complete, else fine-tuned and pruned for."""
+        print(f"{direction}, seed {seed}", file=sys.stderr)
+        folder = voters.work / str(direction) / f"seed-{seed}"
+        copy = Copy(training, direction, folder, seed, voters.keep_checkpoints)
+        part = folder / f"{rules.sites}-floor-{rules.quality_floor:g}.safetensors"
+        signature = sign([direction], [seed])
+
+        def from_copy() -> None:
+            path = copy.checkpoint("last")
+            state = read_checkpoint(path)
+            metadata = {
+                "checkpoint_sha256": weights_sha256(state),
+                "langs": training.langs,
+                "fine_tuning_seconds": training.seconds(state),
+                "signature": signature,
+            }
+            prune(part, lambda: load(path, [direction]), subset, rules, metadata, sentences=sentences)
+
+        copy.make(part, from_copy, training.signature("fine-tuning", [direction], seed))
+        assert completed(part, signature, what=_WHAT, quiet=True)
+        return NeuronMasks.load(part)
+
+    of_voters = {d: {str(seed): of_voter(d, seed) for seed in voters.seeds} for d in training.directions}
+    voted = [vote([*of.values()]) if len(of) > 1 else next(iter(of.values())) for of in of_voters.values()]
     masks = join(
         voted,
         {
@@ -189,51 +204,19 @@ def prune_fine_tuned(
             "langs": training.langs,
             "neuron_sets": rules.neuron_sets,
             "voters": len(voters.seeds),
-            "quality": qualities,
-            "fine_tuning_seconds": seconds,
-            "signature": made,
+            "quality": {
+                str(d): {seed: masks.metadata["quality"][str(d)] for seed, masks in of_seeds.items()}
+                for d, of_seeds in of_voters.items()
+            },
+            "fine_tuning_seconds": {
+                str(d): {seed: masks.metadata["fine_tuning_seconds"] for seed, masks in of_seeds.items()}
+                for d, of_seeds in of_voters.items()
+            },
+            "signature": whole,
         },
     )
     masks.save(output)
     return masks
-
-
-def _of_voter(
-    voters: Voters,
-    direction: Direction,
-    seed: int,
-    load: Load,
-    subset: str,
-    rules: Rules,
-    sign: Sign,
-    sentences: int | None,
-) -> NeuronMasks:
-    """One copy's masks of its direction: read if they are complete, else fine-tuned and pruned for."""
-    folder = voters.work / str(direction) / f"seed-{seed}"
-    part = folder / f"{rules.sites}-floor-{rules.quality_floor:g}.safetensors"
-    copy = Copy(voters.training, direction, folder, seed, voters.keep_checkpoints)
-    made = sign([direction], [seed])
-
-    def from_copy() -> None:
-        path = copy.checkpoint("last")
-        state = read_checkpoint(path)
-        metadata = {
-            "checkpoint_sha256": weights_sha256(state),
-            "langs": voters.training.langs,
-            "fine_tuning_seconds": voters.training.seconds(state),
-            "signature": made,
-        }
-        prune(part, lambda: load(path, [direction]), subset, rules, metadata, sentences=sentences)
-
-    copy.make(part, from_copy, voters.training.signature("fine-tuning", [direction], seed))
-    masks = _found(part, made)
-    assert masks is not None
-    return masks
-
-
-def _found(path: Path, made: Mapping[str, Any]) -> NeuronMasks | None:
-    """The masks that are there already; raises ArtifactError if they were made otherwise."""
-    return NeuronMasks.load(path) if completed(path, made, what="mask file", quiet=True) else None
 
 
 class _Pruning:
@@ -244,7 +227,7 @@ class _Pruning:
         self.directions = meter.directions
         sizes = sites_of_kind(meter.model.sites(), rules.sites)
         self.sets = sets_of(self.directions, list(sizes), rules.neuron_sets)
-        self.open = {own.name: rules.step_fraction for own in self.sets}
+        self.open = {pruned.name: rules.step_fraction for pruned in self.sets}
         self.kept = {s: torch.ones(len(self.directions), n, dtype=torch.bool) for s, n in sizes.items()}
         self.dense = self._nats(self.kept, range(len(self.directions)), "dense")
         self.nats = dict(self.dense)
@@ -262,7 +245,7 @@ class _Pruning:
 
     def masks(self, metadata: Mapping[str, Any]) -> NeuronMasks:
         """The masks so far, and how they came about."""
-        own = {
+        of_pruning = {
             "method": "gradient-pruning",
             "dictionary_sha256": self.dictionary,
             "neuron_sets": self.rules.neuron_sets,
@@ -271,7 +254,7 @@ class _Pruning:
             "nats": self._by_name(self.nats),
             "open": self.open,
         }
-        return NeuronMasks(self.directions, self.kept, {**metadata, **own})
+        return NeuronMasks(self.directions, self.kept, {**metadata, **of_pruning})
 
     def step(self) -> bool:
         """One step of every open set; False where nothing was left to do."""
@@ -280,12 +263,14 @@ class _Pruning:
         number = len(self.history) + 1
         self._measure_importance(f"step {number}: importance")
         proposed = {site: kept.clone() for site, kept in self.kept.items()}
-        removed = {own: self._propose(own, proposed) for own in self.sets if own.name in self.open}
-        stepping = [own for own, units in removed.items() if units]
+        removed = {
+            pruned: self._propose(pruned, proposed) for pruned in self.sets if pruned.name in self.open
+        }
+        stepping = [pruned for pruned, units in removed.items() if units]
         if not stepping:  # down to the last unit of every site
             self.open = {}
             return False
-        still_open = {own.name: self.open[own.name] for own in stepping}
+        still_open = {pruned.name: self.open[pruned.name] for pruned in stepping}
         nats = dict(self.nats)
         pending = _rows(stepping)
         while pending:
@@ -294,30 +279,30 @@ class _Pruning:
             nats |= {row: self.nats[row] for row in pending if row not in changed}
             nats |= self._nats(proposed, changed, f"step {number}: quality")
             below = {row for row in _rows(stepping) if self._quality(row, nats) < self.rules.quality_floor}
-            back = [own for own in stepping if below.intersection(own.rows)]
-            for own in back:
-                for site in own.sites:
-                    proposed[site][list(own.rows)] = self.kept[site][list(own.rows)]
-                still_open[own.name] /= 2
-                if removed[own] == 1:
-                    del still_open[own.name]
-            stepping = [own for own in stepping if own not in back]
+            back = [pruned for pruned in stepping if below.intersection(pruned.rows)]
+            for pruned in back:
+                for site in pruned.sites:
+                    proposed[site][list(pruned.rows)] = self.kept[site][list(pruned.rows)]
+                still_open[pruned.name] /= 2
+                if removed[pruned] == 1:
+                    del still_open[pruned.name]
+            stepping = [pruned for pruned in stepping if pruned not in back]
             pending = _rows(back)
         self.stale |= {row for row in range(len(self.directions)) if self._differs(row, proposed)}
         self.kept, self.nats, self.open = proposed, nats, still_open
         self.history.append(self._record(number))
         return True
 
-    def _propose(self, own: PrunedSet, proposed: dict[str, Tensor]) -> int:
+    def _propose(self, pruned: PrunedSet, proposed: dict[str, Tensor]) -> int:
         """Write the set's next step into ``proposed``; how many units it removes, of heads or of neurons the more."""
-        rows = list(own.rows)
-        before = {site: self.kept[site][rows[0]] for site in own.sites}
-        pooled = {site: self.importance[site][rows].sum(0) for site in own.sites}
-        after = without_least_important(before, pooled, self.open[own.name])
+        rows = list(pruned.rows)
+        before = {site: self.kept[site][rows[0]] for site in pruned.sites}
+        pooled = {site: self.importance[site][rows].sum(0) for site in pruned.sites}
+        after = without_least_important(before, pooled, self.open[pruned.name])
         for site, kept in after.items():
             proposed[site][rows] = kept
         return max(
-            sum(int((before[s] & ~after[s]).sum()) for s in own.sites if is_head_site(s) == is_heads)
+            sum(int((before[s] & ~after[s]).sum()) for s in pruned.sites if is_head_site(s) == is_heads)
             for is_heads in (True, False)
         )
 
@@ -347,13 +332,13 @@ class _Pruning:
 
     def _measure_importance(self, words: str) -> None:
         """Of the directions of open sets whose masks changed: after a step taken back it is what it was."""
-        rows = self.stale.intersection(_rows([own for own in self.sets if own.name in self.open]))
+        rows = self.stale.intersection(_rows([pruned for pruned in self.sets if pruned.name in self.open]))
         if not rows:
             return
         self.meter.set_masks(NeuronMasks(self.directions, self.kept))
         with self._bar(rows, words) as bar:
-            found = self.meter.importance(self.text, rows, bar.update)
-        for site, values in found.items():
+            measured = self.meter.importance(self.text, rows, bar.update)
+        for site, values in measured.items():
             self.importance.setdefault(site, torch.zeros_like(values))[list(rows)] = values[list(rows)]
         self.stale -= rows
 
@@ -373,4 +358,4 @@ class _Pruning:
 
 
 def _rows(sets: Sequence[PrunedSet]) -> list[int]:
-    return sorted({row for own in sets for row in own.rows})
+    return sorted({row for pruned in sets for row in pruned.rows})

@@ -88,8 +88,8 @@ def without_least_important(
 
 def _rank(importance: Tensor, kept: Tensor) -> Tensor:
     """Importance relative to the site's, float64 ``[F]``; infinite for what cannot be removed."""
-    own = importance.double().where(kept, 0.0)
-    ranks = (own / own.norm().clamp(min=torch.finfo(own.dtype).tiny)).where(kept, torch.inf)
+    of_kept = importance.double().where(kept, 0.0)
+    ranks = (of_kept / of_kept.norm().clamp(min=torch.finfo(of_kept.dtype).tiny)).where(kept, torch.inf)
     most = ranks.where(kept, -1.0).argmax()
     return ranks.index_fill(0, most, torch.inf)
 
@@ -106,29 +106,22 @@ def vote(masks: Sequence[NeuronMasks]) -> NeuronMasks:
     if len(masks) < 2:
         raise SelectionError("a vote needs several masks", got=len(masks), expected="2 or more")
     first = masks[0]
-    for number, other in enumerate(masks[1:], start=2):
-        for what, ours, theirs in (
-            ("directions", list(map(str, first.directions)), list(map(str, other.directions))),
-            ("sites", first.sites, other.sites),
-            ("sets", first.metadata.get("neuron_sets"), other.metadata.get("neuron_sets")),
-        ):
-            if ours != theirs:
-                raise SelectionError(
-                    f"masks of different {what} cannot be voted on",
-                    where=f"masks 1 and {number}",
-                    got=theirs,
-                    expected=ours,
-                )
+    _require_alike(
+        "voted on",
+        directions=[voter.names for voter in masks],
+        sites=[voter.sites for voter in masks],
+        sets=[voter.metadata.get("neuron_sets") for voter in masks],
+    )
     kept = {}
     for site in first.sites:
-        votes = torch.stack([own.kept[site] for own in masks]).sum(0)  # [N, F]
+        votes = torch.stack([voter.kept[site] for voter in masks]).sum(0)  # [N, F]
         kept[site] = 2 * votes >= len(masks)
         empty = ~kept[site].any(dim=1)
         kept[site][empty, votes.argmax(dim=1)[empty]] = True
     shared: dict[str, Any] = {
         key: value
         for key, value in first.metadata.items()
-        if key != "signature" and all(own.metadata.get(key) == value for own in masks)
+        if key != "signature" and all(voter.metadata.get(key) == value for voter in masks)
     }
     return NeuronMasks(first.directions, kept, {**shared, "voters": len(masks)})
 
@@ -141,19 +134,23 @@ def join(parts: Sequence[NeuronMasks], metadata: Mapping[str, Any]) -> NeuronMas
     """
     if not parts:
         raise SelectionError("no masks to join")
-    first = parts[0]
-    for number, other in enumerate(parts[1:], start=2):
-        if first.sites != other.sites:
-            raise SelectionError(
-                "masks of different sites cannot be joined",
-                where=f"masks 1 and {number}",
-                got=other.sites,
-                expected=first.sites,
-            )
-    directions = [direction for own in parts for direction in own.directions]
+    _require_alike("joined", sites=[part.sites for part in parts])
+    directions = [direction for part in parts for direction in part.directions]
     if twice := sorted({str(d) for d in directions if directions.count(d) > 1}):
         raise SelectionError(
             "a direction has masks twice", got=", ".join(twice), expected="each direction once"
         )
-    kept = {site: torch.cat([own.kept[site] for own in parts]) for site in first.sites}
+    kept = {site: torch.cat([part.kept[site] for part in parts]) for site in parts[0].sites}
     return NeuronMasks(directions, kept, dict(metadata))
+
+
+def _require_alike(used: str, **values: Sequence[object]) -> None:
+    for what, (first, *others) in values.items():
+        for number, other in enumerate(others, start=2):
+            if other != first:
+                raise SelectionError(
+                    f"masks of different {what} cannot be {used}",
+                    where=f"masks 1 and {number}",
+                    got=other,
+                    expected=first,
+                )
