@@ -158,7 +158,8 @@ def build(
         return
     work = output / "work"
     _begin(work, parameters)
-    check_disk(output, max(0, needed.disk_bytes - _bytes_below(output)))
+    bytes_here = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    check_disk(output, max(0, needed.disk_bytes - bytes_here))
 
     scanned = ec30_text.scan_all(text, langs, shards=shards, workers=workers, records=work / "scanned")
     tokenized = ec30_text.is_tokenized(scanned[langs[0], ENGLISH])
@@ -237,10 +238,6 @@ def _begin(work: Path, parameters: Mapping[str, Any]) -> None:
         left.unlink()
     if not completed(begun, wanted, what="begun corpus", where=work, quiet=True):
         write_json(begun, wanted)
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 # ------------------------------------------------------------------ training text

@@ -141,10 +141,13 @@ def read(
     require_known(langs, DEFAULT_LANGS, "languages that iwslt14 does not have")
     if split not in WAYS_TO_SPLIT:
         raise CorpusError("no such way to split iwslt14", got=split, expected=" or ".join(WAYS_TO_SPLIT))
-    pairs = _read_pairs(require_archive(archive), langs)
-    cleaning = {}
-    for lang, pair in tqdm(pairs.items(), desc="clean", mininterval=1):
-        pairs[lang], cleaning[lang] = _clean(pair)
+    packed = tqdm(
+        _packed_pairs(require_archive(archive), langs), desc="read pairs", total=len(langs), mininterval=1
+    )
+    uncleaned = {lang: _read_pair(lang, where, files) for lang, where, files in packed}
+    pairs, cleaning = {}, {}
+    for lang in tqdm(langs, desc="clean", mininterval=1):
+        pairs[lang], cleaning[lang] = _clean(uncleaned[lang])
 
     every_23rd = _split(pairs, lambda number, _: number % _VALID_EVERY == 0)
     splits = every_23rd
@@ -173,13 +176,6 @@ def read(
 
 
 # --- Files -------------------------------------------------------------------------------------------
-
-
-def _read_pairs(archive: Path, langs: Sequence[str]) -> dict[str, _Pair]:
-    packed = _packed_pairs(archive, langs)
-    bar = tqdm(packed, desc="read pairs", total=len(langs), mininterval=1)
-    pairs = {lang: _read_pair(lang, where, files) for lang, where, files in bar}
-    return {lang: pairs[lang] for lang in langs}
 
 
 def _packed_pairs(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, bytes]]]:
