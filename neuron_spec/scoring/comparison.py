@@ -143,7 +143,7 @@ class Difference:
     Of the baseline itself, all but its scores is None.
 
     Attributes:
-        directions: how many.
+        name, directions: over which, a family or group of directions, or ``all``; and how many.
         bleu_std: over seeds; None for one.
         difference: in BLEU, system minus baseline.
         low, high: bounds of its 95 % interval over directions; None for fewer than 6.
@@ -154,6 +154,7 @@ class Difference:
 
     system: str
     baseline: str
+    name: str
     directions: int
     bleu: float
     chrf: float
@@ -170,29 +171,28 @@ class Difference:
     def of_groups(
         cls, comparison: Comparison, kinds: Iterable[str] = ("overall",), **more: Any
     ) -> list[Self]:
-        """The baseline and each system over groups of directions: name of the group by name, baseline first.
+        """The baseline and each system over groups of directions, the baseline first.
 
         Args:
             kinds: of groups, as in `GroupMean`; of each name those over all its directions.
-            more: fields of a subclass; one that is callable gets the group's name.
+            more: fields of a subclass.
         """
         rows: list[Self] = []
         for system in comparison.systems:
             for bleu, chrf in zip(*(comparison.groups_of(system, metric) for metric in METRICS), strict=True):
                 if bleu.kind not in kinds or bleu.group != ALL:
                     continue
-                further = {key: value(bleu.name) if callable(value) else value for key, value in more.items()}
-                names = {"baseline": comparison.baseline, "directions": bleu.directions, **further}
+                over = {"name": bleu.name, "directions": bleu.directions, **more}
                 base = bleu.baseline
-                baseline = cls(
-                    comparison.baseline, bleu=base.mean, chrf=chrf.baseline.mean, bleu_std=base.std, **names
-                )
+                names = comparison.baseline, comparison.baseline
+                baseline = cls(*names, bleu=base.mean, chrf=chrf.baseline.mean, bleu_std=base.std, **over)
                 if baseline not in rows:
                     rows.append(baseline)
                 low, high = bleu.interval or (None, None)
                 rows.append(
                     cls(
                         system,
+                        comparison.baseline,
                         bleu=bleu.score.mean,
                         chrf=chrf.score.mean,
                         bleu_std=bleu.score.std,
@@ -203,14 +203,19 @@ class Difference:
                         p_value=bleu.p_value,
                         wins=bleu.holm_results.get(WIN, 0),
                         losses=bleu.holm_results.get(LOSS, 0),
-                        **names,
+                        **over,
                     )
                 )
         return rows
 
     @classmethod
     def over_directions(
-        cls, system: str, baseline: str, scores: Sequence[Mapping[str, tuple[float, float]]], **more: Any
+        cls,
+        system: str,
+        baseline: str,
+        name: str,
+        scores: Sequence[Mapping[str, tuple[float, float]]],
+        **more: Any,
     ) -> Self:
         """Of one training each, or of means over seeds, without a test over sentences.
 
@@ -223,6 +228,7 @@ class Difference:
         return cls(
             system,
             baseline,
+            name,
             len(scores),
             bleu=fmean(of["bleu"][0] for of in scores),
             chrf=fmean(of["chrf"][0] for of in scores),

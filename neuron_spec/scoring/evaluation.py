@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -28,7 +26,7 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.directions import GROUPS, UNKNOWN, Direction, language
 from neuron_spec.errors import ArtifactError, DirectionError
-from neuron_spec.pages.tables import Cell, markdown_table, percent
+from neuron_spec.pages.tables import Cell, csv_text, markdown_table, percent
 from neuron_spec.scoring.language_id import LanguageIdentifier
 from neuron_spec.scoring.logs import read_text
 from neuron_spec.scoring.metrics import DEFAULT_TOKENIZER, DirectionScore, Outputs, detokenized, score
@@ -299,7 +297,6 @@ def _as_plain(of: DirectionScore) -> dict[str, Any]:
 
 
 def _as_csv(evaluation: Evaluation) -> str:
-    text = io.StringIO()
     rows = [
         {
             "direction": str(s.direction),
@@ -310,7 +307,4 @@ def _as_csv(evaluation: Evaluation) -> str:
         }
         for s in evaluation.scores
     ]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])

@@ -72,7 +72,6 @@ def difference_table(
     return Table(header, [[*line, *cells] for line, *cells in zip(lines, *further.values(), strict=True)])
 
 
-def values_of(row: Difference, columns: Mapping[str, str] | Sequence[str]) -> dict[str, Any]:
-    """Some fields of a row, as files name them: name in the file -> field, or names that are the same in both."""
-    names = columns if isinstance(columns, Mapping) else {name: name for name in columns}
-    return {name: getattr(row, field) for name, field in names.items()}
+def values_of(row: Difference, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Some fields of a row, as files name them: name in the file -> field."""
+    return {name: getattr(row, field) for name, field in columns.items()}

@@ -299,7 +299,7 @@ def test_the_figure_has_a_panel_per_direction_and_dashes_what_was_trained_by_epi
 
 def test_episodes_are_set_against_the_same_system_trained_ordinarily(comparisons: Path) -> None:
     found = read_subnetworks(comparisons)
-    rows = {(row.system, row.shots): row for row in found.rows if row.family == "all"}
+    rows = {(row.system, row.shots): row for row in found.rows if row.name == "all"}
     assert [(row.system, row.baseline, row.shots) for row in found.episodes] == [
         ("meta-static", "static", shots) for shots in (None, 0, 20)
     ]

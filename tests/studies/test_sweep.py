@@ -78,7 +78,7 @@ def bleu(folder: Path) -> dict[str, float]:
 
 
 def test_changes_are_means_over_directions_of_differences(k_sweep: Path) -> None:
-    found = {(c.value, c.baseline, c.group): c for c in changes(read_sweep(k_sweep))}
+    found = {(c.value, c.baseline, c.name): c for c in changes(read_sweep(k_sweep))}
     assert {value for value, _, _ in found} == {9.5, 80, 100}
     for reference in ("dense", "dense-continuation"):
         before, after = (
@@ -99,7 +99,7 @@ def test_the_dense_continuation_stands_for_k_100_unless_that_was_evaluated(k_swe
         return {
             c.baseline: c.difference
             for c in changes(read_sweep(k_sweep))
-            if (c.value, c.group) == (100, "all")
+            if (c.value, c.name) == (100, "all")
         }
 
     before = at_100()
@@ -112,7 +112,7 @@ def test_the_dense_continuation_stands_for_k_100_unless_that_was_evaluated(k_swe
 def test_depths_are_ordered_as_numbers_and_compared_with_the_deepest_dense_model(depth_sweep: Path) -> None:
     sweep = read_sweep(depth_sweep)
     assert [point.value for point in sweep.points] == [2, 10]
-    found = {(c.value, c.system): c for c in changes(sweep) if c.group == "all"}
+    found = {(c.value, c.system): c for c in changes(sweep) if c.name == "all"}
     assert {c.baseline for c in found.values()} == {"dense of depth 10"}
     assert found[10, "dense"].difference == 0
     assert found[2, "dense"].difference < found[2, "specialized"].difference < 0

@@ -35,15 +35,14 @@ _ROWS = ".mask_rows"
 
 @dataclass(frozen=True)
 class Row(Difference):
-    """A system over some directions; of those trained by episodes also against the same one trained ordinarily.
+    """A system over the directions of a family, or all; of those trained by episodes also against the same one
+    trained ordinarily.
 
     Attributes:
         shots: training sentences of each direction; None for directions in the model's own training.
-        family: of the directions' other language than English, or ``all``.
     """
 
     shots: int | None = None
-    family: str = ALL
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def _how(comparison: Comparison) -> dict[str, Any]:
 
 
 def _rows(comparison: Comparison, shots: int | None) -> list[Row]:
-    return Row.of_groups(comparison, ("overall", "family"), shots=shots, family=str)
+    return Row.of_groups(comparison, ("overall", "family"), shots=shots)
 
 
 def _episodes(comparison: Comparison, shots: int | None) -> list[Row]:
@@ -175,7 +174,7 @@ def _episodes(comparison: Comparison, shots: int | None) -> list[Row]:
             {metric: (of[metric], scores[against][direction][metric]) for metric in METRICS}
             for direction, of in by_direction.items()
         ]
-        rows.append(Row.over_directions(system, against, pairs, shots=shots))
+        rows.append(Row.over_directions(system, against, ALL, pairs, shots=shots))
     return rows
 
 

@@ -23,10 +23,12 @@ from neuron_spec.studies.subnetworks.measure import Curve, Subnetworks
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 
 _KINDS = (FULL, STATIC, DYNAMIC)
-_COLUMNS = (
-    *("system", "shots", "family", "directions", "bleu", "bleu_std", "chrf", "difference", "chrf_difference"),
-    *("low", "high", "p_value", "wins", "losses"),
-)
+# Of the rows, in CSV and JSON: name -> field.
+_COLUMNS = {
+    **{"system": "system", "shots": "shots", "family": "name"},
+    **{name: name for name in ("directions", "bleu", "bleu_std", "chrf", "difference", "chrf_difference")},
+    **{name: name for name in ("low", "high", "p_value", "wins", "losses")},
+}
 # Of episodes, in the JSON: name -> field.
 _EPISODES = {
     **{"system": "system", "against": "baseline", "shots": "shots", "difference": "difference"},
@@ -38,7 +40,7 @@ def write_subnetworks(output: Path, subnetworks: Subnetworks) -> Path:
     """Write ``subnetworks.csv``, ``.json``, ``.png``, ``.svg`` and, last, ``.md``, whose path is returned."""
     rows = [values_of(row, _COLUMNS) for row in subnetworks.rows]
     lines = [[round(v, 6) if isinstance(v, float) else v for v in row.values()] for row in rows]
-    write_text(output / f"{SUBNETWORKS}.csv", csv_text(_COLUMNS, lines))
+    write_text(output / f"{SUBNETWORKS}.csv", csv_text(list(_COLUMNS), lines))
     plain = {
         "signature": subnetworks.signature,
         "rows": rows,
@@ -68,7 +70,7 @@ def write_subnetworks(output: Path, subnetworks: Subnetworks) -> Path:
 
 
 def _table(subnetworks: Subnetworks, shots: int | None) -> Table:
-    rows = {(row.system, row.family): row for row in subnetworks.rows if row.shots == shots}
+    rows = {(row.system, row.name): row for row in subnetworks.rows if row.shots == shots}
     # Of known languages the families are not the question.
     families: Sequence[str] = [] if shots is None else subnetworks.families
     by_family = {

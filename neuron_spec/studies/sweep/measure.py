@@ -70,7 +70,6 @@ class Change(Difference):
     """A system at one value against a reference, over the directions of a group."""
 
     value: float = 0
-    group: str = ""
 
 
 def read_sweep(run: Path) -> Sweep:
@@ -206,6 +205,6 @@ def _changes(
         if kind in ("overall", "group")
     }
     return [
-        Change.over_directions(system, reference, scores, value=value, group=group)
+        Change.over_directions(system, reference, group, scores, value=value)
         for group, scores in by_group.items()
     ]

@@ -26,7 +26,7 @@ _GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 _COLUMNS = {
     "system": "system",
     "reference": "baseline",
-    "group": "group",
+    "group": "name",
     "directions": "directions",
     "bleu": "bleu",
     "bleu_change": "difference",
@@ -84,14 +84,14 @@ def _draw(sweep: Sweep, rows: Sequence[Change]) -> Figure:
         label += ", and the least and most neurons dropped in a layer (%)"
     panels: dict[str, dict[str, dict[str, dict[float, Any]]]] = {name: {} for name in sweep.references}
     for row in rows:
-        if row.group != ALL:
-            lines = panels[row.baseline].setdefault(_GROUPS[row.group], {})
+        if row.name != ALL:
+            lines = panels[row.baseline].setdefault(_GROUPS[row.name], {})
             lines.setdefault(row.system, {})[row.value] = (row.difference, row.low, row.high)
     return curves.sweep_curves(panels, ticks, label)
 
 
 def _table(sweep: Sweep, rows: Sequence[Change]) -> Table:
-    groups = list(dict.fromkeys(row.group for row in rows))
+    groups = list(dict.fromkeys(row.name for row in rows))
     is_masked = rows[0].system == SPECIALIZED and any(point.dropped for point in sweep.points)
     header = [sweep.parameter, *(["dropped %", "min-max"] if is_masked else [])]
     for group in groups:
@@ -103,7 +103,7 @@ def _table(sweep: Sweep, rows: Sequence[Change]) -> Table:
             of = point.dropped
             line += [of.mean, f"{of.min:.1f}-{of.max:.1f}"] if of else [None, None]
         for group in groups:
-            (row,) = (row for row in rows if (row.value, row.group) == (point.value, group))
+            (row,) = (row for row in rows if (row.value, row.name) == (point.value, group))
             line += [row.bleu, *difference_cells(row)]
         lines.append(line)
     return Table(header, lines)
