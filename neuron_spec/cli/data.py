@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from neuron_spec.artifacts import CORPUS_CARD, hash_file, require_file
 from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
 
@@ -78,8 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import CORPUS_CARD, require_file
-
     for name, value in _DEFAULTS[args.corpus].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -89,20 +88,16 @@ def run(args: argparse.Namespace) -> None:
     if args.sentencepiece:
         require_file(args.sentencepiece, "SentencePiece model")
     build = _build_ec30 if args.corpus == "ec30" else _build_small
-    build(args, langs)
-    if not (args.corpus == "ec30" and args.plain and args.estimate):
+    if build(args, langs):
         print(args.output / CORPUS_CARD)
 
 
-def _build_small(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> None:
-    """A corpus that fits into memory."""
-    from neuron_spec.artifacts import hash_file
+def _build_small(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> bool:
+    """A corpus that fits into memory: read, unless it is there, and built."""
     from neuron_spec.corpora import build, homeassistant, iwslt14, toy
 
-    langs = list(
-        asked_langs
-        or {"toy": toy, "homeassistant": homeassistant, "iwslt14": iwslt14}[args.corpus].DEFAULT_LANGS
-    )
+    modules = {"toy": toy, "homeassistant": homeassistant, "iwslt14": iwslt14}
+    langs = list(asked_langs or modules[args.corpus].DEFAULT_LANGS)
     sizes = {"valid": args.valid_size, "test": args.test_size}
     parameters = {
         "corpus": args.corpus,
@@ -127,7 +122,7 @@ def _build_small(args: argparse.Namespace, asked_langs: Sequence[str] | None) ->
     if args.sentencepiece:
         parameters["sentencepiece"] = hash_file(args.sentencepiece)
     if build.is_built(args.output, parameters):
-        return
+        return True
     corpus = read(langs=langs, seed=args.seed)
     if corpus.leak:
         print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
@@ -138,10 +133,11 @@ def _build_small(args: argparse.Namespace, asked_langs: Sequence[str] | None) ->
         parameters=parameters,
         sentencepiece_model=args.sentencepiece,
     )
+    return True
 
 
-def _build_ec30(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> None:
-    """EC30: checked where it lies, or built from text."""
+def _build_ec30(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> bool:
+    """EC30: checked where it lies, or built from text; False where that is only estimated."""
     from neuron_spec.corpora import ec30, ec30_plain
     from neuron_spec.corpora.ec30_text import PlainText
 
@@ -158,23 +154,22 @@ def _build_ec30(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> 
         )
     if args.data_bin is not None:
         ec30.adopt_data_bin(args.data_bin, args.output, langs=langs, shards=args.shards)
-    else:
-        if args.valid is None or args.test is None:
-            raise CorpusError(
-                "--plain needs --valid and --test", mend="data/README.md says where to get them"
-            )
-        text = PlainText(args.plain, args.valid, args.test)
-        plan = ec30_plain.plan(text, langs=langs, workers=workers, learns_pieces=not args.sentencepiece)
-        print(plan, file=sys.stdout if args.estimate else sys.stderr)
-        if args.estimate:
-            return
-        ec30_plain.build(
-            text,
-            args.output,
-            langs=langs,
-            vocab_size=args.vocab_size,
-            workers=workers,
-            shards=args.shards,
-            seed=args.seed,
-            sentencepiece_model=args.sentencepiece,
-        )
+        return True
+    if args.valid is None or args.test is None:
+        raise CorpusError("--plain needs --valid and --test", mend="data/README.md says where to get them")
+    text = PlainText(args.plain, args.valid, args.test)
+    plan = ec30_plain.plan(text, langs=langs, workers=workers, learns_pieces=not args.sentencepiece)
+    print(plan, file=sys.stdout if args.estimate else sys.stderr)
+    if args.estimate:
+        return False
+    ec30_plain.build(
+        text,
+        args.output,
+        langs=langs,
+        vocab_size=args.vocab_size,
+        workers=workers,
+        shards=args.shards,
+        seed=args.seed,
+        sentencepiece_model=args.sentencepiece,
+    )
+    return True

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -159,7 +158,8 @@ def build(
         return
     work = output / "work"
     _begin(work, parameters)
-    check_disk(output, max(0, needed.disk_bytes - _bytes_below(output)))
+    bytes_here = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    check_disk(output, max(0, needed.disk_bytes - bytes_here))
 
     scanned = ec30_text.scan_all(text, langs, shards=shards, workers=workers, records=work / "scanned")
     tokenized = ec30_text.is_tokenized(scanned[langs[0], ENGLISH])
@@ -194,7 +194,7 @@ def build(
         _PartBinarizer(training, model, data_bin, work / "parts"),
         [(lang, shard) for lang in langs for shard in range(shards)],
         workers=workers,
-        lines=training.lines(ENGLISH),
+        lines=sum(training.lines.values()),
         description="encode and binarize",
     ):
         kept[lang] += counts.pop("kept")
@@ -216,7 +216,7 @@ def build(
             cleaning={lang: dict(sorted(counts.items())) for lang, counts in dropped.items()},
             notes={
                 "shards": shards,
-                "lines_read": {lang: scanned[lang, ENGLISH].lines for lang in langs},
+                "lines_read": training.lines,
                 "train_sha256": hashes_of_train,
                 "validation_sampled_from_training": {lang: len(lines) for lang, lines in sampled.items()},
                 "held_out_text": "NFC, plain spaces" + (tokenization if tokenized else ""),
@@ -238,10 +238,6 @@ def _begin(work: Path, parameters: Mapping[str, Any]) -> None:
         left.unlink()
     if not completed(begun, wanted, what="begun corpus", where=work, quiet=True):
         write_json(begun, wanted)
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 # ------------------------------------------------------------------ training text
@@ -281,13 +277,7 @@ class _TrainingText:
     ) -> None:
         self.scanned, self.sampled, self.seen = scanned, sampled, seen
         self.parts = len(next(iter(scanned.values())).offsets)
-
-    def lines(self, lang: str, part: int | None = None) -> int:
-        """How many lines a language has, in all or in a part; for English, the sum over languages."""
-        if lang == ENGLISH:
-            return sum(self.scanned[code].lines for code in self.scanned if code[1] == ENGLISH)
-        text = self.scanned[lang, ENGLISH]
-        return text.lines if part is None else text.lines_in(part)
+        self.lines = {lang: text.lines for (lang, side), text in scanned.items() if side == ENGLISH}
 
     def part(
         self, lang: str, number: int, only: Collection[int] | None = None
@@ -318,28 +308,6 @@ class _TrainingText:
         return list(islice(((text, english) for _, text, english, fault in lines if fault is None), count))
 
 
-def _sample_language(
-    text: _TrainingText, shares: Mapping[str, int], seed: int, folder: Path, lang: str
-) -> None:
-    """Write the sentences of one language, and its part of the English ones, from which pieces are learnt."""
-    target = folder / f"{lang}.txt"
-    lines = text.lines(lang)
-    if target.is_file():
-        report_progress(lines)
-        return
-    rng = random.Random(f"pieces {seed} {lang}")
-    chosen = frozenset(rng.sample(range(lines), shares[lang]))
-    chosen_english = frozenset(rng.sample(range(lines), shares[ENGLISH] * lines // text.lines(ENGLISH)))
-    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for part in range(text.parts):
-            for number, foreign, english, fault in text.part(lang, part, only=chosen | chosen_english):
-                if fault is None and number in chosen:
-                    file.write(f"{foreign}\n")
-                if fault is None and number in chosen_english:
-                    file.write(f"{english}\n")
-            report_progress(text.lines(lang, part))
-
-
 def sample_sizes(lines: Mapping[str, int], total: int = PIECES_SAMPLE) -> dict[str, int]:
     """How many sentences of each language, and of English, the pieces are learnt on: ``total`` at most.
 
@@ -355,10 +323,31 @@ def sample_sizes(lines: Mapping[str, int], total: int = PIECES_SAMPLE) -> dict[s
 def _learn_from_sample(
     text: _TrainingText, langs: Sequence[str], vocab_size: int, seed: int, workers: int, folder: Path
 ) -> bytes:
-    shares = sample_sizes({lang: text.lines(lang) for lang in langs})
-    sample = partial(_sample_language, text, shares, seed, folder)
+    shares = sample_sizes(text.lines)
+    total = sum(text.lines.values())
+
+    def write_sample(lang: str) -> None:
+        """Write sentences of one language, and its part of the English ones."""
+        lines = text.lines[lang]
+        rng = random.Random(f"pieces {seed} {lang}")
+        chosen = frozenset(rng.sample(range(lines), shares[lang]))
+        chosen_english = frozenset(rng.sample(range(lines), shares[ENGLISH] * lines // total))
+        with (
+            atomic_path(folder / f"{lang}.txt") as target,
+            target.open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            for part in range(text.parts):
+                for number, foreign, english, fault in text.part(lang, part, only=chosen | chosen_english):
+                    if fault is None and number in chosen:
+                        file.write(f"{foreign}\n")
+                    if fault is None and number in chosen_english:
+                        file.write(f"{english}\n")
+                report_progress(text.scanned[lang, ENGLISH].lines_in(part))
+
+    waiting = [lang for lang in langs if not (folder / f"{lang}.txt").is_file()]
+    lines = sum(text.lines[lang] for lang in waiting)
     for _ in in_processes(
-        sample, langs, workers=workers, lines=text.lines(ENGLISH), description="sample sentences"
+        write_sample, waiting, workers=workers, lines=lines, description="sample sentences"
     ):
         pass
     sentences = (sentence for lang in langs for sentence in read_lines(folder / f"{lang}.txt"))
@@ -408,13 +397,12 @@ class _PartBinarizer:
         return counts
 
     def _write(self, lang: str, shard: int) -> dict[str, int]:
-        prefix = self.data_bin / f"shard{shard}" / f"{TRAIN}.{lang}-{ENGLISH}"
+        folder, name = self.data_bin / f"shard{shard}", f"{TRAIN}.{lang}-{ENGLISH}"
         counts: Counter[str] = Counter(kept=0)
         lines = self.text.part(lang, shard)
         with ExitStack() as files:
-            writers = [
-                files.enter_context(writer_of(Path(f"{prefix}.{code}"), self.ids)) for code in (lang, ENGLISH)
-            ]
+            prefixes = [folder / f"{name}.{code}" for code in (lang, ENGLISH)]
+            writers = [files.enter_context(writer_of(prefix, self.ids)) for prefix in prefixes]
             while batch := list(islice(lines, _PAIRS_AT_ONCE)):
                 faults = Counter(fault for *_, fault in batch if fault)
                 fit = [(text, english) for _, text, english, fault in batch if fault is None]

@@ -116,7 +116,7 @@ def scan_all(text: PlainText, langs: Sequence[str], *, shards: int, workers: int
             where=text.train_file(lang, lang),
             mend="get the pair again: one of its files is cut short or of another version",
         )
-    return scanned
+    return {side: scanned[side] for side in sides}  # not as they were done
 
 
 def is_tokenized(english: ScannedText) -> bool:

@@ -19,7 +19,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -87,6 +87,10 @@ class _Pair:
     tests: dict[str, list[_Segment]]  # test set -> segments
     sha256: str
 
+    @property
+    def test(self) -> list[_Segment]:
+        return [segment for segments in self.tests.values() for segment in segments]
+
 
 def _fault(what: str, *, mend: str = _DOWNLOAD, **parts: object) -> CorpusError:
     """Of the user's copy, which is mended by another one."""
@@ -137,17 +141,23 @@ def read(
     require_known(langs, DEFAULT_LANGS, "languages that iwslt14 does not have")
     if split not in WAYS_TO_SPLIT:
         raise CorpusError("no such way to split iwslt14", got=split, expected=" or ".join(WAYS_TO_SPLIT))
-    pairs = _read_pairs(require_archive(archive), langs)
-    cleaning = {}
-    for lang, pair in tqdm(pairs.items(), desc="clean", mininterval=1):
-        pairs[lang], cleaning[lang] = _clean(pair)
+    packed = tqdm(
+        _packed_pairs(require_archive(archive), langs), desc="read pairs", total=len(langs), mininterval=1
+    )
+    uncleaned = {lang: _read_pair(lang, where, files) for lang, where, files in packed}
+    pairs, cleaning = {}, {}
+    for lang in tqdm(langs, desc="clean", mininterval=1):
+        pairs[lang], cleaning[lang] = _clean(uncleaned[lang])
 
-    every_23rd = _split_lass(pairs)
+    every_23rd = _split(pairs, lambda number, _: number % _VALID_EVERY == 0)
     splits = every_23rd
     if split == "talk":
-        splits, dropped = _split_talks(pairs, seed)
-        for lang, count in dropped.items():
-            cleaning[lang]["train: in a talk of the test sets"] = count
+        kept = _without_talks_of_tests(pairs)
+        held_out = _talks_to_hold_out(kept, seed)
+        splits = _split(kept, lambda _, segment: segment.talk in held_out)
+        for lang, pair in kept.items():
+            dropped = len(pairs[lang].train) - len(pair.train)
+            cleaning[lang]["train: in a talk of the test sets"] = dropped
     leak = {
         "similarity": "talks by their ids; English segments the same to the letter, in any pair's training text",
         **{f"{name}_if_every_23rd_line": counts for name, counts in _leak_report(every_23rd).items()},
@@ -166,13 +176,6 @@ def read(
 
 
 # --- Files -------------------------------------------------------------------------------------------
-
-
-def _read_pairs(archive: Path, langs: Sequence[str]) -> dict[str, _Pair]:
-    packed = _packed_pairs(archive, langs)
-    bar = tqdm(packed, desc="read pairs", total=len(langs), mininterval=1)
-    pairs = {lang: _read_pair(lang, where, files) for lang, where, files in bar}
-    return {lang: pairs[lang] for lang in langs}
 
 
 def _packed_pairs(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, bytes]]]:
@@ -424,54 +427,39 @@ def _clean(pair: _Pair) -> tuple[_Pair, Counter[str]]:
 # --- Splits ------------------------------------------------------------------------------------------
 
 
-def _test(pairs: Mapping[str, _Pair]) -> dict[str, list[_Segment]]:
-    return {
-        lang: [segment for segments in pair.tests.values() for segment in segments]
-        for lang, pair in pairs.items()
-    }
+def _split(pairs: Mapping[str, _Pair], is_for_validation: Callable[[int, _Segment], bool]) -> _Splits:
+    """Args: is_for_validation: of a training segment's number, from 1, and the segment."""
+    splits: _Splits = {TRAIN: {}, VALID: {}, TEST: {lang: pair.test for lang, pair in pairs.items()}}
+    for lang, pair in pairs.items():
+        numbered = list(enumerate(pair.train, start=1))
+        splits[TRAIN][lang] = [
+            segment for number, segment in numbered if not is_for_validation(number, segment)
+        ]
+        splits[VALID][lang] = [segment for number, segment in numbered if is_for_validation(number, segment)]
+    return splits
 
 
-def _split_lass(pairs: Mapping[str, _Pair]) -> _Splits:
-    return {
-        TRAIN: {
-            lang: [segment for number, segment in enumerate(pair.train, start=1) if number % _VALID_EVERY]
-            for lang, pair in pairs.items()
-        },
-        VALID: {lang: pair.train[_VALID_EVERY - 1 :: _VALID_EVERY] for lang, pair in pairs.items()},
-        TEST: _test(pairs),
-    }
-
-
-def _split_talks(pairs: Mapping[str, _Pair], seed: int) -> tuple[_Splits, Counter[str]]:
-    """Also how many training segments of each language are dropped as of a test talk.
-
-    A pair's training text holds none of its own test talks, but where it lacks a test set it may hold
+def _without_talks_of_tests(pairs: Mapping[str, _Pair]) -> dict[str, _Pair]:
+    """A pair's training text holds none of its own test talks, but where it lacks a test set it may hold
     the talks of that set, whose English another pair is tested on.
     """
-    test = _test(pairs)
-    test_talks = {segment.talk for segments in test.values() for segment in segments} - {""}
-    rest = {
-        lang: [segment for segment in pair.train if segment.talk not in test_talks]
+    talks = {segment.talk for pair in pairs.values() for segment in pair.test} - {""}
+    return {
+        lang: replace(pair, train=[segment for segment in pair.train if segment.talk not in talks])
         for lang, pair in pairs.items()
     }
-    if nameless := [lang for lang, segments in rest.items() if any(not s.talk for s in segments)]:
+
+
+def _talks_to_hold_out(pairs: Mapping[str, _Pair], seed: int) -> set[str]:
+    sizes = {lang: Counter(segment.talk for segment in pair.train) for lang, pair in pairs.items()}
+    if nameless := [lang for lang, talks in sizes.items() if "" in talks]:
         raise CorpusError(
             "training text without talk ids",
             where=f"train.tags.{nameless[0]}-{ENGLISH}.{nameless[0]}",
             expected="a line <talkid>...</talkid> at the head of each talk",
             mend="--split lass needs none",
         )
-    held_out = splitting.groups_to_hold_out(
-        {lang: Counter(segment.talk for segment in segments) for lang, segments in rest.items()},
-        fraction=1 / _VALID_EVERY,
-        seed=seed,
-    )
-    splits: _Splits = {
-        TRAIN: {lang: [s for s in segments if s.talk not in held_out] for lang, segments in rest.items()},
-        VALID: {lang: [s for s in segments if s.talk in held_out] for lang, segments in rest.items()},
-        TEST: test,
-    }
-    return splits, Counter({lang: len(pairs[lang].train) - len(rest[lang]) for lang in pairs})
+    return splitting.groups_to_hold_out(sizes, fraction=1 / _VALID_EVERY, seed=seed)
 
 
 def _leak_report(splits: _Splits) -> dict[str, dict[str, int]]:

@@ -117,7 +117,7 @@ class _SpecializedSide:
         self.missing_direction = "error"
         # The last item only holds mask_rows, so that no later one gets its id.
         self._lookup: tuple[tuple[Any, ...], list[int], Tensor, Tensor] | None = None
-        for layer in self._layers().values():
+        for layer in self.numbered_layers().values():
             layer.running = self.running
 
     @property
@@ -126,21 +126,11 @@ class _SpecializedSide:
         rows: Tensor | None = getattr(self, self.rows_buffer)
         return rows
 
-    def _layers(self) -> dict[str, Any]:
+    def numbered_layers(self) -> dict[str, Any]:
+        """Layer key (``encoder.layers.0``) -> the layer."""
         # Not by iterating self.layers, which skips layers at random under layer drop.
-        return dict(self.layers.named_children())  # type: ignore[attr-defined]
-
-    def ffn_layers(self) -> dict[str, SpecializedFC1]:
-        """Layer key -> its ``fc1``."""
-        return {f"{self.side}.layers.{number}": layer.fc1 for number, layer in self._layers().items()}
-
-    def attentions(self) -> dict[str, SpecializedAttention]:
-        """Site (``decoder.layers.0.encoder_attn``) -> its attention."""
-        return {
-            f"{self.side}.layers.{number}.{name}": attention
-            for number, layer in self._layers().items()
-            for name, attention in layer.attentions.items()
-        }
+        layers = self.layers.named_children()  # type: ignore[attr-defined]
+        return {f"{self.side}.layers.{number}": layer for number, layer in layers}
 
     @contextmanager
     def routed(self, direction_ids: Tensor | None, distinct_ids: Sequence[int]) -> Iterator[None]:
@@ -370,13 +360,18 @@ class NeuronSpecTransformer(TransformerModel):
     def sides(self) -> tuple[_SpecializedSide, _SpecializedSide]:
         return self.encoder, self.decoder
 
+    def numbered_layers(self) -> dict[str, Any]:
+        """Layer key (``encoder.layers.0``) -> the layer, of both sides."""
+        return self.encoder.numbered_layers() | self.decoder.numbered_layers()
+
     def ffn_layers(self) -> dict[str, SpecializedFC1]:
-        """Layer key (``encoder.layers.0``) -> its ``fc1``."""
-        return {key: fc1 for side in self.sides for key, fc1 in side.ffn_layers().items()}
+        """Layer key -> its ``fc1``."""
+        return {key: layer.fc1 for key, layer in self.numbered_layers().items()}
 
     def attentions(self) -> dict[str, SpecializedAttention]:
         """Site (``decoder.layers.0.encoder_attn``) -> its attention."""
-        return {site: attention for side in self.sides for site, attention in side.attentions().items()}
+        layers = self.numbered_layers().items()
+        return {f"{key}.{name}": module for key, layer in layers for name, module in layer.attentions.items()}
 
     def sites(self) -> dict[str, int]:
         """Every site that can be masked -> how many neurons or heads it has."""

@@ -30,6 +30,11 @@ def side_of(site: str) -> str:
     return site.partition(".")[0]
 
 
+def language_of(direction: Direction, site: str) -> str:
+    """Whose sets a site holds if they are per language: the encoder reads the source, the decoder writes the target."""
+    return direction.source if side_of(site) == "encoder" else direction.target
+
+
 def is_head_site(site: str) -> bool:
     """Whether a site is the heads of an attention, such as ``encoder.layers.0.self_attn``, and no FFN."""
     return site.endswith(ATTENTIONS)

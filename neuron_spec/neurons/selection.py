@@ -29,7 +29,7 @@ from neuron_spec.directions import (
     matching,
 )
 from neuron_spec.errors import SelectionError
-from neuron_spec.neurons.activations import ActivationCounts, is_head_site, side_of
+from neuron_spec.neurons.activations import ActivationCounts, is_head_site, language_of, side_of
 from neuron_spec.neurons.choices import DEFAULT_K, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
@@ -151,16 +151,10 @@ def by_language(profile: ActivationCounts) -> dict[str, Tensor]:
     equal languages, so that all else works as for directions."""
     pooled = {}
     for layer, counts in profile.counts.items():
-        codes = _languages(layer, profile.directions)
+        codes = [language_of(direction, layer) for direction in profile.directions]
         same = torch.tensor([[a == b for b in codes] for a in codes], dtype=torch.int64)
         pooled[layer] = same @ counts
     return pooled
-
-
-def _languages(layer: str, directions: Sequence[Direction]) -> list[str]:
-    """Whose sets a layer holds if they are per language: the encoder reads the source, the decoder writes
-    the target."""
-    return [d.source if side_of(layer) == "encoder" else d.target for d in directions]
 
 
 def select(
@@ -216,7 +210,7 @@ def matched_random(masks: NeuronMasks, seed: int) -> NeuronMasks:
     is_by_language = masks.metadata.get("neuron_sets") == "language"
     drawn = {}
     for layer, kept in masks.kept.items():
-        owners = _languages(layer, masks.directions) if is_by_language else masks.names
+        owners = [language_of(d, layer) for d in masks.directions] if is_by_language else masks.names
         drawn[layer] = torch.stack(
             [_draw(row, hash_text(str(seed), layer, owner)) for row, owner in zip(kept, owners, strict=True)]
         )

@@ -187,9 +187,9 @@ def _samples(run: Run) -> Section:
             rows = [("source", reference.sources[index])] if reference.sources is not None else []
             rows.append(("reference", reference.references[index]))
             rows += [
-                (name, own[reference.direction].hypotheses[index])
-                for name, own in outputs.items()
-                if reference.direction in own
+                (name, by_direction[reference.direction].hypotheses[index])
+                for name, by_direction in outputs.items()
+                if reference.direction in by_direction
             ]
             tables.append(Table(("", f"test sentence {index + 1}"), rows, is_text=True))
         sections.append(Section(str(reference.direction), tables, is_folded=number > 1))

@@ -15,12 +15,20 @@ from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import counted
 from neuron_spec.report.run_folder import Run, Seed
 from neuron_spec.studies.analysis.measure import Question, analyze
-from neuron_spec.studies.analysis.page import CAPTIONS, Analyses, draw, dropped_table, known, overlap_blocks
+from neuron_spec.studies.analysis.page import (
+    CAPTIONS,
+    Analyses,
+    draw,
+    dropped_table,
+    known,
+    overlap_blocks,
+    what_is_compared,
+)
 
 
 def sets(run: Run) -> list[Section]:
     analyses = [analyze(_question(run, seed), {}) for seed in run.seeds]
-    overlap = overlap_blocks(analyses)
+    overlap = [*what_is_compared(analyses[0]), *overlap_blocks(analyses)]
     if finding := _finding(analyses):
         overlap.append(Paragraph(finding))
     if any(len(of["compared"]["directions"]) > 1 for of in analyses[0]["sides"].values()):

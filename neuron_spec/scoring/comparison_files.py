@@ -147,12 +147,11 @@ def sections_of(comparison: Comparison) -> list[Section]:
     """Of each system the groups, then every direction; then how to read them."""
     sections = []
     for system in comparison.systems:
-        bleu, *others = (_groups(comparison, system, metric) for metric in METRICS)
-        details = [Section("Further means", others, is_folded=True)]
-        details += [
-            Section(f"{title}, every direction", [_directions(comparison, system, metric)], is_folded=True)
-            for metric, title in METRICS.items()
-        ]
+        bleu, chrf = (_groups(comparison, system, metric) for metric in METRICS)
+        tables = {"chrF++, means": chrf}
+        for metric, title in METRICS.items():
+            tables[f"{title}, every direction"] = _directions(comparison, system, metric)
+        details = [Section(title, [table], is_folded=True) for title, table in tables.items()]
         sections.append(Section(f"{system} against {comparison.baseline}", [bleu], details))
     return [*sections, Section("How to read this", [Bullets(_notes(comparison))], is_folded=True)]
 

@@ -16,57 +16,12 @@ from neuron_spec.corpora.build import Corpus
 from neuron_spec.errors import ArtifactError, CorpusError
 
 WORDS = {
-    "en": [
-        "lamp",
-        "door",
-        "window",
-        "garden",
-        "kitchen",
-        "motor",
-        "sensor",
-        "water",
-        "power",
-        "heat",
-        "light",
-        "cold",
-        "morning",
-        "evening",
-        "button",
-    ],
-    "de": [
-        "Leuchte",
-        "Pforte",
-        "Fenster",
-        "Wiese",
-        "Küche",
-        "Antrieb",
-        "Fühler",
-        "Wasser",
-        "Strom",
-        "Hitze",
-        "Licht",
-        "Kälte",
-        "Morgen",
-        "Abend",
-        "Taste",
-    ],
-    "nl": [
-        "schijn",
-        "deur",
-        "raam",
-        "tuin",
-        "keuken",
-        "aandrijver",
-        "voeler",
-        "nat",
-        "stroom",
-        "hitte",
-        "helder",
-        "koude",
-        "ochtend",
-        "avond",
-        "knop",
-    ],
+    lang: words.split()
+    for lang, words in {
+        "en": "lamp door window garden kitchen motor sensor water power heat light cold morning evening button",
+        "de": "Leuchte Pforte Fenster Wiese Küche Antrieb Fühler Wasser Strom Hitze Licht Kälte Morgen Abend Taste",
+        "nl": "schijn deur raam tuin keuken aandrijver voeler nat stroom hitte helder koude ochtend avond knop",
+    }.items()
 }
 COMPONENTS = 120
 SIZES = {"test": 20, "valid": 10}

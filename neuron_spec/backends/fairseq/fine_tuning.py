@@ -91,13 +91,16 @@ class FineTuning:
         self, stage: str, directions: Sequence[Direction], seed: int | None = None
     ) -> dict[str, Any]:
         """Of what ``stage`` makes of these directions' copies."""
-        data = hash_text(*(data_sha256(shard, "train", directions) for shard in self.shards))
         return signature(
             stage,
-            inputs={"checkpoint": self.checkpoint_sha256, "data": data},
+            inputs={"checkpoint": self.checkpoint_sha256, "data": self.data_sha256(directions)},
             parameters={"directions": [str(d) for d in directions], "flags": self.flags}
             | ({} if seed is None else {"seed": seed}),
         )
+
+    def data_sha256(self, directions: Sequence[Direction]) -> str:
+        """Of their training text in all shards."""
+        return hash_text(*(data_sha256(shard, "train", directions) for shard in self.shards))
 
     def seconds(self, state: dict[str, Any]) -> float:
         """How long a copy was fine-tuned; fairseq adds it up over resumes. Starting its process is not in it."""

@@ -72,10 +72,10 @@ def owned_sets(masks: NeuronMasks, side: str = "both") -> dict[str, dict[str, Te
     for layer in masks.layers:
         if side in ("both", side_of(layer)):
             sets[layer] = {}
-            for direction, own in zip(masks.directions, masks.kept[layer], strict=True):
+            for direction, kept in zip(masks.directions, masks.kept[layer], strict=True):
                 owner = owner_of(direction, masks, side_of(layer))
                 assert owner is not None
-                if not torch.equal(sets[layer].setdefault(owner, own), own):
+                if not torch.equal(sets[layer].setdefault(owner, kept), kept):
                     raise ModelError(
                         "directions of one language have different sets",
                         where=f"{layer}, {owner}",
@@ -196,15 +196,15 @@ def held_by_others(
 
     Owners of whom nothing is switched off in a layer are left out.
     """
-    found: dict[str, dict[str, float]] = {}
+    holders_by_layer: dict[str, dict[str, float]] = {}
     for layer, sets in owned_sets(masks, side).items():
         holders = torch.stack(list(sets.values())).sum(0).double()
-        found[layer] = {
+        holders_by_layer[layer] = {
             owner: (holders[neurons[layer]] - 1).mean().item()
             for owner, neurons in chosen.items()
             if layer in neurons and neurons[layer].any()
         }
-    return found
+    return holders_by_layer
 
 
 # The loss without them ------------------------------------------------------------------------

@@ -68,10 +68,10 @@ def as_csv(ablation: Ablation) -> str:
 
     def rows() -> Iterator[tuple[object, ...]]:
         for i, (direction, row) in enumerate(zip(ablation.directions, ablation.own, strict=True)):
-            own = None if row is None else ablation.owners[row]
+            owner = None if row is None else ablation.owners[row]
             for name, nats in losses:
                 loss, intact = nats[i].item(), ablation.intact[i].item()
-                yield direction, name, int(name == own), f"{loss:.6f}", f"{loss - intact:.6f}"
+                yield direction, name, int(name == owner), f"{loss:.6f}", f"{loss - intact:.6f}"
 
     return csv_text(("direction", "switched_off", "is_own", "nats_per_token", "change"), rows())
 

@@ -92,15 +92,10 @@ class _AdaptedSide:
 
     def set_adapters(self, rows: Tensor, groups: int, size: int) -> None:
         """Give every layer new adapters, which change nothing yet; ``rows`` as `AdapterGroups.rows`."""
-        for layer in self._layers().values():  # type: ignore[attr-defined]
+        for layer in self.numbered_layers().values():  # type: ignore[attr-defined]
             weight = layer.fc1.weight
             layer.adapter = Adapter(groups, weight.size(1), size).to(weight)
         self.adapter_rows = rows.to(weight.device)
-
-    def adapter_layers(self) -> dict[str, Adapter]:
-        """Layer key -> its adapters; empty before there are any."""
-        layers = {f"{self.side}.layers.{number}": layer.adapter for number, layer in self._layers().items()}  # type: ignore[attr-defined]
-        return {key: adapter for key, adapter in layers.items() if adapter is not None}
 
 
 class AdaptedEncoder(_AdaptedSide, SpecializedEncoder):
@@ -174,7 +169,8 @@ class NeuronSpecAdapters(NeuronSpecTransformer):
 
     def adapter_layers(self) -> dict[str, Adapter]:
         """Layer key (``encoder.layers.0``) -> its adapters; empty before there are any."""
-        return {key: adapter for side in self.sides for key, adapter in side.adapter_layers().items()}
+        adapters = {key: layer.adapter for key, layer in self.numbered_layers().items()}
+        return {key: adapter for key, adapter in adapters.items() if adapter is not None}
 
     def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
         """Raises: ModelError, always: a direction's row is its adapters' here."""

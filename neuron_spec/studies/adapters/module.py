@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.modules.specialized_ffn import Route
+from neuron_spec.neurons.activations import language_of
 
 ADAPTERS = ("pair", "direction", "family", "language")
 
@@ -68,7 +69,7 @@ def adapter_groups(
 
 
 def _group(kind: str, side: str, direction: Direction, families: Mapping[str, str]) -> str:
-    lang = direction.source if side == "encoder" else direction.target
+    lang = language_of(direction, side)
     if kind == "direction":
         return str(direction)
     if kind == "pair":

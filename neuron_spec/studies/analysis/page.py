@@ -112,10 +112,7 @@ def _pairs_csv(question: Question) -> str:
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
-    sides = content["sides"]
-    about = [
-        Paragraph(f"{len(content['directions'])} directions: {plain(', '.join(content['directions']))}.")
-    ]
+    sides, directions = content["sides"], content["directions"]
 
     def shown(*names: str) -> list[Picture]:
         return [pictures[name] for name in names if name in pictures]
@@ -123,9 +120,8 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
     return Section(
         "",
         [
-            *about,
-            Bullets([_compared(side, of["compared"]) for side, of in sides.items()]),
-            Paragraph("A language that stands for several directions overlaps by the mean over their pairs."),
+            Paragraph(f"{len(directions)} directions: {plain(', '.join(directions))}."),
+            *what_is_compared(content),
         ],
         [
             Section(
@@ -144,6 +140,14 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
             Section("Stability", _stability(content["stability"])),
         ],
     )
+
+
+def what_is_compared(content: Mapping[str, Any]) -> list[Block]:
+    """Which languages of which directions the overlap of each side is between."""
+    return [
+        Bullets([_compared(side, of["compared"]) for side, of in content["sides"].items()]),
+        Paragraph("A language that stands for several directions overlaps by the mean over their pairs."),
+    ]
 
 
 def _compared(side: str, what: Mapping[str, Any]) -> str:

@@ -235,8 +235,8 @@ def _one_pass(
         files = [parts / f"{name}.safetensors" for name in names]
         for row, file in enumerate(files):
             if not _is_of(file, made):
-                found = gradients.of(row, slices, bar.update)
-                save_tensors(file, {str(cell): g for cell, g in found.items()}, {"signature": dict(made)})
+                gradient = gradients.of(row, slices, bar.update)
+                save_tensors(file, {str(cell): g for cell, g in gradient.items()}, {"signature": dict(made)})
         save_tensors(done, {str(cell): _products(files, cell) for cell in slices}, {"signature": dict(made)})
     shutil.rmtree(parts, ignore_errors=True)
     tensors, _ = load_tensors(done, "products of a pass")
@@ -308,9 +308,9 @@ def disattenuated(products: Tensor) -> Tensor:
     exceed 1. NaN where a split-half cosine is below `LEAST_SPLIT_HALF`: there the divisor itself is noise.
     """
     across = across_halves(products)
-    own = across.diagonal()
-    own = own.where(own >= LEAST_SPLIT_HALF, torch.nan)
-    return across / (own[:, None] * own).sqrt()
+    split_half = across.diagonal()
+    split_half = split_half.where(split_half >= LEAST_SPLIT_HALF, torch.nan)
+    return across / (split_half[:, None] * split_half).sqrt()
 
 
 def _normalized(products: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import hash_text, signature
+    from neuron_spec.artifacts import signature
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.config import read_flags
     from neuron_spec.backends.fairseq.data_bin import data_sha256
@@ -148,8 +148,8 @@ def run(args: argparse.Namespace) -> None:
         training = FineTuning(args.path, args.data_bin, asked.directions, flags)
 
         def sign_voters(some: Sequence[Direction], seeds: Sequence[int]) -> dict[str, Any]:
-            text = hash_text(*(data_sha256(shard, "train", some) for shard in training.shards))
-            return sign(some, {"training data": text}, flags=training.flags, seeds=list(seeds))
+            text = {"training data": training.data_sha256(some)}
+            return sign(some, text, flags=training.flags, seeds=list(seeds))
 
         masks = prune_fine_tuned(
             args.output,

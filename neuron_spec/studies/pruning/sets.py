@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neuron_spec.directions import Direction
 from neuron_spec.errors import SelectionError
-from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
+from neuron_spec.neurons.activations import is_head_site, language_of, layer_order, side_of
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
@@ -51,7 +51,7 @@ def sets_of(directions: Sequence[Direction], sites: Sequence[str], neuron_sets: 
     sets = []
     for side in SIDES:
         of_side = tuple(site for site in sites if side_of(site) == side)
-        codes = [d.source if side == "encoder" else d.target for d in directions]
+        codes = [language_of(direction, side) for direction in directions]
         for code in dict.fromkeys(codes):
             rows = tuple(row for row, other in enumerate(codes) if other == code)
             sets.append(PrunedSet(f"{side} {code}", of_side, rows))

@@ -177,13 +177,11 @@ def summarize_transfer(compared: Compared, transfer: Transfer, *, seed: int) -> 
         seed: of random relabellings.
     """
     names, change = compared.names, transfer.change
-    own = change.diagonal()
     groups = {}
-    for words, pairs in compared.pairs().items():
-        rows = pairs.any(dim=1)
-        groups[words] = {
+    for kind, pairs in compared.pairs().items():
+        groups[kind] = {
             "pairs": int(pairs.sum()),
-            "own": mean_known(own[rows]),
+            "own": mean_known(change.diagonal()[pairs.any(dim=1)]),
             "others": mean_known(change[pairs]),
             "relative": mean_known(transfer.relative[pairs]),
             "harmed_fraction": mean_known((change[pairs] > 0).double()),
