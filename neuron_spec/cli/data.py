@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,25 +86,24 @@ def _build_small(args: argparse.Namespace, asked_langs: list[str] | None) -> boo
     langs = asked_langs or list(modules[args.corpus].DEFAULT_LANGS)
     sizes = {"valid": args.valid_size, "test": args.test_size}
     parameters: dict[str, Any] = {"corpus": args.corpus, "langs": langs, "seed": args.seed}
-    release: dict[str, str] = {}
-    read: Callable[..., build.Corpus]
+    options: dict[str, Any]
     if args.corpus == "iwslt14":
         if args.valid_size or args.test_size:
             raise CorpusError("iwslt14 has given test sets, and --split says how to validate")
         archive = iwslt14.require_archive(args.archive)
-        release = {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
-        read = partial(iwslt14.read, archive, split=args.split)
+        options = {"archive": archive, "split": args.split}
+        given = {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
+        parameters |= {"vocab_size": args.vocab_size, **given}
     elif args.corpus == "toy":
-        parameters["sizes"] = sizes | {"train": args.train_size}
-        read = partial(toy.read, sizes=parameters["sizes"])
+        options = {"sizes": sizes | {"train": args.train_size}}
+        parameters |= {**options, "vocab_size": args.vocab_size}
     else:
-        parameters["sizes"] = sizes
-        read = partial(homeassistant.read, args.wheel, downloads=args.downloads, sizes=sizes)
-    parameters |= {"vocab_size": args.vocab_size, **release}
+        options = {"sizes": sizes, "wheel": args.wheel, "downloads": args.downloads}
+        parameters |= {"sizes": sizes, "vocab_size": args.vocab_size}
     if args.sentencepiece:
         parameters["sentencepiece"] = hash_file(args.sentencepiece)
     if not build.is_built(args.output, parameters):
-        corpus = read(langs=langs, seed=args.seed)
+        corpus = modules[args.corpus].read(langs=langs, seed=args.seed, **options)
         if corpus.leak:
             print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
         build.build(

@@ -42,14 +42,8 @@ from neuron_spec.corpora.build import (
     write_pieces,
     write_raw,
 )
-from neuron_spec.corpora.checks import check_disk
-from neuron_spec.corpora.ec30_text import (
-    PlainText,
-    TrainingText,
-    lines_estimated,
-    read_held_out,
-    sides_of,
-)
+from neuron_spec.corpora.checks import check_disk, some
+from neuron_spec.corpora.ec30_text import PlainText, TrainingText, lines_estimated, read_held_out, sides_of
 from neuron_spec.corpora.sharding import in_processes, report_progress
 from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
@@ -87,8 +81,17 @@ def plan(text: PlainText, *, langs: Sequence[str], workers: int, learns_pieces: 
     Raises:
         CorpusError: if a file is missing; all that are missing are named.
     """
-    text.require_files(langs)
-    text_bytes = sum(text.train_file(*side).stat().st_size for side in sides_of(langs))
+    train_files = [text.train_file(*side) for side in sides_of(langs)]
+    files = [*train_files, *text.held_out_files(langs)]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise CorpusError(
+            f"{len(missing)} of EC30's text files not found",
+            got=f"no {some(missing, at_most=4)}",
+            expected="EC40's en-de.de and en-de.en, NTREX-128's newstest2019-ref.deu.txt, "
+            "FLORES-200's dev/deu_Latn.dev and devtest/deu_Latn.devtest",
+            mend="name the folders with --plain, --valid and --test, or fewer languages with --langs",
+        )
+    text_bytes = sum(file.stat().st_size for file in train_files)
     pairs = sum(lines_estimated(text.train_file(lang, ENGLISH)) for lang in langs)
     tokens = text_bytes / _TEXT_BYTES_PER_PIECE + 2 * pairs
     sampled = min(PIECES_SAMPLE, 2 * pairs) if learns_pieces else 0
@@ -155,7 +158,8 @@ def build(
     hashes = write_raw(held_out, raw)
     first_pairs = {}
     for lang in langs:
-        fit = ((foreign, english) for _, foreign, english, fault in training.all_parts(lang) if fault is None)
+        lines = training.pairs(lang, training.parts)
+        fit = ((foreign, english) for _, foreign, english, fault in lines if fault is None)
         first_pairs[lang] = list(islice(fit, LINES_PER_LANGUAGE))
     write_raw({TRAIN: first_pairs}, raw)
 
@@ -189,9 +193,7 @@ def build(
         kept[lang] += counts.pop("kept")
         dropped[lang].update(counts)
 
-    hashes_of_train = {
-        f"{ENGLISH}-{lang}.{side}": training.scanned[lang, side].sha256 for lang, side in sides_of(langs)
-    }
+    hashes_of_train = {f"{ENGLISH}-{x}.{side}": scan.sha256 for (x, side), scan in training.scanned.items()}
     train, *others = ec30.SOURCES.values()
     tokenization = (
         "; punctuation normalised and tokenised by Moses, as the training text is: score with "
@@ -257,7 +259,7 @@ def _sample(text: TrainingText, langs: Sequence[str], seed: int, workers: int, f
         chosen_english = frozenset(rng.sample(range(lines), shares[ENGLISH] * lines // total))
         sentences = []
         for part in text.parts:
-            for number, foreign, english, fault in text.part(lang, part, only=chosen | chosen_english):
+            for number, foreign, english, fault in text.pairs(lang, [part], only=chosen | chosen_english):
                 if fault is None and number in chosen:
                     sentences.append(f"{foreign}\n")
                 if fault is None and number in chosen_english:
@@ -267,10 +269,7 @@ def _sample(text: TrainingText, langs: Sequence[str], seed: int, workers: int, f
 
     waiting = [lang for lang in langs if not (folder / f"{lang}.txt").is_file()]
     lines = sum(text.lines[lang] for lang in waiting)
-    for _ in in_processes(
-        write_sample, waiting, workers=workers, lines=lines, description="sample sentences"
-    ):
-        pass
+    list(in_processes(write_sample, waiting, workers=workers, lines=lines, description="sample sentences"))
     for lang in langs:
         yield from read_lines(folder / f"{lang}.txt")
 
@@ -312,7 +311,7 @@ class _PartBinarizer:
         folder = self.data_bin / f"shard{shard}"
         prefixes = [folder / f"{TRAIN}.{lang}-{ENGLISH}.{code}" for code in (lang, ENGLISH)]
         counts: Counter[str] = Counter(kept=0)
-        lines = self.text.part(lang, shard)
+        lines = self.text.pairs(lang, [shard])
         with ExitStack() as files:
             writers = [files.enter_context(writer_of(prefix, self.ids)) for prefix in prefixes]
             while batch := list(islice(lines, _PAIRS_AT_ONCE)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neuron_spec.artifacts import read_json, write_json
 from neuron_spec.corpora.build import TEST, VALID, Pairs
-from neuron_spec.corpora.checks import decoded_text, normalize, require_equal, some
+from neuron_spec.corpora.checks import decoded_text, normalize, require_equal
 from neuron_spec.corpora.ec30 import LANGUAGES
 from neuron_spec.corpora.sharding import ScannedText, in_processes, report_progress, scan
 from neuron_spec.directions import ENGLISH
@@ -60,18 +60,6 @@ class PlainText:
         in_ntrex = [ENGLISH, *(lang for lang in langs if LANGUAGES[lang].ntrex)]
         tests = [file for lang in (ENGLISH, *langs) for file in self.test_files(lang)]
         return [*map(self.valid_file, in_ntrex), *tests]
-
-    def require_files(self, langs: Sequence[str]) -> None:
-        """Raises: CorpusError if a file is missing; all that are missing are named."""
-        wanted = [self.train_file(*side) for side in sides_of(langs)] + self.held_out_files(langs)
-        if missing := [str(file) for file in wanted if not file.is_file()]:
-            raise CorpusError(
-                f"{len(missing)} of EC30's text files not found",
-                got=f"no {some(missing, at_most=4)}",
-                expected="EC40's en-de.de and en-de.en, NTREX-128's newstest2019-ref.deu.txt, "
-                "FLORES-200's dev/deu_Latn.dev and devtest/deu_Latn.devtest",
-                mend="name the folders with --plain, --valid and --test, or fewer languages with --langs",
-            )
 
 
 def lines_estimated(file: Path) -> int:
@@ -142,24 +130,19 @@ class TrainingText:
             english = (english for pairs in by_lang.values() for _, english in pairs)
             self._held_out[split] = {**keys, ENGLISH: frozenset(map(sentence_key, english))}
 
-    def part(
-        self, lang: str, number: int, only: Collection[int] | None = None
+    def pairs(
+        self, lang: str, parts: Iterable[int], only: Collection[int] | None = None
     ) -> Iterator[tuple[int, str, str, str | None]]:
-        """(line number, text in the language, English text, fault) of each line of a part, or of ``only`` some."""
+        """(line number, text in the language, English text, fault) of each line of the parts, or of ``only`` some."""
         sampled = self.sampled.get(lang, ())
         sides = [self.scanned[lang, side] for side in (lang, ENGLISH)]
-        lines = zip(*(side.part(number) for side in sides), strict=True)
-        for line, pair in enumerate(lines, start=sides[0].first_lines[number]):
-            if only is None or line in only:
-                text, english = map(normalize, pair)
-                fault = "sampled for validation" if line in sampled else self._fault(lang, text, english)
-                yield line, text, english, fault
-
-    def all_parts(
-        self, lang: str, only: Collection[int] | None = None
-    ) -> Iterator[tuple[int, str, str, str | None]]:
-        """What `part` gives, of one part after the other."""
-        return (line for number in self.parts for line in self.part(lang, number, only))
+        for part in parts:
+            lines = zip(*(side.part(part) for side in sides), strict=True)
+            for line, pair in enumerate(lines, start=sides[0].first_lines[part]):
+                if only is None or line in only:
+                    text, english = map(normalize, pair)
+                    fault = "sampled for validation" if line in sampled else self._fault(lang, text, english)
+                    yield line, text, english, fault
 
     def _fault(self, lang: str, text: str, english: str) -> str | None:
         if not (text and english):
@@ -210,7 +193,7 @@ def read_held_out(
     test_english = prepared(ENGLISH, text.test_files(ENGLISH))
     for lang in langs:
         if lang in training.sampled:
-            lines = training.all_parts(lang, only=training.sampled[lang])
+            lines = training.pairs(lang, training.parts, only=training.sampled[lang])
             held_out[VALID][lang] = [
                 (foreign, english) for _, foreign, english, _ in lines if foreign and english
             ]
@@ -235,13 +218,8 @@ def _moses(lang: str) -> Callable[[str], str]:
             mend="pip install sacremoses",
         ) from error
     normalizer, tokenizer = MosesPunctNormalizer(lang=lang), MosesTokenizer(lang=lang)
-
-    def prepare(line: str) -> str:
-        return tokenizer.tokenize(
-            normalizer.normalize(normalize(line)), aggressive_dash_splits=True, escape=False, return_str=True
-        )
-
-    return prepare
+    options = {"aggressive_dash_splits": True, "escape": False, "return_str": True}
+    return lambda line: tokenizer.tokenize(normalizer.normalize(normalize(line)), **options)
 
 
 # Serbian is written in both scripts, letter for letter.

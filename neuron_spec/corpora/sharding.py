@@ -102,22 +102,20 @@ def report_progress(number: int) -> None:
 
 def _start_worker(task: Callable[[Any], Any], counter: Any) -> None:
     global _task, _count
-    _task = task
 
     def count(number: int) -> None:
         with counter.get_lock():
             counter.value += number
 
-    _count = count
+    def exit_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    _task, _count = task, count
     # A parent that is killed cannot stop its workers: they stop by themselves.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def _run_task(job: Any) -> Any:
