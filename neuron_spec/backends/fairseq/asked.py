@@ -28,7 +28,6 @@ from neuron_spec.neurons.pairs import Compared, overlap_of
 from neuron_spec.statistics import NothingToCompare
 
 Loaded = TypeVar("Loaded")
-MORE_MASKS = "name fewer --lang-pairs, or profile and select these too"
 
 
 @dataclass(frozen=True)
@@ -148,11 +147,10 @@ class Asked:
             ModelError: if they are not.
         """
         end = ".fc1.weight"
-        weights = self.state["model"].items()
-        masks.require_fit(
-            {key.removesuffix(end): len(value) for key, value in weights if key.endswith(end)}, where=file
-        )
-        masks.require_directions(self.directions, file, MORE_MASKS)
+        weights = {key: value for key, value in self.state["model"].items() if key.endswith(end)}
+        masks.require_fit({key.removesuffix(end): len(fc1) for key, fc1 in weights.items()}, where=file)
+        mend = "name fewer --lang-pairs, or profile and select these too"
+        masks.require_directions(self.directions, file, mend)
         profiled = masks.metadata.get("checkpoint_sha256")
         if profiled is None or allow_other_checkpoint or self.is_specialized:
             return
@@ -218,13 +216,10 @@ class AskedThroughMasks(Asked):
                 got=f"--masks {args.masks}",
                 mend="drop --masks, or name the file as --overlap",
             )
-        masks, overlap = (
-            file and NeuronMasks.load(file) for file in (args.masks, args.overlap or args.masks)
-        )
-        for file, loaded in ((args.masks, masks), (args.overlap, overlap)):
-            if file:
-                asked.require_masks(loaded, file, allow_other_checkpoint=args.allow_other_checkpoint)
-        return replace(asked, masks=masks, overlap=overlap)
+        loaded = {file: NeuronMasks.load(file) for file in (args.masks, args.overlap) if file}
+        for file, masks in loaded.items():
+            asked.require_masks(masks, file, allow_other_checkpoint=args.allow_other_checkpoint)
+        return replace(asked, masks=loaded.get(args.masks), overlap=loaded.get(args.overlap or args.masks))
 
     @property
     def inputs(self) -> dict[str, str]:
