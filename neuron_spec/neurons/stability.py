@@ -107,8 +107,7 @@ def iou_per_direction(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         float64 `[N]`, a fraction; two empty sets count as equal (1).
     """
-    shared, union = (first & second).sum(dim=1), (first | second).sum(dim=1)
-    return torch.where(union == 0, 1.0, shared.double() / union.clamp(min=1))
+    return pairwise_iou(first, second).diagonal()
 
 
 def iou_with_other_languages(first: Tensor, second: Tensor, compared: Compared) -> float:
