@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from neuron_spec.artifacts import hash_state
-from neuron_spec.backends.fairseq.checkpoints import (
-    is_specialized,
-    masks_of,
-    read_checkpoint,
-    task_args,
-    token_flags,
-    weights_sha256,
-)
+from neuron_spec.backends.fairseq import checkpoints
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
 from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.corpora.build import card_of
@@ -68,8 +61,8 @@ class Asked:
             DirectionError: if the checkpoint does not know a language.
             NothingToCompare: if directions are compared, and there is only one.
         """
-        state = read_checkpoint(path)
-        trained = task_args(state, path)
+        state = checkpoints.read_checkpoint(path)
+        trained = checkpoints.task_args(state, path)
         directions = parse_directions(
             lang_pairs if isinstance(lang_pairs, str) else map(str, lang_pairs or trained.lang_pairs)
         )
@@ -103,17 +96,17 @@ class Asked:
 
     @property
     def is_specialized(self) -> bool:
-        return is_specialized(self.state)
+        return checkpoints.is_specialized(self.state)
 
     @cached_property
     def checkpoint_sha256(self) -> str:
         """Of the weights, masks apart."""
-        return weights_sha256(self.state)
+        return checkpoints.weights_sha256(self.state)
 
     @cached_property
     def masks_sha256(self) -> str:
         """Of the masks that the checkpoint carries; of adapters and the like too, which decide who runs through what."""
-        return hash_state(masks_of(self.state))
+        return hash_state(checkpoints.masks_of(self.state))
 
     def data_sha256(self, subset: str | None = None) -> str:
         """Of the files of a subset; None: of the one that is measured on."""
@@ -182,7 +175,7 @@ class Asked:
             path or self.path,
             self.data_bin,
             directions or self.directions,
-            token_flags=token_flags(self.trained),
+            token_flags=checkpoints.token_flags(self.trained),
             **options,
         )
 
@@ -235,7 +228,7 @@ class AskedThroughMasks(Asked):
 
     @property
     def pairs(self) -> Compared:
-        overlap = None if self.overlap is None else overlap_of(self.overlap, self.directions)
+        overlap = overlap_of(self.overlap, self.directions) if self.overlap else None
         return Compared(self.directions, self.families, overlap)
 
     def load_through_masks(self, args: argparse.Namespace) -> TeacherForced:
