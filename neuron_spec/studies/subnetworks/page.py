@@ -15,9 +15,9 @@ from neuron_spec.pages import style
 from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, write_pictures
 from neuron_spec.pages.tables import Cell, csv_text, shown_p, signed
+from neuron_spec.scoring.comparison_files import difference_table
 from neuron_spec.scoring.evaluation import ALL
 from neuron_spec.scoring.systems import DYNAMIC, FULL, META, STATIC
-from neuron_spec.scoring.tables import difference_table, values_of
 from neuron_spec.studies.subnetworks.measure import Curve, Subnetworks
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
@@ -38,13 +38,13 @@ _EPISODES = {
 
 def write_subnetworks(output: Path, subnetworks: Subnetworks) -> Path:
     """Write ``subnetworks.csv``, ``.json``, ``.png``, ``.svg`` and, last, ``.md``, whose path is returned."""
-    rows = [values_of(row, _COLUMNS) for row in subnetworks.rows]
+    rows = [row.values(_COLUMNS) for row in subnetworks.rows]
     lines = [[round(v, 6) if isinstance(v, float) else v for v in row.values()] for row in rows]
     write_text(output / f"{SUBNETWORKS}.csv", csv_text(list(_COLUMNS), lines))
     plain = {
         "signature": subnetworks.signature,
         "rows": rows,
-        "episodes": [values_of(row, _EPISODES) for row in subnetworks.episodes],
+        "episodes": [row.values(_EPISODES) for row in subnetworks.episodes],
         "masks": {name: asdict(of) for name, of in subnetworks.masks.items()},
         "curves": {name: [asdict(curve) for curve in of] for name, of in subnetworks.curves.items()},
     }

@@ -14,9 +14,9 @@ from neuron_spec.pages import curves
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, write_pictures
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text
+from neuron_spec.scoring.comparison_files import difference_cells
 from neuron_spec.scoring.evaluation import ALL, Evaluation
 from neuron_spec.scoring.systems import CONTINUATION, SPECIALIZED
-from neuron_spec.scoring.tables import difference_cells, values_of
 from neuron_spec.studies.sweep.measure import PARAMETERS, Change, Sweep, changes
 
 SWEEP = "sweep"  # .csv, .md, .png, .svg
@@ -63,7 +63,7 @@ def _as_csv(sweep: Sweep, rows: Sequence[Change]) -> str:
     lines = []
     for row in rows:
         of = dropped[row.value] if row.system == SPECIALIZED else None
-        cells = [*values_of(row, _COLUMNS).values(), *(of and getattr(of, name) for name in _DROPPED)]
+        cells = [*row.values(_COLUMNS).values(), *(of and getattr(of, name) for name in _DROPPED)]
         lines.append([f"{row.value:g}", *map(_four_decimals, cells)])
     return csv_text([sweep.parameter, *_COLUMNS, *(f"dropped_{name}_percent" for name in _DROPPED)], lines)
 

@@ -9,7 +9,7 @@ from typing import Any
 from neuron_spec.artifacts import write_json, write_text
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown
 from neuron_spec.pages.tables import Cell, csv_text
-from neuron_spec.scoring.tables import difference_table, values_of
+from neuron_spec.scoring.comparison_files import difference_table
 from neuron_spec.studies.systems.measure import Cost, Systems
 
 SYSTEMS = "systems"  # .md, .csv, .json
@@ -23,7 +23,7 @@ _SCORES = {
 
 def write_systems(output: Path, systems: Systems) -> Path:
     """Write ``systems.csv``, ``.json`` and, last, ``.md``, whose path is returned."""
-    scores = {name: values_of(row, _SCORES) for name, row in systems.scores.items()}
+    scores = {name: row.values(_SCORES) for name, row in systems.scores.items()}
     lines = [
         [name, *map(_rounded, [*values.values(), *asdict(systems.costs[name]).values()])]
         for name, values in scores.items()
