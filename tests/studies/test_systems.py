@@ -31,8 +31,7 @@ from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
 from neuron_spec.studies.bilingual import measure as bilingual
 from neuron_spec.studies.lass.weight_masks import WeightMasks
-from neuron_spec.studies.systems.measure import parameters_of, read_systems, trained_of
-from neuron_spec.studies.systems.page import write_systems
+from neuron_spec.studies.systems.measure import parameters_of, read_systems, trained_of, write_systems
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "scripts" / "experiments"
