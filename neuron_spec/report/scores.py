@@ -13,9 +13,8 @@ from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
 from neuron_spec.report.run_folder import Run
 from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import METRICS, Comparison, GroupComparison
-from neuron_spec.scoring.comparison_files import sections_of
+from neuron_spec.scoring.comparison_files import group_cells, sections_of, spread
 from neuron_spec.scoring.systems import SPECIALIZED
-from neuron_spec.scoring.tables import group_cells, spread
 from neuron_spec.statistics import OverSeeds
 
 
