@@ -37,7 +37,6 @@ SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 KNOWN = f"against-{FULL}"
 
 _SHOTS = re.compile(r"shots-(\d+)")
-_ROWS = ".mask_rows"
 _KINDS = (FULL, STATIC, DYNAMIC)
 _MASKS = ("neurons kept", "heads kept", "IoU of two directions", f"moved from {STATIC}")
 # Of the rows, in CSV and JSON: name -> field.
@@ -79,6 +78,13 @@ class Masks:
     heads_kept: float | None
     overlap: float
     moved: float
+
+    @classmethod
+    def of(cls, masks: Mapping[str, Tensor], static: Mapping[str, Tensor]) -> Masks:
+        heads = {site: kept for site, kept in masks.items() if site.endswith(".head_mask")}
+        neurons = {site: kept for site, kept in masks.items() if site not in heads}
+        fractions = [kept_fraction(kind) if kind else None for kind in (neurons, heads)]
+        return cls(fractions[0], fractions[1], mean_overlap(masks), churn(static, masks))
 
 
 @dataclass(frozen=True)
@@ -146,11 +152,15 @@ def read_subnetworks(
             )
     systems = [known.baseline, *known.systems]
     inputs = {places[n].name: hash_file(file) for n, file in files.items()}
-    masks = {}
-    if seed is not None:
-        states = {name: read_masks(seed / name / checkpoint) for name in systems}
-        inputs |= {f"masks of {name}": hash_state(of) for name, of in states.items() if of}
-        masks = {name: _describe(of, states.get(STATIC, of)) for name, of in states.items() if of}
+    # Of each system that has any: site -> bool `[N, F]`, rows in the order that all with the same start have.
+    kept: dict[str, dict[str, Tensor]] = {}
+    checkpoints = {name: seed / name / checkpoint for name in systems} if seed else {}
+    for name, path in checkpoints.items():
+        file = require_file(path, "checkpoint", "train the system, or leave out --seed")
+        buffers = masks_of(read_checkpoint(file))
+        if masks := {site: of for site, of in buffers.items() if not site.endswith(".mask_rows")}:
+            kept[name] = masks
+            inputs[f"masks of {name}"] = hash_state(masks)
     first = by_shots[0]
     return Subnetworks(
         systems=systems,
@@ -161,8 +171,8 @@ def read_subnetworks(
             row for n, each in every.items() for row in Row.of_groups(each, ("overall", "family"), shots=n)
         ],
         episodes=[row for n, comparison in every.items() for row in _episodes(comparison, n)],
-        masks=masks,
-        curves={name: _curves(dict(zip(numbers, by_shots, strict=True)), name) for name in systems},
+        masks={name: Masks.of(masks, kept.get(STATIC, masks)) for name, masks in kept.items()},
+        curves=_curves(dict(zip(numbers, by_shots, strict=True))),
         signature=signature(
             SUBNETWORKS, inputs=inputs, parameters={"baseline": systems[0], "shots": numbers}
         ),
@@ -192,39 +202,20 @@ def _episodes(comparison: Comparison, shots: int | None) -> list[Row]:
     return rows
 
 
-def _curves(by_shots: Mapping[int, Comparison], system: str) -> list[Curve]:
-    curves: dict[str, Curve] = {}
+def _curves(by_shots: Mapping[int, Comparison]) -> dict[str, list[Curve]]:
+    curves: dict[str, dict[str, Curve]] = {}
     for n, comparison in by_shots.items():
-        is_baseline = system == comparison.baseline
         for row in comparison.directions:
-            if row.metric != "bleu" or not (is_baseline or row.system == system):
-                continue
-            new = Curve(str(row.direction), str(row.family), [{} for _ in row.seeds])
-            curve = curves.setdefault(new.direction, new)
-            for line, seed in zip(curve.scores, row.seeds, strict=True):
-                line[n] = seed.baseline if is_baseline else seed.score
-    return list(curves.values())
-
-
-def read_masks(path: Path) -> dict[str, Tensor]:
-    """Site -> bool ``[N, F]``, rows in the order that all checkpoints with the same start have; empty if dense.
-
-    Raises:
-        ArtifactError: if the checkpoint is missing or damaged.
-    """
-    state = read_checkpoint(require_file(path, "checkpoint", "train the system, or leave out --seed"))
-    return {key: value for key, value in masks_of(state).items() if not key.endswith(_ROWS)}
-
-
-def _describe(masks: Mapping[str, Tensor], static: Mapping[str, Tensor]) -> Masks:
-    heads = {site: kept for site, kept in masks.items() if site.endswith(".head_mask")}
-    neurons = {site: kept for site, kept in masks.items() if site not in heads}
-    return Masks(
-        neurons_kept=kept_fraction(neurons) if neurons else None,
-        heads_kept=kept_fraction(heads) if heads else None,
-        overlap=mean_overlap(masks),
-        moved=churn(static, masks),
-    )
+            scores = {
+                comparison.baseline: [of.baseline for of in row.seeds],
+                row.system: [of.score for of in row.seeds],
+            }
+            for system, of_seeds in scores.items() if row.metric == "bleu" else ():
+                new = Curve(str(row.direction), str(row.family), [{} for _ in of_seeds])
+                curve = curves.setdefault(system, {}).setdefault(new.direction, new)
+                for line, score in zip(curve.scores, of_seeds, strict=True):
+                    line[n] = score
+    return {system: list(of.values()) for system, of in curves.items()}
 
 
 # The page -------------------------------------------------------------------------------------
