@@ -97,8 +97,7 @@ class TeacherForced:
         if self.model.has_masks:
             self.model.masks(task.langs).require_directions(directions, where=path)
         self._criterion = CrossEntropyCriterion(task, sentence_avg=False)
-        self._data_bin, self._max_tokens = data_bin, max_tokens
-        self.directions = list(directions)
+        self._data_bin, self._max_tokens, self.directions = data_bin, max_tokens, list(directions)
         is_frozen = getattr(saved.model, "base", None) == "frozen"
         self.trained: dict[str, nn.Parameter] = {
             name: parameter
@@ -129,11 +128,13 @@ class TeacherForced:
         task.args.data = str(folder_with(self._data_bin, subset))
         # As a set for validation, each sentence once: training sets are else sampled by temperature.
         dataset = task.data_manager.load_dataset(subset, training=False, epoch=1)
-        sizes = [*map(len, dataset.datasets)]
-        starts = np.cumsum(sizes) - sizes
-        chosen = np.concatenate(
-            [start + _spread(size, sentences, part) for start, size in zip(starts, sizes, strict=True)]
-        )
+        start, spread = 0, []
+        for size in map(len, dataset.datasets):
+            count = size if sentences is None else min(size, sentences)
+            turns = torch.arange(count)
+            spread.append(start + (turns * size // max(1, count))[part.holds(turns)].numpy())
+            start += size
+        chosen = np.concatenate(spread)
         longest = utils.resolve_max_positions(task.max_positions(), self.model.max_positions())
         chosen = task.filter_indices_by_size(chosen, dataset, longest, ignore_invalid_inputs=True)
         row_of = {direction_id(d, task.langs): row for row, d in enumerate(self.directions)}
@@ -182,13 +183,6 @@ class TeacherForced:
         """The batch's sum, in nats."""
         loss: Tensor = self._criterion(self.model, batch)[0]
         return loss
-
-
-def _spread(size: int, sentences: int | None, part: Part) -> np.ndarray:
-    """Indices of sentences of a set of ``size``, spread evenly and dealt to parts in turns."""
-    count = size if sentences is None else min(size, sentences)
-    turns = torch.arange(count)
-    return (turns * size // max(1, count))[part.holds(turns)].numpy()
 
 
 def measured_rows(
