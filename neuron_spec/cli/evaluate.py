@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuron_spec.arguments import add_device, add_translating
 from neuron_spec.artifacts import (
@@ -31,9 +31,6 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.directions import ENGLISH, Direction
 from neuron_spec.errors import NeuronSpecError
-
-if TYPE_CHECKING:
-    from neuron_spec.scoring.language_id import LanguageIdentifier
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +92,9 @@ def _score_logs(args: argparse.Namespace) -> None:
 
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.corpora.build import card_of, raw_texts
+    from neuron_spec.corpora.build import card_of, raw_file, raw_texts
     from neuron_spec.scoring.evaluation import evaluate, is_evaluated, write_evaluation
+    from neuron_spec.scoring.language_id import LanguageIdentifier
     from neuron_spec.scoring.metrics import Outputs
 
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
@@ -125,12 +123,17 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     for direction, (hypotheses, references) in _translate(args, directions, made).items():
         sources, references = raw.get(direction, (None, references))
         outputs.append(Outputs(direction, hypotheses, references, sources))
-    card = card_of(args.data_bin) or {}
+    card, identifier = card_of(args.data_bin) or {}, None
+    if card:  # it learns each of the corpus' languages from its own training text
+        foreign = [lang for lang in card["langs"] if lang != ENGLISH]
+        pairs = {lang: foreign[0] if lang == ENGLISH else lang for lang in card["langs"]}
+        files = {lang: raw_file(args.data_bin, "train", pair, ENGLISH, lang) for lang, pair in pairs.items()}
+        identifier = LanguageIdentifier().fit({lang: read_lines(file) for lang, file in files.items()})
     evaluation = evaluate(
         outputs,
         signature=made,
         official=args.official_scoring,
-        language_id=_language_identifier(args.data_bin, card["langs"]) if card else None,
+        language_id=identifier,
         families=card.get("families"),
         tiers=card.get("tiers"),
     )
@@ -143,12 +146,9 @@ def _translate(
     """Hypotheses and the data-bin's references; directions translated before a kill are read back."""
     from neuron_spec.backends.fairseq.generation import Translator
 
-    flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
-    flags += ["--cpu"] if args.cpu else []
-    flags += [] if args.dtype == "fp32" else [f"--{args.dtype}"]
-    translator = Translator(
-        args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags]
-    )
+    flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens), *["--cpu"] * args.cpu]
+    flags += [*([] if args.dtype == "fp32" else [f"--{args.dtype}"]), *args.fairseq_flags]
+    translator = Translator(args.path, args.data_bin, directions, args.gen_subset, flags)
     write_json(args.output / SIGNATURE, made)  # from here on the folder is this evaluation's
     texts = {}
     for direction in directions:
@@ -158,15 +158,3 @@ def _translate(
         references = translator.references(direction) if args.references == "data-bin" else []
         texts[direction] = read_lines(path), references
     return texts
-
-
-def _language_identifier(data_bin: Path, langs: Sequence[str]) -> LanguageIdentifier:
-    """Learns each of the corpus' languages from its own training text."""
-    from neuron_spec.corpora.build import raw_file
-    from neuron_spec.scoring.language_id import LanguageIdentifier
-
-    first = next(lang for lang in langs if lang != ENGLISH)
-    pairs = {lang: first if lang == ENGLISH else lang for lang in langs}
-    return LanguageIdentifier().fit(
-        {lang: read_lines(raw_file(data_bin, "train", pair, ENGLISH, lang)) for lang, pair in pairs.items()}
-    )

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 
@@ -157,7 +156,11 @@ def build(
     if is_built(output, parameters):
         return
     work = output / "work"
-    _begin(work, parameters)
+    for left in output.rglob(".*.tmp"):  # of workers that were killed
+        left.unlink()
+    wanted = signature("data", inputs={}, parameters=parameters)
+    if not completed(work / SIGNATURE, wanted, what="begun corpus", where=work, quiet=True):
+        write_json(work / SIGNATURE, wanted)
     bytes_here = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     check_disk(output, max(0, needed.disk_bytes - bytes_here))
 
@@ -228,16 +231,6 @@ def build(
         parameters=parameters,
     )
     shutil.rmtree(work)
-
-
-def _begin(work: Path, parameters: Mapping[str, Any]) -> None:
-    """Raises: ArtifactError if a build with other settings was begun here."""
-    begun = work / SIGNATURE
-    wanted = signature("data", inputs={}, parameters=parameters)
-    for left in work.parent.rglob(".*.tmp"):  # of workers that were killed
-        left.unlink()
-    if not completed(begun, wanted, what="begun corpus", where=work, quiet=True):
-        write_json(begun, wanted)
 
 
 # ------------------------------------------------------------------ training text

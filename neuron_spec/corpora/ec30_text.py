@@ -121,11 +121,8 @@ def scan_all(text: PlainText, langs: Sequence[str], *, shards: int, workers: int
 
 def is_tokenized(english: ScannedText) -> bool:
     """Whether most final punctuation of the training text stands apart, as Moses' tokenizer leaves it."""
-    ends = [
-        line.rstrip()[-2:]
-        for line in islice(english.part(0), 2000)
-        if line.rstrip().endswith((".", "?", "!"))
-    ]
+    lines = (line.rstrip() for line in islice(english.part(0), 2000))
+    ends = [line[-2:] for line in lines if line.endswith((".", "?", "!"))]
     return sum(end[0] == " " for end in ends if len(end) == 2) > len(ends) / 2
 
 

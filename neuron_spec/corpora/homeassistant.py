@@ -160,7 +160,7 @@ def read(
     langs: Sequence[str] = DEFAULT_LANGS,
     sizes: Mapping[str, int],
     seed: int,
-    downloads: Path = Path("downloads"),
+    downloads: Path = Path(),
 ) -> Corpus:
     """Read, clean and split.
 

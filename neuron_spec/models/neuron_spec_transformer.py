@@ -285,10 +285,12 @@ class NeuronSpecTransformer(TransformerModel):
     """fairseq's transformer with specialized FFNs and attentions.
 
     Attributes:
+        no_masks: why neuron masks are refused, by a model of other parts.
         dynamics: what moves the masks in training, if anything; its state travels in checkpoints.
     """
 
     masks_flag = "--neuron-masks"
+    no_masks: str | None = None
     encoder_class: type[SpecializedEncoder] = SpecializedEncoder
     decoder_class: type[SpecializedDecoder] = SpecializedDecoder
     dynamics: nn.Module | None
@@ -402,13 +404,20 @@ class NeuronSpecTransformer(TransformerModel):
     ) -> None:
         """For models that add parts of their own: called before training only, as a checkpoint brings its parts."""
 
+    def require_takes_masks(self, got: str) -> None:
+        """Raises: ModelError if a model of other parts, such as adapters, is given neuron masks."""
+        if self.no_masks is not None:
+            raise ModelError(self.no_masks, got=got, mend="use an architecture of neuron_spec_transformer")
+
     def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
         """Specialize the model, at all sites: those that the masks do not name become dense.
 
         Raises:
-            ModelError: if the masks are for other sites or sizes, or of neurons and the activation is not ReLU.
+            ModelError: if the masks are for other sites or sizes, or of neurons and the activation is not ReLU; or
+                if the model takes none.
             DirectionError: if the masks name a language that is not in ``langs``.
         """
+        self.require_takes_masks("--neuron-masks")
         if masks.layers:
             self.require_relu()
         masks.require_fit(self.sites())

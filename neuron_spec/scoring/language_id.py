@@ -77,10 +77,8 @@ class LanguageIdentifier:
         """
         if not self.languages:
             raise CorpusError("this language identifier has learned nothing", mend="call fit first")
-        found: list[str] = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            found += self._identify_batch(texts[start : start + _TEXTS_AT_ONCE])
-        return found
+        batches = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
+        return [language for batch in batches for language in self._identify_batch(batch)]
 
     def _identify_batch(self, texts: Sequence[str]) -> list[str]:
         code_points = _code_points(texts)

@@ -37,7 +37,15 @@ def read_flags(path: str | os.PathLike[str], gpus: int | None = None) -> list[st
     flags: list[str] = []
     for key, value in config.items():
         flags += _flag(path, key, value)
-    _require_known(path, flags)
+    from neuron_spec.backends.fairseq.commands import unknown_training_flags  # loads fairseq
+
+    if unknown := unknown_training_flags(flags):
+        raise ArtifactError(
+            "config file has keys that fairseq-train does not know",
+            where=path,
+            got=", ".join(unknown),
+            mend="a key is a flag of fairseq-train without its two hyphens",
+        )
     return flags
 
 
@@ -130,15 +138,3 @@ def _flag(path: object, key: Any, value: Any) -> list[str]:
     if value is True:
         return [f"--{key}"]
     return [] if value is False else [f"--{key}", str(value)]
-
-
-def _require_known(path: object, flags: list[str]) -> None:
-    from neuron_spec.backends.fairseq.commands import unknown_training_flags
-
-    if unknown := unknown_training_flags(flags):
-        raise ArtifactError(
-            "config file has keys that fairseq-train does not know",
-            where=path,
-            got=", ".join(unknown),
-            mend="a key is a flag of fairseq-train without its two hyphens",
-        )

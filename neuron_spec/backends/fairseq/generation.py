@@ -55,8 +55,9 @@ class Translator:
             *("--source-lang", directions[0].source, "--target-lang", directions[0].target),
             *("--gen-subset", subset, "--skip-invalid-size-inputs-valid-test", *flags),
         )
-        dtype = _dtype(self.cfg.common)
-        self._cuda = torch.cuda.is_available() and not self.cfg.common.cpu
+        common = self.cfg.common
+        dtype = torch.float16 if common.fp16 else torch.bfloat16 if common.bf16 else torch.float32
+        self._cuda = torch.cuda.is_available() and not common.cpu
         self.models, _ = checkpoint_utils.load_model_ensemble([str(path)], task=self._task(directions[0]))
         for model in self.models:
             model.prepare_for_inference_(self.cfg)
@@ -108,12 +109,6 @@ class Translator:
         language_token = task.data_manager.get_decoder_langtok(direction.target, specification)
         strip = {task.target_dictionary.eos(), language_token} - {None}
         return [_text(dataset[i]["target"], task.target_dictionary, strip) for i in range(len(dataset))]
-
-
-def _dtype(common: Any) -> torch.dtype:
-    if common.fp16:
-        return torch.float16
-    return torch.bfloat16 if common.bf16 else torch.float32
 
 
 def _text(tokens: torch.Tensor, dictionary: Dictionary, strip: set[int]) -> str:

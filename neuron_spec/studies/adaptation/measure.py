@@ -43,8 +43,15 @@ from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, f
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
-from neuron_spec.scoring.evaluation import ALL, Evaluation, evaluate, read_evaluation, write_evaluation
-from neuron_spec.scoring.joining import joined, write_joined
+from neuron_spec.scoring.evaluation import (
+    ALL,
+    Evaluation,
+    evaluate,
+    joined,
+    read_evaluation,
+    write_evaluation,
+    write_joined,
+)
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.studies.meta.inner_steps import restored
 

@@ -28,7 +28,6 @@ from neuron_spec.models.neuron_spec_transformer import (
     register_architectures,
 )
 from neuron_spec.modules.specialized_ffn import Route
-from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.studies.adapters.module import ADAPTERS, Adapter, adapter_groups
 
 BASE = ("frozen", "trained")
@@ -114,6 +113,7 @@ class AdaptedDecoder(_AdaptedSide, SpecializedDecoder):
 class NeuronSpecAdapters(NeuronSpecTransformer):
     """fairseq's transformer with adapters."""
 
+    no_masks = "this model has adapters, and takes no masks"
     encoder_class = AdaptedEncoder
     decoder_class = AdaptedDecoder
 
@@ -172,14 +172,6 @@ class NeuronSpecAdapters(NeuronSpecTransformer):
         adapters = {key: layer.adapter for key, layer in self.numbered_layers().items()}
         return {key: adapter for key, adapter in adapters.items() if adapter is not None}
 
-    def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
-        """Raises: ModelError, always: a direction's row is its adapters' here."""
-        raise ModelError(
-            "this model has adapters, and takes no masks",
-            got="--neuron-masks",
-            mend="use an architecture of neuron_spec_transformer",
-        )
-
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Let a dense checkpoint start a model with adapters, and one with adapters load without flags.
 
@@ -189,11 +181,7 @@ class NeuronSpecAdapters(NeuronSpecTransformer):
         """
         super().upgrade_state_dict_named(state_dict, name)
         if self.has_masks:
-            raise ModelError(
-                "this model has adapters, and takes no masks",
-                got="a checkpoint with neuron masks",
-                expected="a dense checkpoint, or one with adapters",
-            )
+            self.require_takes_masks("a checkpoint with neuron masks")
         prefix = f"{name}." if name else ""
         if f"{prefix}encoder.{_ROWS}" not in state_dict:
             ours = self.state_dict()

@@ -29,7 +29,7 @@ from neuron_spec.pages.page import (
 from neuron_spec.pages.study_page import FAMILY_P, StudyPage, p_of
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text, shown_p
-from neuron_spec.scoring.tables import spread
+from neuron_spec.scoring.comparison_files import spread
 from neuron_spec.statistics import NothingToCompare, OverSeeds
 from neuron_spec.studies.analysis.measure import Question, analyze
 

@@ -71,18 +71,20 @@ _ZERO_OR_MORE = ("0 or more", lambda number: number >= 0)
 _FRACTION = ("a number from 0 to 1", lambda number: 0 <= number <= 1)
 _POSITIVE = ("a number above 0", lambda number: 0 < number < math.inf)
 _K = ("a percentage", lambda text: bool(parse_k(text, "--reselect-k")))
-_EVERY, _FROM = "updates from one selection to the next", "first at this update, or the next that is due"
-_COVERED = "keep the fewest neurons that cover k percent of the activations"
-_LEFT = "what an update leaves of the earlier counts of its directions"
-_GAP = "from dropped to kept in first scores; to compare with --lr"
 _OF_RULE = {
-    "reselect_every": _Flag("reselect", 100, _EVERY, *_ONE_OR_MORE),
-    "reselect_from": _Flag("reselect", 0, _FROM, *_ZERO_OR_MORE),
+    "reselect_every": _Flag("reselect", 100, "updates from one selection to the next", *_ONE_OR_MORE),
+    "reselect_from": _Flag("reselect", 0, "first at this update, or the next that is due", *_ZERO_OR_MORE),
     "reselect_until": _Flag("reselect", math.inf, "not after this update", *_ONE_OR_MORE),
-    "reselect_k": _Flag("reselect", None, _COVERED, *_K, str),
+    "reselect_k": _Flag(
+        "reselect", None, "keep the fewest neurons that cover k percent of the activations", *_K, str
+    ),
     "collect_every": _Flag("reselect", 4, "count in every such update", *_ONE_OR_MORE),
-    "count_decay": _Flag("reselect", 0.99, _LEFT, *_FRACTION, float),
-    "score_gap": _Flag("learned", 0.01, _GAP, *_POSITIVE, float),
+    "count_decay": _Flag(
+        "reselect", 0.99, "what an update leaves of the earlier counts of its directions", *_FRACTION, float
+    ),
+    "score_gap": _Flag(
+        "learned", 0.01, "from dropped to kept in first scores; to compare with --lr", *_POSITIVE, float
+    ),
 }
 
 Batch = dict[str, Any]

@@ -33,7 +33,6 @@ from neuron_spec.models.neuron_spec_transformer import (
 )
 from neuron_spec.modules.specialized_ffn import Route
 from neuron_spec.neurons.by_direction import unpack
-from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.studies.lass.weight_masks import WeightMasks, maskable
 
 _MASK = "weight_mask"  # a buffer of each Linear, beside its weight: uint8 [N, O, P]
@@ -130,6 +129,7 @@ class NeuronSpecLass(NeuronSpecTransformer):
     """fairseq's transformer with a mask on every weight of its layers."""
 
     masks_flag = "--weight-masks"
+    no_masks = "this model takes masks of weights (--weight-masks), not of neurons"
     encoder_class = MaskedEncoder
     decoder_class = MaskedDecoder
 
@@ -196,15 +196,6 @@ class NeuronSpecLass(NeuronSpecTransformer):
         linears = self.linears()
         packed = {key: getattr(linear, _MASK).cpu()[order] for key, linear in linears.items()}
         return WeightMasks(directions, packed, {key: linear.in_features for key, linear in linears.items()})
-
-    def set_masks(self, masks: NeuronMasks, langs: Sequence[str]) -> None:
-        """Raises: ModelError, always: this model's masks are of weights."""
-        raise ModelError(
-            "this model takes masks of weights, not of neurons",
-            got="--neuron-masks",
-            expected="--weight-masks",
-            mend="use an architecture of neuron_spec_transformer for masks of neurons",
-        )
 
     def mask_buffers(self) -> dict[str, tuple[nn.Module, str]]:
         return {f"{key.removesuffix('weight')}{_MASK}": (m, _MASK) for key, m in self.linears().items()}
