@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # commands that write no tensors start without torch
     import torch
 
 ADAPTATION = "adaptation"  # .json, .md, .png, .svg
-CONFLICT = "conflict"  # .json, .md, .csv, .png, .svg
-CONFLICT_LAYERS = "conflict-layers"  # .png, .svg
 CORPUS_CARD = "corpus.json"
 SIGNATURE = "signature.json"
 SCORES_CSV = "scores.csv"
@@ -35,7 +33,6 @@ SCORES_TABLE = "table.md"
 HYPOTHESES = "hypotheses"
 REFERENCES = "references"
 SOURCES = "sources"
-TRANSFER = "transfer"  # .json, .md, .csv, .png, .svg
 
 _PACKAGES = (
     "neuron_spec",
