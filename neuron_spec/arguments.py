@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 DATA_BIN = "fairseq data-bin; of a sharded one, the first shard with the text"
-REFERENCE_SOURCES = ("raw", "data-bin")
-AS_TRAINED = "default: those the checkpoint was trained on"
 
 
 # Values ---------------------------------------------------------------------------------------
@@ -62,7 +60,7 @@ def add_model_and_text(
     data_bin: str = DATA_BIN,
     checkpoint: str = "the checkpoint",
     several: bool = False,
-    directions: str = AS_TRAINED,
+    directions: str = "default: those the checkpoint was trained on",
     subset: str | None = "valid",
     what_for: str = "the subset to measure on",
 ) -> None:
@@ -111,8 +109,8 @@ def add_translating(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--references",
-        choices=REFERENCE_SOURCES,
-        default=REFERENCE_SOURCES[0],
+        choices=("raw", "data-bin"),
+        default="raw",
         help="the raw text beside the data-bin, or the data-bin's targets put together again",
     )
 

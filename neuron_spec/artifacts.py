@@ -12,8 +12,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # commands that write no tensors start without torch
     import torch
 
 ADAPTATION = "adaptation"  # .json, .md, .png, .svg
-CONFLICT = "conflict"  # .json, .md, .csv, .png, .svg
-CONFLICT_LAYERS = "conflict-layers"  # .png, .svg
 CORPUS_CARD = "corpus.json"
 SIGNATURE = "signature.json"
 SCORES_CSV = "scores.csv"
@@ -35,7 +33,6 @@ SCORES_TABLE = "table.md"
 HYPOTHESES = "hypotheses"
 REFERENCES = "references"
 SOURCES = "sources"
-TRANSFER = "transfer"  # .json, .md, .csv, .png, .svg
 
 _PACKAGES = (
     "neuron_spec",
@@ -51,9 +48,7 @@ _PACKAGES = (
     "fairseq-fixed",
 )
 
-
 _COMPARED = ("stage", "inputs", "parameters")  # of two signatures; versions may differ
-_WHO_MADE_IT = ("command", "commit")  # of a signature, and of no hash: they change nothing in an artefact
 _TRAINED = "complete.txt"  # of scripts/once.sh: the command, then a hash for each input file
 OUTPUT = "OUTPUT"  # in a recorded command
 USER_DIR = '"$(neuron-spec user-dir)"'
@@ -120,19 +115,14 @@ def save_tensors(
     ordered = {key: tensors[key].contiguous() for key in sorted(tensors)}
     with atomic_path(path) as temporary:
         save_file(ordered, temporary, metadata=header)
-        _sort_header(temporary)
-
-
-def _sort_header(path: Path) -> None:
-    """Put the metadata of a safetensors file in order; the library writes it in a random one."""
-    with open(path, "r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) <= size:
-            file.seek(8)
-            file.write(text.ljust(size))
+        with open(temporary, "r+b") as file:  # the library writes the metadata in a random order
+            size = int.from_bytes(file.read(8), "little")
+            written = json.loads(file.read(size))
+            written["__metadata__"] = dict(sorted(written.get("__metadata__", {}).items()))
+            text = json.dumps(written, ensure_ascii=False, separators=(",", ":")).encode()
+            if len(text) <= size:
+                file.seek(8)
+                file.write(text.ljust(size))
 
 
 def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -162,19 +152,14 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     """Hash of a file; of tensors with a signature, as it would be without the command and commit that made it."""
     if Path(path).suffix == ".safetensors":
         tensors, metadata = load_tensors(path, "artefact")
-        made = metadata.get("signature") or {}
-        if any(key in made for key in _WHO_MADE_IT):
-            own = {key: value for key, value in made.items() if key not in _WHO_MADE_IT}
-            return _hash_as_saved(tensors, {**metadata, "signature": own})
+        signed = metadata.get("signature") or {}
+        made_from = {key: value for key, value in signed.items() if key not in ("command", "commit")}
+        if made_from != signed:
+            with tempfile.TemporaryDirectory() as folder:
+                save_tensors(f"{folder}/artefact", tensors, {**metadata, "signature": made_from})
+                return hash_file(f"{folder}/artefact")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_as_saved(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "artefact"
-        save_tensors(file, tensors, metadata)
-        return hash_file(file)
 
 
 def hash_text(*parts: str) -> str:
@@ -201,13 +186,11 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what computed an artefact."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(importlib.metadata.PackageNotFoundError):
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 @contextmanager
@@ -233,9 +216,9 @@ def command_line() -> str | None:
     return _RUNNING.get() or typed
 
 
-def recorded_command(made: Mapping[str, Any] | None, output: object) -> str | None:
+def recorded_command(signed: Mapping[str, Any] | None, output: object) -> str | None:
     """The command that a signature recorded, writing to ``output``; None if it recorded none."""
-    command = (made or {}).get("command")
+    command = (signed or {}).get("command")
     return command and re.sub(rf"(?<=[ =]){OUTPUT}(?= |$)", lambda _: shlex.quote(str(output)), command)
 
 
@@ -258,48 +241,39 @@ def signature(stage: str, *, inputs: Mapping[str, str], parameters: Mapping[str,
     ``command`` and ``commit`` are left out where they are not known.
     """
     who_made_it = {key: value for key, value in (("command", command_line()), ("commit", commit())) if value}
-    return {
-        "stage": stage,
-        "inputs": dict(inputs),
-        "parameters": dict(parameters),
-        "versions": versions(),
-        **who_made_it,
-    }
+    made_from = {"stage": stage, "inputs": dict(inputs), "parameters": dict(parameters)}
+    return {**made_from, "versions": versions(), **who_made_it}
 
 
-def is_made_from(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+def is_made_from(existing: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
     """Whether a signature names the same stage, inputs and parameters; versions may differ."""
-    if found is None:
-        return False
     # A round trip through JSON, so that tuples and lists compare equal.
     plain = json.loads(json.dumps(dict(wanted)))
-    return all(found.get(key) == plain[key] for key in _COMPARED)
+    return existing is not None and all(existing.get(key) == plain[key] for key in _COMPARED)
 
 
 def is_already_here(
-    where: str | os.PathLike[str], found: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, what: str
+    where: str | os.PathLike[str], existing: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, what: str
 ) -> bool:
     """Whether an artefact was made before, from the same; another one there must not be overwritten.
 
     Args:
-        found: the signature of what is there; None if nothing is, empty if it has none.
+        existing: the signature of what is there; None if nothing is, empty if it has none.
         wanted: the signature of what is to be made.
         what: the kind of artefact, for the message.
 
     Raises:
         ArtifactError: if what is there was made from something else.
     """
-    if found is None:
-        return False
-    if is_made_from(found, wanted):
-        return True
-    here, asked = (_leaves({key: s[key] for key in _COMPARED if key in s}) for s in (found, wanted))
-    differing = [key for key in {**asked, **here} if here.get(key) != asked.get(key)]
+    if existing is None or is_made_from(existing, wanted):
+        return existing is not None
+    here, asked = (_leaves({key: of[key] for key in _COMPARED if key in of}) for of in (existing, wanted))
+    apart = differences(here, asked, order=[*asked, *here].index, at_most=4)
     raise ArtifactError(
         f"another {what} is already here",
         where=where,
-        got=_some(here, differing) if found else "no signature",
-        expected=_some(asked, differing),
+        got=apart["got"] if existing else "no signature",
+        expected=apart["expected"],
         mend="name another --output, or delete what is there",
     )
 
@@ -312,10 +286,7 @@ def signature_in(path: str | os.PathLike[str], what: str) -> dict[str, Any] | No
     """
     if not Path(path).is_file():
         return None
-    if Path(path).suffix == ".json":
-        content = read_json(path, what)
-    else:
-        _, content = load_tensors(path, what)
+    content = read_json(path, what) if Path(path).suffix == ".json" else load_tensors(path, what)[1]
     if not isinstance(content, dict):
         return {}
     return dict(content if Path(path).name == SIGNATURE else content.get("signature") or {})
@@ -362,6 +333,21 @@ def shown_command(words: Sequence[object]) -> str:
     return " ".join(str(word) if word == USER_DIR else shlex.quote(str(word)) for word in words)
 
 
+def differences(
+    got: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    order: Callable[[str], Any] | None = None,
+    at_most: int | None = None,
+) -> dict[str, str]:
+    """``got`` and ``expected`` of a message, where two mappings differ; ``order`` is the keys'."""
+    keys = [key for key in sorted({*got, *expected}, key=order) if got.get(key) != expected.get(key)]
+    more = "" if at_most is None or len(keys) <= at_most else f", and {len(keys) - at_most} more"
+    return {
+        label: ", ".join(f"{key}: {values.get(key, 'absent')}" for key in keys[:at_most]) + more
+        for label, values in (("got", got), ("expected", expected))
+    }
+
+
 def _leaves(value: Any, name: str = "") -> dict[str, str]:
     """Nested mappings without nesting: ``parameters.k_percent.encoder.en-de`` -> ``95.0``."""
     if not isinstance(value, Mapping) or (name and not value):
@@ -370,9 +356,3 @@ def _leaves(value: Any, name: str = "") -> dict[str, str]:
     for key, inner in value.items():
         leaves |= _leaves(inner, f"{name}.{key}" if name else key)
     return leaves
-
-
-def _some(leaves: Mapping[str, str], keys: Sequence[str], at_most: int = 4) -> str:
-    """A line short enough to read: k alone has a value for each direction and side."""
-    shown = ", ".join(f"{key}: {leaves.get(key, 'absent')}" for key in keys[:at_most])
-    return shown + (f", and {len(keys) - at_most} more" if len(keys) > at_most else "")

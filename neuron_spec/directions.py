@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from typing import NamedTuple
 
 from neuron_spec.errors import DirectionError
@@ -140,14 +141,11 @@ def matching(pattern: str, directions: Sequence[Direction]) -> list[Direction]:
     Raises:
         DirectionError: if it names none.
     """
-    found = [d for d in directions if fnmatch.fnmatchcase(str(d), pattern)]
-    if not found:
-        raise DirectionError(
-            "a pattern names no direction",
-            got=pattern,
-            expected=f"some of {', '.join(map(str, directions))}",
-        )
-    return found
+    named = [direction for direction in directions if fnmatch.fnmatchcase(str(direction), pattern)]
+    if not named:
+        some = f"some of {', '.join(map(str, directions))}"
+        raise DirectionError("a pattern names no direction", got=pattern, expected=some)
+    return named
 
 
 @dataclass(frozen=True)
@@ -197,12 +195,9 @@ def tree_distance(first: str, second: str) -> int | None:
     lineages = [language(code).lineage for code in (first, second)]
     if UNKNOWN in lineages:
         return None
-    shared = 0
-    for one, other in zip(*(lineage.split("/") for lineage in lineages), strict=False):
-        if one != other:
-            break
-        shared += 1
-    return 2 * (1 + LINEAGE_LEVELS - shared)
+    levels = zip(*(lineage.split("/") for lineage in lineages), strict=False)
+    shared = list(takewhile(lambda names: names[0] == names[1], levels))
+    return 2 * (1 + LINEAGE_LEVELS - len(shared))
 
 
 def by_family(codes: Iterable[str]) -> list[str]:

@@ -138,7 +138,11 @@ def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class PermutationTest(NamedTuple):
-    """How often a relabelling does at least as well: ``p`` is never 0, as the true labels count too."""
+    """How often a relabelling does at least as well: ``p`` is never 0, as the true labels count too.
+
+    All relabellings are gone through where they are no more than the ``permutations`` that a test is given; otherwise
+    so many are drawn at random, and p = (1 + hits) / (1 + permutations).
+    """
 
     p: float
     relabellings: int
@@ -148,17 +152,10 @@ class PermutationTest(NamedTuple):
 def _relabelled(
     score: Callable[[Tensor], Tensor], labels: Tensor, *, permutations: int, seed: int
 ) -> PermutationTest:
-    """How often labels dealt out otherwise score at least as much as the true ones; one-sided.
-
-    All ways to deal them out are gone through where they are no more than ``permutations``; otherwise so many are
-    drawn at random, and p = (1 + hits) / (1 + permutations).
+    """How often labels dealt out otherwise score at least as much as the true ones, int64 `[n]`; one-sided.
 
     Args:
         score: of labels, int64 `[count, n]`, float64 `[count]`.
-        labels: the true ones, int64 `[n]`, counted from 0.
-
-    Raises:
-        NeuronSpecError: if ``permutations`` is not positive.
     """
     if permutations < 1:
         raise NeuronSpecError("a permutation test needs permutations", got=permutations, expected="1 or more")
@@ -168,7 +165,7 @@ def _relabelled(
     if ways <= permutations:
         batches: Iterator[Tensor] = iter(_every_way(tuple(sizes)).split(_RELABELLINGS_AT_ONCE))
     else:
-        batches = (labels[orders] for orders in _random_orders(len(labels), permutations, seed))
+        batches = _random_orders(labels, permutations, seed)
     hits = sum(int((score(dealt) >= observed).sum()) for dealt in batches)
     if ways <= permutations:
         return PermutationTest(hits / ways, ways, True)
@@ -191,14 +188,14 @@ def _every_way(sizes: tuple[int, ...]) -> Tensor:
     return torch.tensor(list(orders(sizes)))
 
 
-def _random_orders(n: int, count: int, seed: int) -> Iterator[Tensor]:
-    """``count`` random orders of n things, in batches `[_RELABELLINGS_AT_ONCE or fewer, n]`."""
+def _random_orders(labels: Tensor, count: int, seed: int) -> Iterator[Tensor]:
+    """``count`` times the labels, int64 `[n]`, in a random order; in batches `[_RELABELLINGS_AT_ONCE or fewer, n]`."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, count, _RELABELLINGS_AT_ONCE):
         batch = min(_RELABELLINGS_AT_ONCE, count - start)
-        yield torch.rand(batch, n, generator=generator, dtype=torch.float64).argsort(dim=1)
+        yield labels[torch.rand(batch, len(labels), generator=generator, dtype=torch.float64).argsort(dim=1)]
 
 
 def pairs_of(square: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,15 +238,12 @@ def permutation_test(
 ) -> PermutationTest:
     """How often families dealt out otherwise separate at least as well as the true ones.
 
-    One-sided, of the within-family mean minus the between-family mean. All ways to deal them out are gone
-    through where they are no more than ``permutations``; otherwise so many are drawn at random, and
-    p = (1 + hits) / (1 + permutations). Few languages bound p from below: three families of two can be
-    told apart in only 15 ways, so no p is below 1/15.
+    One-sided, of the within-family mean minus the between-family mean. Few languages bound p from below: three
+    families of two can be told apart in only 15 ways, so no p is below 1/15.
 
     Args:
         iou: float `[n, n]`, symmetric.
         families: the family of each; those of unknown family are left out.
-        permutations: how many random relabellings are drawn at most.
 
     Raises:
         NothingToCompare: as in `family_contrast`.
@@ -277,10 +271,10 @@ def _by_family(iou: Tensor, families: Sequence[str]) -> tuple[Tensor, Tensor]:
     known = [i for i, family in enumerate(families) if family != UNKNOWN]
     members = Counter(families[i] for i in known)
     if len(members) < 2 or max(members.values()) < 2:
+        counts = ", ".join(f"{family}: {count}" for family, count in sorted(members.items()))
         raise NothingToCompare(
             "no family structure to test",
-            got=", ".join(f"{family}: {count}" for family, count in sorted(members.items()))
-            or "no known families",
+            got=counts or "no known families",
             expected="two or more families, one of them with two or more members",
             mend="choose more languages",
         )
@@ -293,8 +287,7 @@ def diagonal_test(change: Tensor, *, permutations: int = PERMUTATIONS, seed: int
 
     One-sided, of the sum over directions of what each loses by the set that it is dealt. Every set is dealt
     once, so that neither a set whose neurons matter to all nor a direction that suffers from any loss adds to
-    the contrast. All n! ways are gone through where they are no more than ``permutations``; otherwise so
-    many are drawn at random, and p = (1 + hits) / (1 + permutations). Ours.
+    the contrast. Ours.
 
     Args:
         change: float `[n, n]`, rows: sets, columns: directions; own ones on the diagonal.
@@ -324,8 +317,7 @@ def mantel(first: Tensor, second: Tensor, *, permutations: int = PERMUTATIONS, s
     """Mantel's test: whether two distances between the same things rise and fall together.
 
     Spearman's rank correlation over unordered pairs; one-sided p from relabelling the things of one,
-    rows and columns together: all n! relabellings where they are no more than ``permutations``, otherwise
-    so many at random. Mantel (1967); ours in using it for overlap.
+    rows and columns together. Mantel (1967); ours in using it for overlap.
 
     Args:
         first, second: float `[n, n]`, symmetric; the diagonal plays no part.

@@ -77,33 +77,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _read_systems(texts: list[str]) -> list[System]:
+    """Read each ``NAME=DIR,DIR``; without a name, the folders' own if they have the same."""
     from neuron_spec.scoring.evaluation import read_evaluation
     from neuron_spec.scoring.systems import System
 
-    folders = dict(_named_folders(text) for text in texts)
-    if len(folders) < len(texts):
-        raise NeuronSpecError(
-            "two systems have one name",
-            got=", ".join(texts),
-            mend="give NAME=DIR for each; the seeds of one system go together, NAME=DIR,DIR",
-        )
-    counts = Counter(folder.resolve() for of in folders.values() for folder in of)
+    folders: list[tuple[str, list[Path]]] = []
+    for text in texts:
+        name, equals, listed = text.partition("=")
+        if "/" in name:  # the sign is part of a folder's name
+            name, equals, listed = "", "", text
+        of_system = [Path(part) for part in (listed if equals else text).split(",") if part]
+        names = {name} if equals else {folder.resolve().name for folder in of_system}
+        if not of_system or names == {""} or len(names) > 1:
+            raise NeuronSpecError(
+                "a system without a name or folder",
+                got=repr(text),
+                expected="NAME=DIR, NAME=DIR,DIR for several seeds, or DIR",
+            )
+        folders.append((names.pop(), of_system))
+    counts = Counter(folder.resolve() for _, of_system in folders for folder in of_system)
     if twice := [str(folder) for folder, count in counts.items() if count > 1]:
         raise NeuronSpecError("an evaluation is given twice", got=", ".join(twice))
-    return [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders.items()]
-
-
-def _named_folders(text: str) -> tuple[str, list[Path]]:
-    """Read ``NAME=DIR,DIR``; without a name, the folders' own if they have the same."""
-    name, equals, listed = text.partition("=")
-    if "/" in name:  # the sign is part of a folder's name
-        name, equals, listed = "", "", text
-    folders = [Path(part) for part in (listed if equals else text).split(",") if part]
-    names = {name} if equals else {folder.resolve().name for folder in folders}
-    if not folders or names == {""} or len(names) > 1:
-        raise NeuronSpecError(
-            "a system without a name or folder",
-            got=repr(text),
-            expected="NAME=DIR, NAME=DIR,DIR for several seeds, or DIR",
-        )
-    return names.pop(), folders
+    return [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders]

@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuron_spec.arguments import add_device, add_translating
 from neuron_spec.artifacts import (
@@ -31,9 +31,6 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.directions import ENGLISH, Direction
 from neuron_spec.errors import NeuronSpecError
-
-if TYPE_CHECKING:
-    from neuron_spec.scoring.language_id import LanguageIdentifier
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,26 +80,27 @@ def _score_logs(args: argparse.Namespace) -> None:
 
     outputs = [read_generate_output(path) for path in args.generate_output]
     hashes = map(hash_file, args.generate_output)
-    made = signature(
+    wanted = signature(
         "evaluate",
         inputs={str(of.direction): sha256 for of, sha256 in zip(outputs, hashes, strict=True)},
         parameters={"references": "T lines of the logs", "official_scoring": args.official_scoring},
     )
-    if not is_evaluated(args.output, made):
-        write_json(args.output / SIGNATURE, made)
-        write_evaluation(args.output, evaluate(outputs, signature=made, official=args.official_scoring))
+    if not is_evaluated(args.output, wanted):
+        write_json(args.output / SIGNATURE, wanted)
+        write_evaluation(args.output, evaluate(outputs, signature=wanted, official=args.official_scoring))
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.corpora.build import card_of, raw_texts
+    from neuron_spec.corpora.build import card_of, raw_file, raw_texts
     from neuron_spec.scoring.evaluation import evaluate, is_evaluated, write_evaluation
+    from neuron_spec.scoring.language_id import LanguageIdentifier
     from neuron_spec.scoring.metrics import Outputs
 
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
     directions = asked.directions
     raw = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
-    made = signature(
+    wanted = signature(
         "evaluate",
         inputs={
             "checkpoint": asked.checkpoint_sha256,
@@ -119,18 +117,23 @@ def _translate_and_score(args: argparse.Namespace) -> None:
             **({} if args.dtype == "fp32" else {"dtype": args.dtype}),
         },
     )
-    if is_evaluated(args.output, made):
+    if is_evaluated(args.output, wanted):
         return
     outputs = []
-    for direction, (hypotheses, references) in _translate(args, directions, made).items():
+    for direction, (hypotheses, references) in _translate(args, directions, wanted).items():
         sources, references = raw.get(direction, (None, references))
         outputs.append(Outputs(direction, hypotheses, references, sources))
-    card = card_of(args.data_bin) or {}
+    card, identifier = card_of(args.data_bin) or {}, None
+    if card:  # it learns each of the corpus' languages from its own training text
+        foreign = [lang for lang in card["langs"] if lang != ENGLISH]
+        pairs = {lang: foreign[0] if lang == ENGLISH else lang for lang in card["langs"]}
+        files = {lang: raw_file(args.data_bin, "train", pair, ENGLISH, lang) for lang, pair in pairs.items()}
+        identifier = LanguageIdentifier().fit({lang: read_lines(file) for lang, file in files.items()})
     evaluation = evaluate(
         outputs,
-        signature=made,
+        signature=wanted,
         official=args.official_scoring,
-        language_id=_language_identifier(args.data_bin, card["langs"]) if card else None,
+        language_id=identifier,
         families=card.get("families"),
         tiers=card.get("tiers"),
     )
@@ -138,18 +141,15 @@ def _translate_and_score(args: argparse.Namespace) -> None:
 
 
 def _translate(
-    args: argparse.Namespace, directions: Sequence[Direction], made: Mapping[str, Any]
+    args: argparse.Namespace, directions: Sequence[Direction], wanted: Mapping[str, Any]
 ) -> dict[Direction, tuple[list[str], list[str]]]:
     """Hypotheses and the data-bin's references; directions translated before a kill are read back."""
     from neuron_spec.backends.fairseq.generation import Translator
 
-    flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens)]
-    flags += ["--cpu"] if args.cpu else []
-    flags += [] if args.dtype == "fp32" else [f"--{args.dtype}"]
-    translator = Translator(
-        args.path, args.data_bin, directions, args.gen_subset, [*flags, *args.fairseq_flags]
-    )
-    write_json(args.output / SIGNATURE, made)  # from here on the folder is this evaluation's
+    flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens), *["--cpu"] * args.cpu]
+    flags += [*([] if args.dtype == "fp32" else [f"--{args.dtype}"]), *args.fairseq_flags]
+    translator = Translator(args.path, args.data_bin, directions, args.gen_subset, flags)
+    write_json(args.output / SIGNATURE, wanted)  # from here on the folder is this evaluation's
     texts = {}
     for direction in directions:
         path = args.output / HYPOTHESES / f"{direction}.txt"
@@ -158,15 +158,3 @@ def _translate(
         references = translator.references(direction) if args.references == "data-bin" else []
         texts[direction] = read_lines(path), references
     return texts
-
-
-def _language_identifier(data_bin: Path, langs: Sequence[str]) -> LanguageIdentifier:
-    """Learns each of the corpus' languages from its own training text."""
-    from neuron_spec.corpora.build import raw_file
-    from neuron_spec.scoring.language_id import LanguageIdentifier
-
-    first = next(lang for lang in langs if lang != ENGLISH)
-    pairs = {lang: first if lang == ENGLISH else lang for lang in langs}
-    return LanguageIdentifier().fit(
-        {lang: read_lines(raw_file(data_bin, "train", pair, ENGLISH, lang)) for lang, pair in pairs.items()}
-    )

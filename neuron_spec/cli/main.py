@@ -67,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(command)
-    own, fairseq_flags = _split(arguments[1:])
-    parsed = command.parse_args(own, argparse.Namespace(fairseq_flags=fairseq_flags))
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    fairseq_flags = arguments[end + 1 :]
+    parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
     if fairseq_flags and args.command not in _PASS_ON:
         command.error("takes no flags after --")
     try:
@@ -80,9 +81,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"neuron-spec {args.command}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before and after ``--``."""
-    at = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:at], arguments[at + 1 :]

@@ -76,11 +76,10 @@ def run(args: argparse.Namespace) -> None:
         flags += ["--lang-pairs", ",".join(asked.names), *token_flags(asked.trained)]
         flags += ["--valid-subset", args.gen_subset, "--max-tokens", str(args.max_tokens)]
         flags += ["--profile-output", str(args.output), "--profile-part", args.part]
-        flags += ["--skip-invalid-size-inputs-valid-test"]
         # Processes exchange a record of every batch; fairseq's 16 kB hold few.
-        flags += ["--all-gather-list-size", str(2**22)]
+        flags += ["--skip-invalid-size-inputs-valid-test", "--all-gather-list-size", str(2**22)]
         flags += ["--profile-dtype", args.dtype, "--num-workers", str(args.num_workers)]
-        flags += [f"--{name.replace('_', '-')}" for name in ("count_padding", "cpu") if getattr(args, name)]
+        flags += ["--count-padding"] * args.count_padding + ["--cpu"] * args.cpu
         validate([*flags, *args.fairseq_flags])
     profile = ActivationCounts.load(args.output)
     for side, tokens in profile.tokens.items():

@@ -12,23 +12,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.choices import DEFAULT_K, METHODS, NEURON_SETS, SIDES
-
-if TYPE_CHECKING:
-    from neuron_spec.neurons.masks import NeuronMasks
 
 DEFAULT_SEED = 1
 
 _COVERING = tuple(method for method in METHODS if method != "top-fraction")
 # Which methods look at a flag; all look at the others.
 _METHODS_OF = {
-    "k": _COVERING,
-    "encoder_k": _COVERING,
-    "decoder_k": _COVERING,
-    "k_for": _COVERING,
+    **dict.fromkeys(("k", "encoder_k", "decoder_k", "k_for"), _COVERING),
     "fraction": ("top-fraction",),
     "seed": ("matched-random",),
     "swap": ("other-direction",),
@@ -80,57 +73,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import completed, signature
+    from neuron_spec.artifacts import completed, hash_file, signature
+    from neuron_spec.neurons import selection
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.neurons.selection import (
-        intersection_of_all,
-        ks_per_direction,
-        matched_random,
-        only_side,
-        other_direction,
-        parse_k,
-        parse_swap,
-        select,
-        select_top_fraction,
-    )
 
     _require_flags_that_combine(args)
-    ks = {
-        name: parse_k(getattr(args, name))
-        for name in ("k", "encoder_k", "decoder_k")
-        if getattr(args, name) is not None
-    }
-    fraction = None if args.fraction is None else parse_k(args.fraction, "--fraction")
+    given = {name: getattr(args, name) for name in ("k", "encoder_k", "decoder_k")}
+    ks = {name: selection.parse_k(text) for name, text in given.items() if text is not None}
+    fraction = None if args.fraction is None else selection.parse_k(args.fraction, "--fraction")
     profiles = [ActivationCounts.load(path) for path in args.profile]
     profile = sum(profiles[1:], start=profiles[0])
-    swap = [] if args.swap is None else parse_swap(args.swap, profile.directions)
+    swap = [] if args.swap is None else selection.parse_swap(args.swap, profile.directions)
 
     if fraction is not None:
-        masks = select_top_fraction(profile, fraction, neuron_sets=args.neuron_sets)
+        masks = selection.select_top_fraction(profile, fraction, neuron_sets=args.neuron_sets)
     else:
-        per_direction = ks_per_direction(profile.directions, k_for=args.k_for, **ks)
-        masks = select(profile, per_direction, neuron_sets=args.neuron_sets)
+        k_of = selection.ks_per_direction(profile.directions, k_for=args.k_for, **ks)
+        masks = selection.select(profile, k_of, neuron_sets=args.neuron_sets)
     if args.only_side:
-        masks = only_side(masks, args.only_side)
+        masks = selection.only_side(masks, args.only_side)
     # Sets that keep all neurons come out of each of these as they are.
     if args.method == "matched-random":
-        masks = matched_random(masks, DEFAULT_SEED if args.seed is None else args.seed)
+        masks = selection.matched_random(masks, DEFAULT_SEED if args.seed is None else args.seed)
     elif args.method == "intersection-of-all":
-        masks = intersection_of_all(masks)
+        masks = selection.intersection_of_all(masks)
     elif args.method == "other-direction":
-        masks = other_direction(masks, swap)
+        masks = selection.other_direction(masks, swap)
 
+    # Several profiles may have one name, and their sum does not depend on their order.
+    hashes: dict[str, list[str]] = {}
+    for path in args.profile:
+        hashes.setdefault(f"profile {path.name}", []).append(hash_file(path))
     masks.metadata["signature"] = signature(
         "select",
-        inputs=_hashes(args.profile),
+        inputs={name: "+".join(sorted(of_name)) for name, of_name in hashes.items()},
         parameters={key: masks.metadata[key] for key in _PARAMETERS if key in masks.metadata},
     )
     if completed(args.output, masks.metadata["signature"], what="mask file"):
         masks = NeuronMasks.load(args.output)
     else:
         masks.save(args.output)
-    _print_sparsity(masks)
+    print(f"{'dropped neurons, percent':<26}{'min':>8}{'mean':>8}{'max':>8}", file=sys.stderr)
+    for layer, dropped in masks.sparsity().items():
+        low, mean, high = (100 * float(v) for v in (dropped.min(), dropped.mean(), dropped.max()))
+        print(f"{layer:<26}{low:>8.1f}{mean:>8.1f}{high:>8.1f}", file=sys.stderr)
     print(args.output)
 
 
@@ -147,32 +134,12 @@ def _require_flags_that_combine(args: argparse.Namespace) -> None:
             )
     if args.method == "top-fraction" and args.fraction is None:
         raise SelectionError("how many neurons?", got="--method top-fraction", mend="pass --fraction PERCENT")
-    for side in SIDES:
-        if args.only_side in (None, side):
-            continue
-        for_side = [text for text in args.k_for if text.partition("=")[0].endswith(f":{side}")]
-        if getattr(args, f"{side}_k") is not None or for_side:
+    for side in SIDES if args.only_side else ():
+        flags = [f"--k-for {text}" for text in args.k_for if text.partition("=")[0].endswith(f":{side}")]
+        flags += [] if getattr(args, f"{side}_k") is None else [f"--{side}-k"]
+        if flags and side != args.only_side:
             raise SelectionError(
                 f"a k of the {side} changes nothing here",
-                got=f"--only-side {args.only_side}, and --k-for {for_side[0]}"
-                if for_side
-                else f"--only-side {args.only_side}, and --{side}-k",
+                got=f"--only-side {args.only_side}, and {flags[0]}",
                 mend="drop one of the two",
             )
-
-
-def _hashes(paths: list[Path]) -> dict[str, str]:
-    """Profiles by name; several may have one name, and their sum does not depend on their order."""
-    from neuron_spec.artifacts import hash_file
-
-    hashes: dict[str, list[str]] = {}
-    for path in paths:
-        hashes.setdefault(f"profile {path.name}", []).append(hash_file(path))
-    return {name: "+".join(sorted(of_name)) for name, of_name in hashes.items()}
-
-
-def _print_sparsity(masks: NeuronMasks) -> None:
-    print(f"{'dropped neurons, percent':<26}{'min':>8}{'mean':>8}{'max':>8}", file=sys.stderr)
-    for layer, dropped in masks.sparsity().items():
-        low, mean, high = (100 * float(v) for v in (dropped.min(), dropped.mean(), dropped.max()))
-        print(f"{layer:<26}{low:>8.1f}{mean:>8.1f}{high:>8.1f}", file=sys.stderr)

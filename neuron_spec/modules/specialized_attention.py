@@ -33,9 +33,8 @@ class SpecializedAttention(MultiheadAttention):
     head_mask: Tensor | None
     route: Route | None
     watched: bool
-    _whole: (
-        tuple[Tensor, int, list[bool]] | None
-    )  # of a mask (held, so that no later one gets its id) and version
+    # Of a mask (held, so that no later one gets its id) and version, which rows keep all.
+    _whole: tuple[Tensor, int, list[bool]] | None
 
     @classmethod
     def of(cls, attention: MultiheadAttention) -> SpecializedAttention:
@@ -100,14 +99,11 @@ class SpecializedAttention(MultiheadAttention):
         """Of what the heads hand to ``out_proj``, ``[T, B, D]``."""
         if not self.drops_heads:
             return None
-        (heads,) = inputs
-        of_sentences = self._mask_of_route().to(heads.dtype)
-        return (heads * of_sentences.repeat_interleave(self.head_dim, dim=-1),)
-
-    def _mask_of_route(self) -> Tensor:
-        """bool ``[H]`` if all sentences take the same row, else ``[B, H]``."""
         assert self.head_mask is not None and self.route is not None
-        if self.route.rows is None:
-            return self.head_mask[self.route.distinct[0]]
-        last = len(self.head_mask) - 1  # row R, one past it, keeps all
-        return self.head_mask[self.route.rows.clamp(max=last)] | (self.route.rows > last).unsqueeze(1)
+        if (rows := self.route.rows) is None:
+            kept = self.head_mask[self.route.distinct[0]]  # [H]: all sentences take the same row
+        else:
+            last = len(self.head_mask) - 1  # row R, one past it, keeps all
+            kept = self.head_mask[rows.clamp(max=last)] | (rows > last).unsqueeze(1)  # [B, H]
+        (heads,) = inputs
+        return (heads * kept.to(heads.dtype).repeat_interleave(self.head_dim, dim=-1),)

@@ -51,8 +51,12 @@ def tapped(
             undo.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
 
-        def hook(reader: nn.Module, tap: Tap, **order: bool) -> None:
-            undo.callback(reader.register_forward_pre_hook(_as_hook(tap), **order).remove)
+        def hook(reader: nn.Module, tap: Callable[[Tensor], Any], *, is_shown: bool = False) -> None:
+            def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+                instead = tap(inputs[0].detach() if is_shown else inputs[0])
+                return None if is_shown or instead is None else (instead,)
+
+            undo.callback(reader.register_forward_pre_hook(before, prepend=is_shown).remove)
 
         for fc1 in fc1s.values():
             change(fc1, "ffn_path", "multiply")  # a gathered hidden vector lacks the dropped neurons
@@ -62,25 +66,7 @@ def tapped(
             if site in fc1s:
                 change(fc1s[site], "watch", show)
             else:  # before the hook of its own that masks
-                hook(attentions[site].out_proj, _shows(show), prepend=True)
+                hook(attentions[site].out_proj, show, is_shown=True)
         for site, tap in (taps or {}).items():
-            hook(
-                model.get_submodule(f"{site}.fc2") if site in fc1s else attentions[site].out_proj,
-                tap,
-            )
+            hook(model.get_submodule(f"{site}.fc2") if site in fc1s else attentions[site].out_proj, tap)
         yield
-
-
-def _as_hook(tap: Tap) -> Callable[[Any, tuple[Tensor, ...]], tuple[Tensor] | None]:
-    def hook(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
-        instead = tap(inputs[0])
-        return None if instead is None else (instead,)
-
-    return hook
-
-
-def _shows(show: Callable[[Tensor], Any]) -> Tap:
-    def tap(heads: Tensor) -> None:
-        show(heads.detach())
-
-    return tap

@@ -6,14 +6,14 @@ Axis letters: N directions, F units of a site. True = kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import load_tensors, save_tensors
+from neuron_spec.artifacts import differences, load_tensors, save_tensors
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError
 
@@ -37,21 +37,6 @@ def require_packed(
     wanted = {key: (rows, *size[:-1], -(-size[-1] // 8)) for key, size in sizes.items()}
     if shapes != wanted:
         raise ArtifactError(f"damaged {what}", where=where, **differences(shapes, wanted))
-
-
-def differences(
-    got: Mapping[str, Any],
-    expected: Mapping[str, Any],
-    order: Callable[[str], Any] | None = None,
-    at_most: int | None = None,
-) -> dict[str, str]:
-    """``got`` and ``expected`` of a message, where two mappings differ; ``order`` is the keys'."""
-    keys = [key for key in sorted({*got, *expected}, key=order) if got.get(key) != expected.get(key)]
-    more = "" if at_most is None or len(keys) <= at_most else f", and {len(keys) - at_most} more"
-    return {
-        label: ", ".join(f"{key}: {values.get(key, 'absent')}" for key in keys[:at_most]) + more
-        for label, values in (("got", got), ("expected", expected))
-    }
 
 
 class ByDirection:

@@ -18,19 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import hash_state, write_json
+from neuron_spec.artifacts import differences, hash_state, write_json
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
-from neuron_spec.neurons.by_direction import Masks, differences, pack, require_packed, unpack
-
-
-def _by_kind(sites: Mapping[str, int]) -> dict[bool, dict[str, int]]:
-    """Heads (True) and neurons apart; a kind without sites is absent."""
-    kinds: dict[bool, dict[str, int]] = {}
-    for site, size in sites.items():
-        kinds.setdefault(is_head_site(site), {})[site] = size
-    return kinds
+from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
 
 
 @dataclass
@@ -63,12 +55,12 @@ class NeuronMasks(Masks):
     @property
     def layers(self) -> list[str]:
         """The sites that are FFNs."""
-        return [site for site in self.sites if not is_head_site(site)]
+        return list(self.widths)
 
     @property
     def widths(self) -> dict[str, int]:
         """The FFNs and how many neurons each has."""
-        return {layer: self.kept[layer].size(1) for layer in self.layers}
+        return {site: size for site, size in self.sites.items() if not is_head_site(site)}
 
     @property
     def head_sites(self) -> list[str]:
@@ -87,18 +79,15 @@ class NeuronMasks(Masks):
 
     def summary(self) -> dict[str, Any]:
         """What a reader wants to know without tools; percent of neurons or heads dropped."""
-        sparsity = self.sparsity(self.sites)
+        dropped = {}
+        for site, values in self.sparsity(self.sites).items():
+            percents = [round(100 * float(value), 3) for value in (values.mean(), *values)]
+            dropped[site] = dict(zip(["mean", *self.names], percents, strict=True))
         return {
             **self.metadata,
             "directions": self.names,
             "widths": self.sites,
-            "dropped_percent": {
-                layer: {
-                    "mean": round(100 * float(values.mean()), 3),
-                    **{n: round(100 * float(v), 3) for n, v in zip(self.names, values, strict=True)},
-                }
-                for layer, values in sparsity.items()
-            },
+            "dropped_percent": dropped,
         }
 
     def require_fit(self, sizes: Mapping[str, int], where: object = None) -> None:
@@ -112,21 +101,17 @@ class NeuronMasks(Masks):
             ModelError: if the model has other sites of a kind that the masks have, or other sizes; or if
                 the masks have neither kind.
         """
-        models = _by_kind(sizes)
-        ours = {kind: sites for kind, sites in _by_kind(self.sites).items() if kind in models}
-        wanted = {kind: models[kind] for kind in ours} or models
-        if ours == wanted:
-            return
-        mine, theirs = (
-            {site: size for sites in kinds.values() for site, size in sites.items()}
-            for kinds in (ours, wanted)
-        )
-        raise ModelError(
-            "the masks are for another model",
-            where=where,
-            **differences(mine, theirs, layer_order),
-            mend="profile and select on the checkpoint that training starts from",
-        )
+        kinds = {is_head_site(site) for site in sizes}
+        ours = {site: size for site, size in self.sites.items() if is_head_site(site) in kinds}
+        kinds = {is_head_site(site) for site in ours} or kinds
+        wanted = {site: size for site, size in sizes.items() if is_head_site(site) in kinds}
+        if ours != wanted:
+            raise ModelError(
+                "the masks are for another model",
+                where=where,
+                **differences(ours, wanted, layer_order),
+                mend="profile and select on the checkpoint that training starts from",
+            )
 
     def require_neurons(self, where: object = None) -> None:
         """Raises: ArtifactError if the masks are of heads alone, for what looks at neurons."""

@@ -133,9 +133,8 @@ class Compared:
         Returns:
             float64 `[L, L]` in the order of ``distinct``, 1 on the diagonal.
         """
-        share = torch.tensor(
-            [[code == own for own in self.languages] for code in self.distinct], dtype=torch.float64
-        ).reshape(len(self.distinct), len(self.rows))
+        is_of = [[code == language for language in self.languages] for code in self.distinct]
+        share = torch.tensor(is_of, dtype=torch.float64).reshape(len(is_of), len(self.rows))
         share = share / share.sum(dim=1, keepdim=True)
         iou = share @ pairwise_iou(kept[self.rows]) @ share.T
         iou = (iou + iou.T) / 2  # the two products round differently

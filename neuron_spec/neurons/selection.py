@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -127,9 +127,7 @@ def ks_per_direction(
         DirectionError: if a pattern names no direction.
     """
     sides = {"encoder": encoder_k, "decoder": decoder_k}
-    ks = {
-        side: [k if k_of_side is None else k_of_side] * len(directions) for side, k_of_side in sides.items()
-    }
+    ks = {side: [of_side or k] * len(directions) for side, of_side in sides.items()}
     for text in k_for:
         left, equals, value = text.partition("=")
         pattern, _, side = left.partition(":")
@@ -170,12 +168,14 @@ def select(
     Raises:
         SelectionError: if a direction has no tokens, or a layer no activations.
     """
-    kept = {
-        layer: [cumulative(row, k) for row, k in zip(counts, ks[side_of(layer)], strict=True)]
-        for layer, counts in _counts_per_set(profile, neuron_sets).items()
-    }
     k_percent = {side: dict(zip(profile.names, map(float, ks[side]), strict=True)) for side in SIDES}
-    return _masks(profile, kept, method="cumulative", neuron_sets=neuron_sets, k_percent=k_percent)
+    return _selected(
+        profile,
+        lambda counts, layer: map(cumulative, counts, ks[side_of(layer)]),
+        method="cumulative",
+        neuron_sets=neuron_sets,
+        k_percent=k_percent,
+    )
 
 
 def select_top_fraction(
@@ -190,13 +190,25 @@ def select_top_fraction(
     Raises:
         SelectionError: if a direction has no tokens, or a layer no activations.
     """
-    kept = {
-        layer: [top_fraction(row, percent) for row in counts]
-        for layer, counts in _counts_per_set(profile, neuron_sets).items()
-    }
-    return _masks(
-        profile, kept, method="top-fraction", neuron_sets=neuron_sets, fraction_percent=float(percent)
+    return _selected(
+        profile,
+        lambda counts, layer: (top_fraction(row, percent) for row in counts),
+        method="top-fraction",
+        neuron_sets=neuron_sets,
+        fraction_percent=float(percent),
     )
+
+
+def _selected(
+    profile: ActivationCounts, choose: Callable[[Tensor, str], Iterable[Tensor]], **metadata: Any
+) -> NeuronMasks:
+    """Masks for the model and data that were profiled; ``choose`` has a layer's counts, int64 ``[N, F]``."""
+    profile.require_tokens()
+    counts = by_language(profile) if metadata["neuron_sets"] == "language" else profile.counts
+    kept = {layer: torch.stack(list(choose(counts[layer], layer))) for layer in profile.layers}
+    shared = ("checkpoint_sha256", "dictionary_sha256", "langs")
+    metadata |= {key: profile.metadata[key] for key in shared if key in profile.metadata}
+    return NeuronMasks(profile.directions, kept, metadata)
 
 
 def matched_random(masks: NeuronMasks, seed: int) -> NeuronMasks:
@@ -211,20 +223,13 @@ def matched_random(masks: NeuronMasks, seed: int) -> NeuronMasks:
     drawn = {}
     for layer, kept in masks.kept.items():
         owners = [language_of(d, layer) for d in masks.directions] if is_by_language else masks.names
-        drawn[layer] = torch.stack(
-            [_draw(row, hash_text(str(seed), layer, owner)) for row, owner in zip(kept, owners, strict=True)]
-        )
-    return _control(masks, drawn, method="matched-random", seed=seed)
-
-
-def _draw(kept: Tensor, digest: str) -> Tensor:
-    """As many neurons as in ``kept``, bool ``[F]``; the larger of two draws holds the smaller."""
-    # 32 bits, for torch's CPU generator looks at no more.
-    generator = torch.Generator().manual_seed(int(digest[:8], 16))
-    order = torch.randperm(len(kept), generator=generator)
-    drawn = torch.zeros_like(kept)
-    drawn[order[: int(kept.sum())]] = True
-    return drawn
+        drawn[layer] = torch.zeros_like(kept)
+        for row, owner in enumerate(owners):
+            # 32 bits, for torch's CPU generator looks at no more. Of two draws the larger holds the smaller.
+            generator = torch.Generator().manual_seed(int(hash_text(str(seed), layer, owner)[:8], 16))
+            order = torch.randperm(kept.size(1), generator=generator)
+            drawn[layer][row, order[: int(kept[row].sum())]] = True
+    return _with(masks, drawn, method="matched-random", seed=seed)
 
 
 def intersection_of_all(masks: NeuronMasks) -> NeuronMasks:
@@ -234,18 +239,15 @@ def intersection_of_all(masks: NeuronMasks) -> NeuronMasks:
         SelectionError: if a site has none.
     """
     shared = {site: masks.kept[site].all(dim=0) for site in masks.sites}
-    for site, kept in shared.items():
-        if not kept.any():
+    for site, row in shared.items():
+        if not row.any():
             raise SelectionError(
                 f"no {'head' if is_head_site(site) else 'neuron'} is kept for all directions",
                 where=site,
                 mend="choose a larger k, or fewer directions",
             )
-    return _control(
-        masks,
-        {site: kept.repeat(len(masks.directions), 1) for site, kept in shared.items()},
-        method="intersection-of-all",
-    )
+    kept = {site: row.repeat(len(masks.directions), 1) for site, row in shared.items()}
+    return _with(masks, kept, method="intersection-of-all")
 
 
 def other_direction(masks: NeuronMasks, swap: Sequence[tuple[Direction, Direction]] = ()) -> NeuronMasks:
@@ -257,8 +259,7 @@ def other_direction(masks: NeuronMasks, swap: Sequence[tuple[Direction, Directio
             the metadata.
 
     Raises:
-        SelectionError: if the sets are per language, so that directions share them; or as in
-            `another_direction`.
+        SelectionError: if the sets are per language, so that directions share them; or as `another_direction`.
     """
     if masks.metadata.get("neuron_sets") == "language":
         raise SelectionError(
@@ -272,7 +273,7 @@ def other_direction(masks: NeuronMasks, swap: Sequence[tuple[Direction, Directio
     else:
         set_of = another_direction(masks.directions)
     rows = masks.rows(set_of[d] for d in masks.directions)
-    return _control(
+    return _with(
         masks,
         {layer: kept[rows] for layer, kept in masks.kept.items()},
         method="other-direction",
@@ -354,29 +355,9 @@ def only_side(masks: NeuronMasks, side: str) -> NeuronMasks:
     kept = {
         layer: rows if side_of(layer) == side else torch.ones_like(rows) for layer, rows in masks.kept.items()
     }
-    metadata = {**masks.metadata, "only_side": side}
-    if "k_percent" in metadata:
-        metadata["k_percent"] = {side: metadata["k_percent"][side]}
-    return replace(masks, kept=kept, metadata=metadata)
+    k_percent = masks.metadata.get("k_percent")
+    return _with(masks, kept, only_side=side, **({"k_percent": {side: k_percent[side]}} if k_percent else {}))
 
 
-def _counts_per_set(profile: ActivationCounts, neuron_sets: str) -> dict[str, Tensor]:
-    """int64 ``[N, F]`` per layer.
-
-    Raises:
-        SelectionError: if a direction has no tokens.
-    """
-    profile.require_tokens()
-    return by_language(profile) if neuron_sets == "language" else profile.counts
-
-
-def _masks(profile: ActivationCounts, kept: Mapping[str, Sequence[Tensor]], **metadata: Any) -> NeuronMasks:
-    """Masks for the model and data that were profiled; rows bool ``[F]``, one per direction."""
-    shared = ("checkpoint_sha256", "dictionary_sha256", "langs")
-    metadata |= {key: profile.metadata[key] for key in shared if key in profile.metadata}
-    rows = {layer: torch.stack(list(kept[layer])) for layer in profile.layers}
-    return NeuronMasks(profile.directions, rows, metadata)
-
-
-def _control(masks: NeuronMasks, kept: dict[str, Tensor], **metadata: Any) -> NeuronMasks:
+def _with(masks: NeuronMasks, kept: dict[str, Tensor], **metadata: Any) -> NeuronMasks:
     return replace(masks, kept=kept, metadata={**masks.metadata, **metadata})

@@ -33,11 +33,8 @@ def are_split(profiles: Sequence[ActivationCounts]) -> bool:
     """
     parts = [part_of(profile) for profile in profiles]
     signatures = [profile.metadata.get("signature", {}) for profile in profiles]
-    sets = [
-        (signature.get("inputs"), {**signature.get("parameters", {}), "part": None})
-        for signature in signatures
-    ]
-    is_one_set = all(signatures) and all(of_profile == sets[0] for of_profile in sets)
+    sets = [(of.get("inputs"), {**of.get("parameters", {}), "part": None}) for of in signatures]
+    is_one_set = all(signatures) and all(of == sets[0] for of in sets)
     return is_one_set and len({part.of for part in parts}) == 1 and len(set(parts)) == len(parts) > 1
 
 
@@ -55,30 +52,6 @@ def select_again(masks: NeuronMasks, profile: ActivationCounts, where: object = 
         SelectionError: if ``masks`` do not say how they were selected, or not from counts alone; or if a
             direction has no tokens.
     """
-    _require_fit(masks, profile, where)
-    profile = profile.of(masks.directions)
-    metadata = masks.metadata
-    method, sets = metadata.get("method"), metadata.get("neuron_sets", "direction")
-    if method == "cumulative" and "k_percent" in metadata:
-        # The dense side of one-sided masks has no k; what is selected there is replaced below.
-        ks = {
-            side: [Fraction(str(metadata["k_percent"].get(side, {}).get(name, 100))) for name in masks.names]
-            for side in SIDES
-        }
-        again = select(profile, ks, neuron_sets=sets)
-    elif method == "top-fraction":
-        again = select_top_fraction(profile, Fraction(str(metadata["fraction_percent"])), neuron_sets=sets)
-    else:
-        raise SelectionError(
-            "these masks cannot be selected again from another profile",
-            got=f"method {method or 'unknown'}",
-            expected="masks by neuron-spec select, method cumulative or top-fraction",
-            mend="analyze the masks they were made from, or drop --profile",
-        )
-    return only_side(again, metadata["only_side"]) if "only_side" in metadata else again
-
-
-def _require_fit(masks: NeuronMasks, profile: ActivationCounts, where: object) -> None:
     checkpoints = [artefact.metadata.get("checkpoint_sha256") for artefact in (masks, profile)]
     if None not in checkpoints and checkpoints[0] != checkpoints[1]:
         raise ArtifactError(
@@ -103,6 +76,26 @@ def _require_fit(masks: NeuronMasks, profile: ActivationCounts, where: object) -
             got=profile.widths,
             expected=masks.widths,
         )
+    profile = profile.of(masks.directions)
+    metadata = masks.metadata
+    method, sets = metadata.get("method"), metadata.get("neuron_sets", "direction")
+    if method == "cumulative" and "k_percent" in metadata:
+        # The dense side of one-sided masks has no k; what is selected there is replaced below.
+        ks = {
+            side: [Fraction(str(metadata["k_percent"].get(side, {}).get(name, 100))) for name in masks.names]
+            for side in SIDES
+        }
+        again = select(profile, ks, neuron_sets=sets)
+    elif method == "top-fraction":
+        again = select_top_fraction(profile, Fraction(str(metadata["fraction_percent"])), neuron_sets=sets)
+    else:
+        raise SelectionError(
+            "these masks cannot be selected again from another profile",
+            got=f"method {method or 'unknown'}",
+            expected="masks by neuron-spec select, method cumulative or top-fraction",
+            mend="analyze the masks they were made from, or drop --profile",
+        )
+    return only_side(again, metadata["only_side"]) if "only_side" in metadata else again
 
 
 def iou_per_direction(first: Tensor, second: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations, starmap
 from typing import Literal, NamedTuple
 
 import torch
@@ -42,22 +43,19 @@ _LAYER_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
 def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> Figure:
     """Percent of dropped neurons over the layers: mean, least and most of each group of directions.
 
-    Args:
-        kept: layer -> bool `[num_directions, ffn_dim]`, True = kept.
-
     Raises:
         NeuronSpecError: if a layer's name or shape is wrong, or there is none.
     """
     sides = by_side(kept, directions)
-    panels: dict[str, dict[str, Curve]] = {side: {} for side in sides}
+    panels: dict[str, dict[str, dict[float, Point]]] = {side: {} for side in sides}
     for side, layers in sides.items():
-        for group in GROUPS:
-            if members := [row for row, direction in enumerate(directions) if direction.group == group]:
-                percents = {number: 100 * sparsity(kept[key])[members] for number, key in layers.items()}
-                panels[side][f"{group.arrow}, mean"] = {
-                    number: Point(of.mean().item(), of.min().item(), of.max().item())
-                    for number, of in percents.items()
-                }
+        for number, key in layers.items():
+            percent = 100 * sparsity(kept[key])
+            for group in GROUPS:
+                if rows := [row for row, direction in enumerate(directions) if direction.group == group]:
+                    of = percent[rows]
+                    point = Point(of.mean().item(), of.min().item(), of.max().item())
+                    panels[side].setdefault(f"{group.arrow}, mean", {})[number] = point
     return line_panels(
         [panels],
         title="Sparsity per layer: mean, least and most of the group's directions",
@@ -78,7 +76,6 @@ def iou_over_layers(
     """How the overlap of languages changes over the layers, pairs within and between families apart.
 
     Args:
-        kept: layer -> bool `[num_directions, ffn_dim]`, True = kept.
         group: which directions are compared, as in `overlap.compared`.
 
     Raises:
@@ -89,11 +86,11 @@ def iou_over_layers(
     # As wide as they have layers, with one y axis.
     ratios = [max(2, len(layers)) for layers in sides.values()]
     axes = figure.subplots(1, len(sides), sharey=True, squeeze=False, width_ratios=ratios)[0]
+    arrows = {each.key: each.arrow for each in GROUPS}
     lowest, highest = 100.0, 0.0
     shown: set[str] = set()
     for ax, (side, layers) in zip(axes, sides.items(), strict=True):
         chosen = compared(side, directions, group)
-        arrows = {each.key: each.arrow for each in GROUPS}
         words = arrows.get(chosen.group, "all directions")
         plain_axis(ax, grid="y", x=f"{side} layer, {chosen.by} languages, {words}")
         ax.set_xticks(range(len(layers)), [str(number) for number in layers])
@@ -104,7 +101,8 @@ def iou_over_layers(
         overlaps = [100 * off_diagonal(chosen.language_iou(kept[key])) for key in layers.values()]
         values = torch.stack(overlaps)  # [layers, pairs]
         lowest, highest = min(lowest, values.min().item()), max(highest, values.max().item())
-        shown |= _draw_overlaps(ax, values, _kinds_of_pairs(chosen.distinct, families))
+        of = [family_of(code, families) for code in chosen.distinct]
+        shown |= _draw_overlaps(ax, values, list(starmap(_kind_of_pair, combinations(of, 2))))
     if not shown:
         lowest, highest = 0.0, 100.0
     margin = max(1.0, 0.06 * (highest - lowest))
@@ -145,16 +143,10 @@ def _draw_overlaps(ax: Axes, values: Tensor, kinds: Sequence[str]) -> set[str]:
     return set(present)
 
 
-def _kinds_of_pairs(codes: Sequence[str], families: Mapping[str, str] | None) -> list[str]:
-    """Of each pair of languages, in the order of `off_diagonal`."""
-    of = [family_of(code, families) for code in codes]
-    kinds = []
-    for first, second in torch.triu_indices(len(of), len(of), offset=1).T.tolist():
-        if UNKNOWN in (of[first], of[second]):
-            kinds.append(_UNTOLD)
-        else:
-            kinds.append(_WITHIN if of[first] == of[second] else _BETWEEN)
-    return kinds
+def _kind_of_pair(family: str, other: str) -> str:
+    if UNKNOWN in (family, other):
+        return _UNTOLD
+    return _WITHIN if family == other else _BETWEEN
 
 
 def by_side(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> dict[str, dict[int, str]]:
@@ -174,8 +166,7 @@ def by_side(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> dict
                 expected="[num_directions, ffn_dim], one direction or more",
             )
     for side in ("encoder", "decoder"):
-        numbers = sorted((int(m[2]), key) for key, m in parsed.items() if m and m[1] == side)
-        if numbers:
+        if numbers := sorted((int(m[2]), key) for key, m in parsed.items() if m and m[1] == side):
             sides[side] = dict(numbers)
     if not sides:
         raise NeuronSpecError("no layers to draw", expected="kept neurons of one layer or more")
@@ -198,15 +189,17 @@ def dendrograms(
     """
     if not trees:
         raise NeuronSpecError("no trees to draw", expected="one side or more")
-    codes = {code for tree in trees.values() if tree is not None for code in tree.languages}
-    known = sorted({family_of(code, families) for code in codes} - {UNKNOWN})
-    leaves = {family: look(number, linestyle="none", markersize=6) for number, family in enumerate(known)}
-    if any(family_of(code, families) == UNKNOWN for code in codes):
+    grown = [tree for tree in trees.values() if tree is not None]
+    drawn = {family_of(code, families) for tree in grown for code in tree.languages}
+    leaves = {
+        family: look(number, linestyle="none", markersize=6)
+        for number, family in enumerate(sorted(drawn - {UNKNOWN}))
+    }
+    if UNKNOWN in drawn:
         leaves[UNKNOWN] = look(0, color=MUTED, markerfacecolor="white", linestyle="none", markersize=6)
-    most = max([len(tree.languages) for tree in trees.values() if tree is not None], default=2)
-    figure = new_figure(
-        1.0 + 3.6 * len(trees), 1.3 + 0.2 * max(most, 4) + 0.2 * math.ceil(len(leaves) / LEGEND_COLUMNS)
-    )
+    most = max([len(tree.languages) for tree in grown], default=2)
+    legend_lines = math.ceil(len(leaves) / LEGEND_COLUMNS)
+    figure = new_figure(1.0 + 3.6 * len(trees), 1.3 + 0.2 * max(most, 4) + 0.2 * legend_lines)
     panels = figure.subplots(1, len(trees), squeeze=False)[0]
     for ax, (panel, tree) in zip(panels, trees.items(), strict=True):
         plain_axis(ax, grid="x", x=f"{panel}: 1 − IoU (%)")
@@ -287,7 +280,10 @@ def line_panels(
             for name, curve in lines.items():
                 shift = step * (names.index(name) - (len(names) - 1) / 2)
                 positions = [values.index(x) + shift if ticks else x for x in curve]
-                _draw_curve(ax, positions, list(curve.values()), looks[name])
+                for x, (_, low, high) in zip(positions, curve.values(), strict=True):
+                    if low is not None and high is not None:
+                        ax.vlines(x, low, high, color=looks[name]["color"], linewidth=3, alpha=0.35)
+                ax.plot(positions, [height for height, _, _ in curve.values()], **looks[name], zorder=3)
             if ticks:
                 ax.set_xticks(range(len(values)), [ticks[x] for x in values])
                 ax.set_xlim(-0.5, len(values) - 0.5)
@@ -306,18 +302,6 @@ def line_panels(
 def _values(lines: Mapping[str, Curve], ticks: Mapping[float, str]) -> list[float]:
     """The values of a panel, in the order of ``ticks``."""
     return [value for value in ticks if any(value in curve for curve in lines.values())]
-
-
-def _draw_curve(
-    ax: Axes,
-    positions: Sequence[float],
-    points: Sequence[tuple[float, float | None, float | None]],
-    how: Look,
-) -> None:
-    for x, (_, low, high) in zip(positions, points, strict=True):
-        if low is not None and high is not None:
-            ax.vlines(x, low, high, color=how["color"], linewidth=3, alpha=0.35)
-    ax.plot(positions, [height for height, _, _ in points], **how, zorder=3)
 
 
 def sweep_curves(

@@ -66,7 +66,6 @@ def layer_heatmaps(
     """Heat maps of all layers on one colour scale, each over the directions that its side is compared over.
 
     Args:
-        kept: layer -> bool `[num_directions, ffn_dim]`, True = kept.
         group: as in `overlap.compared`.
 
     Raises:
@@ -76,13 +75,10 @@ def layer_heatmaps(
     for side, layers in by_side(kept, directions).items():
         chosen = compared(side, directions, group)
         members = [directions[i] for i in chosen.rows]
-        maps = [
-            _iou_map(key, pairwise_iou(kept[key][chosen.rows]), members, families, chosen.by)
-            for key in layers.values()
-        ]
+        ious = {key: pairwise_iou(kept[key][chosen.rows]) for key in layers.values()}
+        maps = [_iou_map(key, iou, members, families, chosen.by) for key, iou in ious.items()]
         rows += _in_rows(maps, columns)
-    most = max(len(row[0].values) for row in rows)
-    return _iou_figure(rows, _cell(most, 4.2))
+    return _iou_figure(rows, _cell(max(len(row[0].values) for row in rows), 4.2))
 
 
 def loss_increase_heatmap(
@@ -179,13 +175,7 @@ def layer_grids(
 
 
 class _Axis(NamedTuple):
-    """The rows or the columns of a map, as drawn.
-
-    Attributes:
-        labels: one per row or column.
-        runs: neighbours of one family, which white lines part, and names beside the map.
-        words: what the axis is.
-    """
+    """The rows or the columns of a map, as drawn: ``runs`` are parted and named, ``words`` say what the axis is."""
 
     labels: Sequence[str]
     runs: Sequence[Run] = ()
@@ -237,8 +227,8 @@ def _iou_map(
             expected="[num_directions, num_directions], one direction or more",
         )
     order, axis = _axis(directions, families, by)
-    percent = 100 * iou[order][:, order].double()
-    return _Map(title, percent.fill_diagonal_(torch.nan), axis._replace(words=""), axis)
+    percent = (100 * iou[order][:, order].double()).fill_diagonal_(torch.nan)
+    return _Map(title, percent, axis._replace(words=""), axis)
 
 
 def _iou_figure(rows: Sequence[Sequence[_Map]], cell: float) -> Figure:

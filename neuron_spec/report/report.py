@@ -1,13 +1,12 @@
 """A run's report: one page with its scores, sets, sample translations, corpus and signatures.
 
-`page_of` says what stands on it; `write_report` writes it as ``report.md`` with ``figures/*.png`` and as
-``report.html``, which holds everything itself. Every statement about a result is made from the numbers.
+Every statement about a result is made from the numbers.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +47,7 @@ from neuron_spec.scoring.systems import (
 from neuron_spec.studies import STUDIES
 
 REPORT, REPORT_HTML = "report.md", "report.html"
-_SAMPLES = 3
+_SAMPLES = 3  # test sentences of each direction
 _PUBLISHED_PAIRS = 61_000_000  # of EC30, in the paper
 _ABOUT = {
     DENSE: "the multilingual model that the others start from",
@@ -78,48 +77,32 @@ def write_report(folder: Path, published: Path | None = None) -> list[Path]:
     """
     run = read_run(folder)
     comparisons = {path: compared(path, systems) for path, systems in planned_comparisons(run).items()}
-    beside = _beside_published(run, published)
-    page = page_of(run, comparisons, beside)
+    page = Page(
+        f"{run.folder.resolve().name}: neuron specialization on the {run.card['name']} corpus",
+        _what_it_is(run, comparisons),
+        [
+            scores(run, comparisons),
+            *differences(comparisons),
+            *(_beside_published(run, published) if published else ()),
+            *sets(run),
+            *_of_studies(run),
+            _samples(run),
+            _corpus(run),
+            repeating(run, comparisons),
+        ],
+    )
     write_pictures(folder / FIGURES, pictures(page), ["png"])
     write_text(folder / REPORT_HTML, as_html(page))
     write_text(folder / REPORT, as_markdown(page))
     return [folder / REPORT, folder / REPORT_HTML]
 
 
-def _beside_published(run: Run, published: Path | None) -> list[Section]:
-    if published is None:
-        return []
-    scores_there = read_published(published)
-    sections = [published_section(seed.evaluations, scores_there) for seed in run.seeds]
-    if len(sections) == 1:
-        return sections
-    return [
-        replace(section, title=f"{section.title}, seed {seed.number}")
-        for section, seed in zip(sections, run.seeds, strict=True)
-    ]
-
-
-def page_of(
-    run: Run,
-    comparisons: Mapping[Path, Comparison],
-    beside: Sequence[Section] = (),
-) -> Page:
-    """Everything that the report says."""
-    sections = [
-        scores(run, comparisons),
-        *differences(comparisons),
-        *beside,
-        *sets(run),
-        *_of_studies(run),
-        _samples(run),
-        _corpus(run),
-        repeating(run, comparisons),
-    ]
-    return Page(
-        f"{run.folder.resolve().name}: neuron specialization on the {run.card['name']} corpus",
-        _what_it_is(run, comparisons),
-        sections,
-    )
+def _beside_published(run: Run, published: Path) -> Iterator[Section]:
+    published_scores = read_published(published)
+    for seed in run.seeds:
+        section = published_section(seed.evaluations, published_scores)
+        is_alone = len(run.seeds) == 1
+        yield section if is_alone else replace(section, title=f"{section.title}, seed {seed.number}")
 
 
 def _of_studies(run: Run) -> Iterator[Section]:
@@ -127,8 +110,7 @@ def _of_studies(run: Run) -> Iterator[Section]:
     for study in STUDIES:
         if study.leaves and (folders := run.holding(study.leaves)):
             page = importlib.import_module(study.module(study.page_module))
-            section = page.section({run.name_of(folder): folder for folder in folders})
-            if section is not None:
+            if (section := page.section(folders)) is not None:
                 yield section
 
 
@@ -141,17 +123,14 @@ def _what_it_is(run: Run, comparisons: Mapping[Path, Comparison]) -> list[Block]
         if all(score.direction.foreign for score in tested)
         else f"{counted(len(tested), 'direction')} of {language(ENGLISH).name}, "
     ) + plain(", ".join(train))
-    lines = [f"{what}; {sum(train.values()):,} training pairs, {sentences} test sentences a direction"]
-    lines[0] += f"; seeds {', '.join(str(seed.number) for seed in run.seeds)}." if run.has_seeds else "."
+    what += f"; {sum(train.values()):,} training pairs, {sentences} test sentences a direction"
+    what += f"; seeds {', '.join(str(seed.number) for seed in run.seeds)}." if run.has_seeds else "."
     systems = [
         f"**{plain(name)}**" + (f": {_ABOUT[name]}" if name in _ABOUT else "") + "." for name in run.systems
     ]
-    blocks: list[Block] = [Paragraph(lines[0]), Bullets(systems)]
-    if run.left_out:
-        blocks.append(Paragraph(f"Left out: {plain('; '.join(run.left_out))}."))
-    blocks += [Paragraph(text) for text in findings(comparisons)]
-    blocks.append(Paragraph(_reach(run, sum(train.values()))))
-    return blocks
+    left_out = [f"Left out: {plain('; '.join(run.left_out))}."] if run.left_out else []
+    texts = [*left_out, *findings(comparisons), _reach(run, sum(train.values()))]
+    return [Paragraph(what), Bullets(systems), *map(Paragraph, texts)]
 
 
 def _reach(run: Run, pairs: int) -> str:
@@ -175,10 +154,12 @@ def _reach(run: Run, pairs: int) -> str:
 
 
 def _samples(run: Run) -> Section:
-    evaluations = run.seeds[0].evaluations
-    outputs = {name: {o.direction: o for o in e.outputs} for name, e in evaluations.items()}
+    outputs = {
+        name: {of.direction: of for of in evaluation.outputs}
+        for name, evaluation in run.seeds[0].evaluations.items()
+    }
     sections = []
-    for number, reference in enumerate(next(iter(evaluations.values())).outputs):
+    for number, reference in enumerate(outputs[run.systems[0]].values()):
         # Other sentences for other directions, spread over the test set.
         count = len(reference.references)
         picked = dict.fromkeys((number * 7 + i * max(1, count // _SAMPLES)) % count for i in range(_SAMPLES))
@@ -200,16 +181,10 @@ def _samples(run: Run) -> Section:
 def _corpus(run: Run) -> Section:
     card = run.card
     splits = [split for split in ("train", "valid", "test") if split in card["pairs"]]
-    rows: list[list[Cell]] = [
-        [
-            code,
-            language(code).name,
-            run.family(code),
-            card["tiers"].get(code),
-            *(f"{card['pairs'][split][code]:,}" for split in splits),
-        ]
-        for code in card["pairs"]["train"]
-    ]
+    rows: list[list[Cell]] = []
+    for code in card["pairs"]["train"]:
+        counts = [f"{card['pairs'][split][code]:,}" for split in splits]
+        rows.append([code, language(code).name, run.family(code), card["tiers"].get(code), *counts])
     blocks: list[Block] = [
         Paragraph("Sentence pairs with English of each language."),
         Table(("code", "language", "family", "tier", *splits), rows),
@@ -218,19 +193,15 @@ def _corpus(run: Run) -> Section:
     ]
     if leak := card["leak_report"]:
         measured = {name: values for name, values in leak.items() if isinstance(values, Mapping)}
-        figures_of = {
-            name: {_words(key): value for key, value in values.items()} for name, values in measured.items()
-        }
-        measures = list(next(iter(figures_of.values())))
+        measures = next(iter(measured.values()))
         blocks += [
             Paragraph(f"Leak report: what is held out and also trained on ({plain(leak['similarity'])})."),
             Table(
-                ("measure", *map(_words, measured)),
-                [[measure, *(values[measure] for values in figures_of.values())] for measure in measures],
+                ("measure", *(name.replace("_", " ") for name in measured)),
+                [
+                    [measure.replace("_", " "), *(values[measure] for values in measured.values())]
+                    for measure in measures
+                ],
             ),
         ]
     return Section("The corpus", blocks)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

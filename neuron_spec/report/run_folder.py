@@ -33,11 +33,6 @@ from neuron_spec.scoring.systems import (
 )
 
 PROFILE = "profile.safetensors"
-LAYOUTS = (
-    "one run: corpus/corpus.json, masks.safetensors, evaluation/SYSTEM/scores.json; or "
-    "several seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors (or static.safetensors), "
-    "seed-N/evaluation/SYSTEM/scores.json"
-)
 
 
 @dataclass(frozen=True)
@@ -83,14 +78,11 @@ class Run:
     def family(self, code: str) -> str:
         return family_of(code, self.families)
 
-    def holding(self, pattern: str) -> list[Path]:
-        """Folders with a file in the run or a seed of it, such as ``ablation*/ablation.json``."""
+    def holding(self, pattern: str) -> dict[str, Path]:
+        """Folders with a file in the run or a seed of it, such as ``ablation*/ablation.json``; by path below the run."""
         roots = dict.fromkeys([self.folder, *(seed.folder for seed in self.seeds)])
-        return [path.parent for root in roots for path in sorted(root.glob(pattern))]
-
-    def name_of(self, folder: Path) -> str:
-        """Its path below the run."""
-        return str(folder.relative_to(self.folder))
+        folders = [path.parent for root in roots for path in sorted(root.glob(pattern))]
+        return {str(folder.relative_to(self.folder)): folder for folder in folders}
 
 
 def read_run(folder: Path) -> Run:
@@ -99,14 +91,10 @@ def read_run(folder: Path) -> Run:
     Raises:
         ArtifactError: if the folder has neither layout or both, or something in it is missing or damaged.
     """
-    evaluated = {
-        of: [
-            path.parent.name
-            for path in sorted(of.glob(f"evaluation/*/{SCORES_JSON}"), key=lambda p: place(p.parent.name))
-        ]
-        for of in (folder, *_seed_folders(folder))
-    }
-    alone, seeds = evaluated.pop(folder), evaluated
+    numbers = {of: of.name.removeprefix("seed-") for of in folder.glob("seed-*")}
+    numbered = {of: int(number) for of, number in numbers.items() if number.isdecimal()}
+    alone = _evaluated(folder)
+    seeds = {of: _evaluated(of) for of in sorted(numbered, key=numbered.__getitem__)}
     if bool(alone) == any(seeds.values()):
         raise ArtifactError(
             "two runs in one folder" if alone else "no evaluated run in this folder",
@@ -114,7 +102,9 @@ def read_run(folder: Path) -> Run:
             got=", ".join(sorted(path.name for path in folder.iterdir())) or "an empty folder"
             if folder.is_dir()
             else "no such folder",
-            expected=LAYOUTS,
+            expected="one run: corpus/corpus.json, masks.safetensors, evaluation/SYSTEM/scores.json; or several "
+            "seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors (or static.safetensors), "
+            "seed-N/evaluation/SYSTEM/scores.json",
             mend="report on a folder with one of these; a sweep has neuron-spec sweep"
             if alone
             else "run the stages to neuron-spec evaluate first; a sweep has neuron-spec sweep",
@@ -123,6 +113,7 @@ def read_run(folder: Path) -> Run:
     if alone:
         return Run(folder, card, [_read_seed(folder, None, folder / "masks.safetensors", alone)])
     every = sorted({system for systems in seeds.values() for system in systems}, key=place)
+    specialized = STATIC if STATIC in every and SPECIALIZED not in every else SPECIALIZED
     whole = [of for of, systems in seeds.items() if systems == every]
     if not whole:
         raise ArtifactError(
@@ -135,7 +126,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder,
         card,
-        [_read_seed(of, _seed_number(of), _masks_file(of, every), every) for of in whole],
+        [_read_seed(of, numbered[of], of / "masks" / f"{specialized}.safetensors", every) for of in whole],
         [
             f"{of.name}, where {', '.join(s for s in every if s not in systems)} is not evaluated yet"
             for of, systems in seeds.items()
@@ -144,18 +135,8 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _masks_file(of: Path, systems: Sequence[str]) -> Path:
-    name = STATIC if STATIC in systems and SPECIALIZED not in systems else SPECIALIZED
-    return of / "masks" / f"{name}.safetensors"
-
-
-def _seed_folders(folder: Path) -> list[Path]:
-    folders = [path for path in folder.glob("seed-*") if path.name.removeprefix("seed-").isdecimal()]
-    return sorted(folders, key=_seed_number)
-
-
-def _seed_number(folder: Path) -> int:
-    return int(folder.name.removeprefix("seed-"))
+def _evaluated(folder: Path) -> list[str]:
+    return sorted((path.parent.name for path in folder.glob(f"evaluation/*/{SCORES_JSON}")), key=place)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -177,9 +158,6 @@ def _read_seed(folder: Path, number: int | None, masks: Path, systems: Sequence[
     return Seed(number, folder, masks, NeuronMasks.load(masks), evaluations)
 
 
-# Comparisons ----------------------------------------------------------------------------------
-
-
 def planned_comparisons(run: Run) -> dict[Path, list[System]]:
     """Folder -> what is compared there, the baseline first; as the experiment's script names them.
 
@@ -192,9 +170,8 @@ def planned_comparisons(run: Run) -> dict[Path, list[System]]:
     if len(run.systems) < 2:
         return {}
     first = CONTINUATION if CONTINUATION in run.systems else run.systems[0]
-    order = [name for name in (SPECIALIZED, RANDOM, DENSE) if name in run.systems]
-    order += [name for name in run.systems if name not in order]
-    plans = [[first, *(name for name in order if name != first)]]
+    order = [name for name in (first, SPECIALIZED, RANDOM, DENSE) if name in run.systems]
+    plans = [list(dict.fromkeys([*order, *run.systems]))]
     if run.has_seeds and {SPECIALIZED, RANDOM} <= set(run.systems):
         plans.append([RANDOM, SPECIALIZED])
     numbers = "-".join(str(seed.number) for seed in run.seeds)

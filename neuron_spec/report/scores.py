@@ -7,15 +7,14 @@ from pathlib import Path
 from statistics import fmean
 
 from neuron_spec.directions import ENGLISH
-from neuron_spec.pages.page import Paragraph, Picture, Section, Table, plain
+from neuron_spec.pages.page import Block, Paragraph, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
 from neuron_spec.report.run_folder import Run
 from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import METRICS, Comparison, GroupComparison
-from neuron_spec.scoring.comparison_files import sections_of
+from neuron_spec.scoring.comparison_files import group_cells, sections_of, spread
 from neuron_spec.scoring.systems import SPECIALIZED
-from neuron_spec.scoring.tables import group_cells, spread
 from neuron_spec.statistics import OverSeeds
 
 
@@ -32,10 +31,6 @@ def _finding(comparison: Comparison, row: GroupComparison) -> str:
     seeds = [
         fmean(of) for of in zip(*([seed.difference for seed in r.seeds] for r in directions), strict=True)
     ]
-    text = (
-        f"**{plain(row.system)} against {plain(comparison.baseline)}:** {row.difference.mean:+z.2f} BLEU over "
-        f"{counted(row.directions, 'direction')}"
-    )
     details = []
     if row.difference.std is not None:
         details.append(
@@ -47,19 +42,20 @@ def _finding(comparison: Comparison, row: GroupComparison) -> str:
     p = shown_p(row.p_value)
     details.append(f"p \\< {p[1:]}" if p[0] == "<" else f"p = {p}")
     won, lost = row.holm_results["win"], row.holm_results["loss"]
-    text += f" ({'; '.join(details)}). "
-    if len(seeds) == 1:
-        text += "In " + (
-            "no single direction is the difference significant"
-            if won == lost == 0
-            else f"{counted(won, 'direction')} it is significantly better, in {lost} worse,"
-        )
-    else:
-        text += (
+    if len(seeds) > 1:
+        significant = (
             f"Of the {sum(row.holm_results.values())} pairs of direction and seed it is significantly better in "
             f"{won}, worse in {lost},"
         )
-    return text + " after Holm's adjustment. " + _verdict(row, seeds, comparison.alpha)
+    elif won or lost:
+        significant = f"In {counted(won, 'direction')} it is significantly better, in {lost} worse,"
+    else:
+        significant = "In no single direction is the difference significant"
+    return (
+        f"**{plain(row.system)} against {plain(comparison.baseline)}:** {row.difference.mean:+z.2f} BLEU over "
+        f"{counted(row.directions, 'direction')} ({'; '.join(details)}). {significant} after Holm's adjustment. "
+        + _verdict(row, seeds, comparison.alpha)
+    )
 
 
 def _verdict(row: GroupComparison, seeds: Sequence[float], alpha: float) -> str:
@@ -76,71 +72,61 @@ def _verdict(row: GroupComparison, seeds: Sequence[float], alpha: float) -> str:
 
 
 def scores(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
-    texts = [
-        "Means are unweighted over directions"
-        + ("; ± is the standard deviation over seeds." if len(run.seeds) > 1 else ".")
-    ]
+    is_one_seed = len(run.seeds) == 1
+    spreads = "." if is_one_seed else "; ± is the standard deviation over seeds."
+    texts = [f"Means are unweighted over directions{spreads}"]
     if not comparisons:
         texts.append(f"Only *{plain(run.systems[0])}* was evaluated: there is nothing to compare it with.")
-    sections = [
-        Section("chrF++, means", [_means(run, "chrf")], is_folded=True),
-        *(
-            Section(f"{title}, every direction", [_per_direction(run, metric)], is_folded=True)
+    by_direction = {metric: _by_direction(run, metric) for metric in METRICS}
+    means = {
+        name: {direction: fmean(values) for direction, values in of_system.items()}
+        for name, of_system in by_direction["bleu"].items()
+    }
+    figure = drawn(
+        "scores",
+        "BLEU of each system, per direction" + ("" if is_one_seed else ", mean over seeds"),
+        score_figures.scores_bars(means, "BLEU", families=run.families),
+    )
+    details: dict[str, list[Block]] = {
+        "chrF++, means": [_means(run, "chrf")],
+        **{
+            f"{title}, every direction": [_per_direction(run, title, by_direction[metric])]
             for metric, title in METRICS.items()
-        ),
-        *_faults(run),
-    ]
+        },
+        "Off-target and empty translations": [
+            Paragraph("Off-target: identified as another language than the target's."),
+            _faults(run),
+        ],
+    }
     return Section(
         "Scores",
-        [*map(Paragraph, texts), _means(run, "bleu"), _score_figure(run)],
-        sections,
+        [*map(Paragraph, texts), _means(run, "bleu"), figure],
+        [Section(title, blocks, is_folded=True) for title, blocks in details.items()],
     )
 
 
 def _means(run: Run, metric: str) -> Table:
     """Of each group of directions, tier and family; a system with several seeds has their mean."""
-    means = {
-        name: [
+    summaries = [
+        [
             {(row.kind, row.name, row.group): row for row in seed.evaluations[name].summary}
             for seed in run.seeds
         ]
         for name in run.systems
-    }
-    return Table(
-        (f"{METRICS[metric]}: mean over", "group", *run.systems, "directions"),
+    ]
+    rows = [
         [
-            [
-                *group_cells(row.kind, row.name, row.group),
-                *(_mean_score([getattr(seed[key], metric) for seed in seeds]) for seeds in means.values()),
-                row.directions,
-            ]
-            for key, row in means[run.systems[0]][0].items()
-            if all(key in seed for seeds in means.values() for seed in seeds)
-        ],
-    )
+            *group_cells(*key),
+            *(spread(OverSeeds.of([getattr(of[key], metric) for of in seeds])) for seeds in summaries),
+            row.directions,
+        ]
+        for key, row in summaries[0][0].items()
+        if all(key in of for seeds in summaries for of in seeds)
+    ]
+    return Table((f"{METRICS[metric]}: mean over", "group", *run.systems, "directions"), rows)
 
 
-def _mean_score(values: Sequence[float]) -> Cell:
-    """Over seeds, with the standard deviation where there are several; None of nothing."""
-    return spread(OverSeeds.of(values)) if values else None
-
-
-def _per_direction(run: Run, metric: str) -> Table:
-    by_system = _direction_scores(run, metric)
-    return Table(
-        ("direction", "family", *(f"{METRICS[metric]}, {name}" for name in by_system)),
-        [
-            [
-                name,
-                _family_of(run, name),
-                *(_mean_score(scores.get(name, ())) for scores in by_system.values()),
-            ]
-            for name in next(iter(by_system.values()))
-        ],
-    )
-
-
-def _direction_scores(run: Run, metric: str) -> dict[str, dict[str, list[float]]]:
+def _by_direction(run: Run, metric: str) -> dict[str, dict[str, list[float]]]:
     """System -> direction -> a score for each seed."""
     by_system: dict[str, dict[str, list[float]]] = {name: {} for name in run.systems}
     for seed in run.seeds:
@@ -150,22 +136,18 @@ def _direction_scores(run: Run, metric: str) -> dict[str, dict[str, list[float]]
     return by_system
 
 
-def _family_of(run: Run, direction: str) -> str:
-    """Of the language that is not English; of both where neither is."""
-    codes = [code for code in direction.split("-") if code != ENGLISH]
-    return ", ".join(dict.fromkeys(run.family(code) for code in codes))
+def _per_direction(run: Run, title: str, by_system: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    rows: list[list[Cell]] = []
+    for direction in by_system[run.systems[0]]:
+        foreign = [code for code in direction.split("-") if code != ENGLISH]  # both where neither is English
+        families = dict.fromkeys(map(run.family, foreign))
+        of_systems = [scores.get(direction) for scores in by_system.values()]
+        cells = [spread(OverSeeds.of(of_seeds)) if of_seeds else None for of_seeds in of_systems]
+        rows.append([direction, ", ".join(families), *cells])
+    return Table(("direction", "family", *(f"{title}, {name}" for name in by_system)), rows)
 
 
-def _score_figure(run: Run) -> Picture:
-    means = {
-        name: {direction: fmean(values) for direction, values in scores.items()}
-        for name, scores in _direction_scores(run, "bleu").items()
-    }
-    caption = "BLEU of each system, per direction" + (", mean over seeds" if len(run.seeds) > 1 else "")
-    return drawn("scores", caption, score_figures.scores_bars(means, "BLEU", families=run.families))
-
-
-def _faults(run: Run) -> list[Section]:
+def _faults(run: Run) -> Table:
     """Hypotheses in another language than the target, and empty ones; percent, mean over directions."""
     rows: list[list[Cell]] = []
     for name in run.systems:
@@ -175,28 +157,18 @@ def _faults(run: Run) -> list[Section]:
         off = [row.off_target_fraction for row in overall if row.off_target_fraction is not None]
         empty = 100 * fmean(row.empty_fraction for row in overall)
         rows.append([name, 100 * fmean(off) if len(off) == len(overall) else None, empty])
-    table = Table(("system", "off-target, %", "empty, %"), rows)
-    return [
-        Section(
-            "Off-target and empty translations",
-            [Paragraph("Off-target: identified as another language than the target's."), table],
-            is_folded=True,
-        )
-    ]
+    return Table(("system", "off-target, %", "empty, %"), rows)
 
 
 def differences(comparisons: Mapping[Path, Comparison]) -> list[Section]:
     """The whole of each comparison, with its figure."""
-    return (
-        [Section("Differences", [], [_against(each) for each in comparisons.values()])] if comparisons else []
-    )
-
-
-def _against(comparison: Comparison) -> Section:
-    figure = drawn(
-        f"against-{comparison.baseline}",
-        f"Difference to {plain(comparison.baseline)} per direction: 95 % intervals over sentences, a dot for each seed, "
-        "filled where p is small",
-        score_figures.score_differences(comparison),
-    )
-    return Section(f"Against {comparison.baseline}", [figure], sections_of(comparison))
+    sections = []
+    for comparison in comparisons.values():
+        figure = drawn(
+            f"against-{comparison.baseline}",
+            f"Difference to {plain(comparison.baseline)} per direction: 95 % intervals over sentences, a dot for "
+            "each seed, filled where p is small",
+            score_figures.score_differences(comparison),
+        )
+        sections.append(Section(f"Against {comparison.baseline}", [figure], sections_of(comparison)))
+    return [Section("Differences", [], sections)] if sections else []

@@ -10,7 +10,7 @@ from typing import Any
 
 from neuron_spec.directions import UNKNOWN
 from neuron_spec.neurons.choices import METHODS
-from neuron_spec.pages.page import Block, Paragraph, Picture, Section, plain
+from neuron_spec.pages.page import Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import counted
 from neuron_spec.report.run_folder import Run, Seed
@@ -27,7 +27,8 @@ from neuron_spec.studies.analysis.page import (
 
 
 def sets(run: Run) -> list[Section]:
-    analyses = [analyze(_question(run, seed), {}) for seed in run.seeds]
+    analyses = [analyze(Question(seed.masks, families=run.families), {}) for seed in run.seeds]
+    dropped = dropped_table(analyses)
     overlap = [*what_is_compared(analyses[0]), *overlap_blocks(analyses)]
     if finding := _finding(analyses):
         overlap.append(Paragraph(finding))
@@ -35,7 +36,10 @@ def sets(run: Run) -> list[Section]:
         overlap += [picture for seed in run.seeds for picture in _figures(run, seed, "overlap")]
         overlap += _figures(run, run.seeds[0], "dendrogram", "iou")
     return [
-        Section("Specialized neurons", _specialized(run, analyses)),
+        Section(
+            "Specialized neurons",
+            [_how_selected(run, dropped), dropped, *_figures(run, run.seeds[0], "sparsity")],
+        ),
         Section("Overlap of the sets", overlap),
     ]
 
@@ -45,19 +49,15 @@ def of_first_seed(run: Run) -> str:
     return f"; seed {run.seeds[0].number}" if len(run.seeds) > 1 else ""
 
 
-def _question(run: Run, seed: Seed) -> Question:
-    return Question(seed.masks, families=run.families)
-
-
 def _figures(run: Run, seed: Seed, *names: str) -> list[Picture]:
     is_first = seed is run.seeds[0]
     end, of = ("", of_first_seed(run)) if is_first else (f"-seed-{seed.number}", f"; seed {seed.number}")
-    figures = draw(_question(run, seed), names)
+    figures = draw(Question(seed.masks, families=run.families), names)
     return [drawn(f"{name}{end}", f"{CAPTIONS[name]}{of}", figure) for name, figure in figures.items()]
 
 
-def _specialized(run: Run, analyses: Analyses) -> Sequence[Block]:
-    metadata, dropped = run.seeds[0].masks.metadata, dropped_table(analyses)
+def _how_selected(run: Run, dropped: Table) -> Paragraph:
+    metadata = run.seeds[0].masks.metadata
     method = str(metadata.get("method", UNKNOWN))
     ks = sorted({k for side in metadata.get("k_percent", {}).values() for k in side.values()})
     text = f"Sets by *{plain(method)}*: {METHODS.get(method, 'not made by neuron-spec select')}"
@@ -65,8 +65,7 @@ def _specialized(run: Run, analyses: Analyses) -> Sequence[Block]:
     if all(row[-1] == 0 for row in dropped.rows):
         text += "No direction drops any neuron: specialization changes nothing here. "
     over = "the directions of a group" + (" and seeds" if len(run.seeds) > 1 else "")
-    text += f"The table has the neurons dropped in percent, over {over}."
-    return [Paragraph(text), dropped, *_figures(run, run.seeds[0], "sparsity")]
+    return Paragraph(text + f"The table has the neurons dropped in percent, over {over}.")
 
 
 def _finding(analyses: Analyses) -> str:

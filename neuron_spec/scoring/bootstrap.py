@@ -18,13 +18,7 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from neuron_spec.scoring.metrics import (
-    DEFAULT_TOKENIZER,
-    Outputs,
-    bleu_metric,
-    default_tokenizer,
-    detokenized,
-)
+from neuron_spec.scoring.metrics import OFFICIAL_TOKENIZER, Outputs, bleu_metric, detokenized
 
 BOOTSTRAP_SEED = 12345  # sacreBLEU's own default, so `sacrebleu --paired-bs` gives the same p
 
@@ -102,10 +96,9 @@ def resampled_scores(
     """
     texts = [detokenized(text) for text in texts] if official else texts
     target, references = texts[0].direction.target, [texts[0].references]
-    tokenizer = DEFAULT_TOKENIZER if official else default_tokenizer(target)
     # The metrics keep the references' n-grams, which take as long to count as a system's.
     metrics: dict[str, Metric] = {
-        "bleu": bleu_metric(tokenizer, target, references),
+        "bleu": bleu_metric(target, OFFICIAL_TOKENIZER if official else None, references),
         "chrf": CHRF(word_order=2, references=references),
     }
     draws = _draws(len(texts[0].references), samples)
@@ -132,26 +125,20 @@ def _resampled(metric: Metric, hypotheses: Sequence[str], draws: Floats) -> Resa
     signature.update("bs", len(draws))
     return ResampledScore(
         score=metric._aggregate_and_compute(statistics).score,
-        samples=scores_of(metric, totals),
-        single=scores_of(metric, totals.astype(np.float32)),
+        samples=_scores_of(metric, totals),
+        single=_scores_of(metric, totals.astype(np.float32)),
         signature=str(signature),
     )
 
 
-def scores_of(metric: Metric, totals: Floats) -> Floats:
-    """What sacreBLEU's ``_compute_score_from_stats`` gives for each row, `[samples]`, in the precision of the totals.
+def _scores_of(metric: Metric, totals: Floats) -> Floats:
+    """What sacreBLEU's ``_compute_score_from_stats`` gives for each row of float `[samples, statistics]`, as precise.
 
-    Args:
-        metric: a BLEU of four orders that is smoothed exponentially, or a chrF++, as `score` uses them.
-        totals: sums over sentences, float `[samples, statistics]`.
+    For a BLEU of four orders that is smoothed exponentially, or a chrF++, as `score` uses them.
     """
-    if isinstance(metric, BLEU):
-        return _bleu_scores(metric, totals)
-    assert isinstance(metric, CHRF)
-    return _chrf_scores(metric, totals)
-
-
-def _bleu_scores(metric: BLEU, totals: Floats) -> Floats:
+    if isinstance(metric, CHRF):
+        return _chrf_scores(metric, totals)
+    assert isinstance(metric, BLEU)
     lengths, matches, counts = totals[:, :2], totals[:, 2:6], totals[:, 6:]
     scores = np.empty(len(totals))
     is_plain = (matches > 0).all(axis=1)  # others are smoothed, and rare
@@ -167,9 +154,7 @@ def _bleu_scores(metric: BLEU, totals: Floats) -> Floats:
 
 
 def _chrf_scores(metric: CHRF, totals: Floats) -> Floats:
-    written, expected, matches = totals.reshape(len(totals), -1, 3).transpose(
-        2, 1, 0
-    )  # [orders, samples] each
+    written, expected, matches = totals.reshape(len(totals), -1, 3).transpose(2, 1, 0)  # [orders, samples]
     counts = (written > 0) & (expected > 0)
     orders = np.maximum(counts.sum(axis=0), 1).astype(totals.dtype)
     precision, recall = (

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -31,7 +30,7 @@ from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED, PairedScore, resampled_scores
-from neuron_spec.scoring.evaluation import ALL, Evaluation, grouped
+from neuron_spec.scoring.evaluation import ALL, family_in, grouped, tier_in
 from neuron_spec.scoring.systems import System, is_official
 from neuron_spec.statistics import OverSeeds, holm, interval, interval_over_directions, sign_flip_p_value
 
@@ -62,6 +61,18 @@ class SeedResult:
     holm_p_value: float
     result: str
     holm_result: str
+
+    @classmethod
+    def of(cls, pair: PairedScore, holm_p_value: float, alpha: float) -> SeedResult:
+        difference = pair.score - pair.baseline_score
+        if_significant = WIN if difference > 0 else LOSS
+        return cls(
+            *(pair.baseline_score, pair.score, difference),
+            *interval(pair.resampled_differences),
+            *(pair.sacrebleu_p_value, pair.p_value, holm_p_value),
+            result=if_significant if pair.p_value < alpha else TIE,
+            holm_result=if_significant if holm_p_value < alpha else TIE,
+        )
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,10 @@ class Difference:
     wins: int | None = None
     losses: int | None = None
 
+    def values(self, columns: Mapping[str, str]) -> dict[str, Any]:
+        """Some fields, as files name them: name in the file -> field."""
+        return {name: getattr(self, field) for name, field in columns.items()}
+
     @classmethod
     def of_groups(
         cls, comparison: Comparison, kinds: Iterable[str] = ("overall",), **more: Any
@@ -177,36 +192,26 @@ class Difference:
             kinds: of groups, as in `GroupMean`; of each name those over all its directions.
             more: fields of a subclass.
         """
-        rows: list[Self] = []
-        for system in comparison.systems:
-            for bleu, chrf in zip(*(comparison.groups_of(system, metric) for metric in METRICS), strict=True):
-                if bleu.kind not in kinds or bleu.group != ALL:
-                    continue
-                over = {"name": bleu.name, "directions": bleu.directions, **more}
-                base = bleu.baseline
-                names = comparison.baseline, comparison.baseline
-                baseline = cls(*names, bleu=base.mean, chrf=chrf.baseline.mean, bleu_std=base.std, **over)
-                if baseline not in rows:
-                    rows.append(baseline)
+        rows: dict[tuple[str, str], Self] = {}
+        by_metric = ([row for row in comparison.groups if row.metric == metric] for metric in METRICS)
+        for bleu, chrf in zip(*by_metric, strict=True):
+            if bleu.kind in kinds and bleu.group == ALL:
+                over, base = (comparison.baseline, bleu.name, bleu.directions), bleu.baseline
+                baseline = cls(comparison.baseline, *over, base.mean, chrf.baseline.mean, base.std, **more)
+                rows.setdefault((baseline.system, bleu.name), baseline)
                 low, high = bleu.interval or (None, None)
-                rows.append(
-                    cls(
-                        system,
-                        comparison.baseline,
-                        bleu=bleu.score.mean,
-                        chrf=chrf.score.mean,
-                        bleu_std=bleu.score.std,
-                        difference=bleu.difference.mean,
-                        chrf_difference=chrf.difference.mean,
-                        low=low,
-                        high=high,
-                        p_value=bleu.p_value,
-                        wins=bleu.holm_results.get(WIN, 0),
-                        losses=bleu.holm_results.get(LOSS, 0),
-                        **over,
-                    )
+                rows[bleu.system, bleu.name] = cls(
+                    *(bleu.system, *over, bleu.score.mean, chrf.score.mean, bleu.score.std),
+                    difference=bleu.difference.mean,
+                    chrf_difference=chrf.difference.mean,
+                    low=low,
+                    high=high,
+                    p_value=bleu.p_value,
+                    wins=bleu.holm_results.get(WIN, 0),
+                    losses=bleu.holm_results.get(LOSS, 0),
+                    **more,
                 )
-        return rows
+        return list(rows.values())
 
     @classmethod
     def over_directions(
@@ -223,20 +228,17 @@ class Difference:
             scores: of each direction ``bleu`` and ``chrf``, of the system and of the baseline.
             more: fields of a subclass.
         """
-        differences = {metric: [of[metric][0] - of[metric][1] for of in scores] for metric in METRICS}
-        low, high = interval_over_directions(differences["bleu"]) or (None, None)
+        bleu, chrf = ([of[metric][0] - of[metric][1] for of in scores] for metric in METRICS)
+        low, high = interval_over_directions(bleu) or (None, None)
         return cls(
-            system,
-            baseline,
-            name,
-            len(scores),
+            *(system, baseline, name, len(scores)),
             bleu=fmean(of["bleu"][0] for of in scores),
             chrf=fmean(of["chrf"][0] for of in scores),
-            difference=fmean(differences["bleu"]),
-            chrf_difference=fmean(differences["chrf"]),
+            difference=fmean(bleu),
+            chrf_difference=fmean(chrf),
             low=low,
             high=high,
-            p_value=sign_flip_p_value(differences["bleu"]),
+            p_value=sign_flip_p_value(bleu),
             **more,
         )
 
@@ -244,9 +246,16 @@ class Difference:
 def comparison_signature(systems: Sequence[System], *, samples: int, alpha: float) -> dict[str, Any]:
     """What a comparison is made from; ``systems`` as `comparable` returns them."""
     baseline, *others = systems
+    inputs = {}
+    for system in systems:
+        for i, seed in enumerate(system.seeds):
+            texts = [[str(o.direction), o.hypotheses, o.references, o.sources] for o in seed.outputs]
+            scores = [[s.bleu_signature, s.chrf_signature] for s in seed.scores]
+            groups = [seed.families, seed.tiers, is_official(seed)]
+            inputs[system.label(i)] = hash_text(json.dumps([texts, scores, groups], sort_keys=True))
     return artifacts.signature(
         "compare",
-        inputs={system.label(i): _sha256(seed) for system in systems for i, seed in enumerate(system.seeds)},
+        inputs=inputs,
         parameters={
             "baseline": baseline.name,
             "systems": [system.name for system in others],
@@ -257,13 +266,6 @@ def comparison_signature(systems: Sequence[System], *, samples: int, alpha: floa
             "alpha": alpha,
         },
     )
-
-
-def _sha256(evaluation: Evaluation) -> str:
-    texts = [[str(o.direction), o.hypotheses, o.references, o.sources] for o in evaluation.outputs]
-    scores = [[s.bleu_signature, s.chrf_signature] for s in evaluation.scores]
-    groups = [evaluation.families, evaluation.tiers, is_official(evaluation)]
-    return hash_text(json.dumps([texts, scores, groups], sort_keys=True))
 
 
 def compare(
@@ -287,108 +289,78 @@ def compare(
             got=f"alpha {alpha:g}, {samples} bootstrap samples",
             expected="0 < alpha < 1, and more samples than 1 / alpha: the smallest p is 1 / (samples + 1)",
         )
-    paired = _bootstrap_all(systems, samples)
-    baseline, *others = systems
+    paired = _paired_scores(systems, samples)
     signatures = {
-        metric: sorted({p.signature for at in paired for seeds in at.values() for p in seeds[metric]})
+        metric: sorted(
+            {pair.signature for (_, m), of in paired.items() if m == metric for at in of for pair in at}
+        )
         for metric in METRICS
     }
+    baseline, *others = systems
     comparison = Comparison(dict(signature), signatures, baseline.name, alpha)
     for system in others:
         for metric in METRICS:
-            scores = [at[system.name][metric] for at in paired]
-            rows = _compare_directions(baseline, system, metric, scores, alpha)
+            rows = _compare_directions(baseline, system, metric, paired[system.name, metric], alpha)
             comparison.directions.extend(rows)
             comparison.groups.extend(_compare_groups(baseline, system, metric, rows))
     return comparison
 
 
-# Per direction: system -> metric -> one score for each pair of seeds.
-_Paired = dict[str, dict[str, list[PairedScore]]]
-
-
-def _bootstrap_all(systems: Sequence[System], samples: int) -> list[_Paired]:
+def _paired_scores(systems: Sequence[System], samples: int) -> dict[tuple[str, str], list[list[PairedScore]]]:
+    """Of each system and metric: for each direction, one score for each pair of seeds."""
     baseline, *others = systems
-    official = is_official(baseline.seeds[0])
-    directions = [score.direction for score in baseline.seeds[0].scores]
-    paired: list[_Paired] = []
-    for at, direction in enumerate(bar := tqdm(directions, desc="compare", file=sys.stderr)):
-        bar.set_postfix_str(str(direction))
+    reference = baseline.seeds[0]
+    paired: dict[tuple[str, str], list[list[PairedScore]]] = {}
+    for at, outputs in enumerate(bar := tqdm(reference.outputs, desc="compare", file=sys.stderr)):
+        bar.set_postfix_str(str(outputs.direction))
         texts = [(system, seed) for system in systems for seed in range(len(system.seeds))]
         resampled = resampled_scores(
-            [system.seeds[seed].outputs[at] for system, seed in texts], samples=samples, official=official
+            [system.seeds[seed].outputs[at] for system, seed in texts],
+            samples=samples,
+            official=is_official(reference),
         )
-        of = {(system.name, seed): scores for (system, seed), scores in zip(texts, resampled, strict=True)}
+        by_text = {(system.name, seed): of for (system, seed), of in zip(texts, resampled, strict=True)}
         for system, seed in texts:
-            for metric, score in of[system.name, seed].items():
-                _require_score_of_texts(system, seed, at, metric, score.score)
-        paired.append(
-            {
-                system.name: {
-                    metric: [
-                        PairedScore.of(of[baseline.name, seed][metric], of[system.name, partner][metric])
-                        for seed in range(len(baseline.seeds))
-                        for partner in _partners(seed, baseline, system)
-                    ]
-                    for metric in METRICS
-                }
-                for system in others
-            }
-        )
+            for metric, score in by_text[system.name, seed].items():
+                stored = getattr(system.seeds[seed].scores[at], metric)
+                if abs(stored - score.score) > _SCORE_TOLERANCE:
+                    raise ArtifactError(
+                        "scores of an evaluation are not those of its texts",
+                        where=f"{system.label(seed)}, {outputs.direction}, {METRICS[metric]}",
+                        got=f"{stored} in {artifacts.SCORES_JSON}",
+                        expected=f"{score.score} from its hypotheses and references",
+                        mend="evaluate again: its texts were changed, or it was scored by another sacreBLEU",
+                    )
+        for system in others:
+            # Seed by seed; a single one is compared with each.
+            pairs = max(len(baseline.seeds), len(system.seeds))
+            first = [by_text[baseline.name, i % len(baseline.seeds)] for i in range(pairs)]
+            second = [by_text[system.name, i % len(system.seeds)] for i in range(pairs)]
+            for metric in METRICS:
+                scores = [PairedScore.of(a[metric], b[metric]) for a, b in zip(first, second, strict=True)]
+                paired.setdefault((system.name, metric), []).append(scores)
     return paired
-
-
-def _partners(index: int, baseline: System, system: System) -> Sequence[int]:
-    """Which seeds of a system are compared with the baseline's seed ``index``."""
-    if len(baseline.seeds) == 1:
-        return range(len(system.seeds))
-    return [index if len(system.seeds) > 1 else 0]
-
-
-def _require_score_of_texts(system: System, seed: int, at: int, metric: str, score: float) -> None:
-    of = system.seeds[seed].scores[at]
-    if abs(getattr(of, metric) - score) > _SCORE_TOLERANCE:
-        raise ArtifactError(
-            "scores of an evaluation are not those of its texts",
-            where=f"{system.label(seed)}, {of.direction}, {METRICS[metric]}",
-            got=f"{getattr(of, metric)} in {artifacts.SCORES_JSON}",
-            expected=f"{score} from its hypotheses and references",
-            mend="evaluate again: its texts were changed, or it was scored by another sacreBLEU",
-        )
 
 
 def _compare_directions(
     baseline: System, system: System, metric: str, paired: Sequence[Sequence[PairedScore]], alpha: float
 ) -> list[DirectionComparison]:
-    """``paired``: for each direction, one score for each pair of seeds."""
     p_values = np.array([[score.p_value for score in scores] for scores in paired])  # [directions, seeds]
     adjusted = np.stack([holm(column) for column in p_values.T], axis=1)
     reference = baseline.seeds[0]
-    names = {
-        kind: {
-            member.direction: name
-            for group_kind, name, _, members in grouped(reference.scores, reference.families, reference.tiers)
-            if group_kind == kind
-            for member in members
-        }
-        for kind in ("tier", "family")
-    }
     compared = []
     for at, scores in enumerate(paired):
-        of = reference.scores[at]
-        seeds = [
-            _seed_result(score, float(holm_p), alpha)
-            for score, holm_p in zip(scores, adjusted[at], strict=True)
-        ]
+        direction = reference.scores[at].direction
         low, high = interval(np.mean([score.resampled_differences for score in scores], axis=0))
+        seeds = [SeedResult.of(score, float(p), alpha) for score, p in zip(scores, adjusted[at], strict=True)]
         compared.append(
             DirectionComparison(
                 system=system.name,
                 metric=metric,
-                direction=of.direction,
-                group=of.group,
-                tier=names["tier"].get(of.direction),
-                family=names["family"].get(of.direction),
+                direction=direction,
+                group=direction.group.code,
+                tier=tier_in(reference.tiers, direction) if reference.tiers else None,
+                family=family_in(reference.families, direction),
                 baseline=_over_seeds(baseline, metric, [at]),
                 score=_over_seeds(system, metric, [at]),
                 difference=OverSeeds.of([seed.difference for seed in seeds]),
@@ -400,24 +372,6 @@ def _compare_directions(
     return compared
 
 
-def _seed_result(score: PairedScore, holm_p_value: float, alpha: float) -> SeedResult:
-    difference = score.score - score.baseline_score
-    if_significant = WIN if difference > 0 else LOSS
-    low, high = interval(score.resampled_differences)
-    return SeedResult(
-        baseline=score.baseline_score,
-        score=score.score,
-        difference=difference,
-        low=low,
-        high=high,
-        sacrebleu_p_value=score.sacrebleu_p_value,
-        p_value=score.p_value,
-        holm_p_value=holm_p_value,
-        result=if_significant if score.p_value < alpha else TIE,
-        holm_result=if_significant if holm_p_value < alpha else TIE,
-    )
-
-
 def _over_seeds(system: System, metric: str, places: Sequence[int]) -> OverSeeds:
     """The mean over directions of each seed, then over seeds; ``places`` are the directions' positions."""
     return OverSeeds.of([fmean(getattr(seed.scores[at], metric) for at in places) for seed in system.seeds])
@@ -427,28 +381,22 @@ def _compare_groups(
     baseline: System, system: System, metric: str, rows: Sequence[DirectionComparison]
 ) -> list[GroupComparison]:
     reference = baseline.seeds[0]
-    place = {score.direction: at for at, score in enumerate(reference.scores)}
     compared = []
     for kind, name, group, members in grouped(reference.scores, reference.families, reference.tiers):
-        places = [place[member.direction] for member in members]
-        differences = np.array([[seed.difference for seed in rows[at].seeds] for at in places])
-        of_directions = differences.mean(axis=1)  # [directions]
-        seeds = [seed for at in places for seed in rows[at].seeds]
+        places = [reference.scores.index(member) for member in members]
+        seeds = [rows[at].seeds for at in places]
+        differences = np.array([[seed.difference for seed in of] for of in seeds])  # [directions, seeds]
+        of_directions = differences.mean(axis=1)
         compared.append(
             GroupComparison(
-                system=system.name,
-                metric=metric,
-                kind=kind,
-                name=name,
-                group=group,
-                directions=len(places),
+                *(system.name, metric, kind, name, group, len(places)),
                 baseline=_over_seeds(baseline, metric, places),
                 score=_over_seeds(system, metric, places),
                 difference=OverSeeds.of(differences.mean(axis=0).tolist()),
                 interval=interval_over_directions(of_directions),
                 p_value=sign_flip_p_value(of_directions),
-                results=counted_results([seed.result for seed in seeds]),
-                holm_results=counted_results([seed.holm_result for seed in seeds]),
+                results=counted_results([seed.result for of in seeds for seed in of]),
+                holm_results=counted_results([seed.holm_result for of in seeds for seed in of]),
             )
         )
     return compared
@@ -456,5 +404,4 @@ def _compare_groups(
 
 def counted_results(results: Sequence[str]) -> dict[str, int]:
     """How many wins, ties and losses."""
-    counts = Counter(results)
-    return {result: counts[result] for result in (WIN, TIE, LOSS)}
+    return {result: results.count(result) for result in (WIN, TIE, LOSS)}

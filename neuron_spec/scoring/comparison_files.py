@@ -1,17 +1,17 @@
-"""A comparison's files: ``comparison.md``, ``.csv``, ``.json`` and the figure."""
+"""A comparison's files, ``comparison.md``, ``.csv``, ``.json`` and the figure, and differences as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import completed, read_json, write_json, write_text
-from neuron_spec.directions import Direction
+from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import ArtifactError
-from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, plain
-from neuron_spec.pages.tables import bounds, csv_text, shown_p
+from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, plain, write_pictures
+from neuron_spec.pages.tables import Cell, bounds, csv_text, shown_p, signed
 from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED
 from neuron_spec.scoring.comparison import (
     ALPHA,
@@ -21,6 +21,7 @@ from neuron_spec.scoring.comparison import (
     TIE,
     WIN,
     Comparison,
+    Difference,
     DirectionComparison,
     GroupComparison,
     SeedResult,
@@ -29,7 +30,6 @@ from neuron_spec.scoring.comparison import (
     counted_results,
 )
 from neuron_spec.scoring.systems import System
-from neuron_spec.scoring.tables import group_cells, signed_spread, spread
 from neuron_spec.statistics import FEWEST_DIRECTIONS, OverSeeds
 
 COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
@@ -38,15 +38,28 @@ COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
 def write_comparison(output_dir: str | Path, comparison: Comparison) -> None:
     """Write ``comparison.png``, ``.svg``, ``.md``, ``.csv`` and, last, ``.json``: the mark of completeness."""
     # Drawing is slow to import.
-    from neuron_spec.pages.style import save
+    from neuron_spec.pages.style import drawn
     from neuron_spec.scoring.figures import score_differences
 
     path = Path(output_dir) / COMPARISON
-    figure = score_differences(comparison)
-    for suffix in (".png", ".svg"):
-        save(figure, path.with_suffix(suffix))
+    write_pictures(path.parent, [drawn(COMPARISON, "", score_differences(comparison))])
     write_text(path.with_suffix(".md"), comparison_markdown(comparison))
-    write_text(path.with_suffix(".csv"), _as_csv(comparison))
+    rows = [
+        {
+            "system": row.system,
+            "baseline_system": comparison.baseline,
+            "metric": row.metric,
+            "direction": str(row.direction),
+            "group": row.group,
+            "tier": row.tier,
+            "family": row.family,
+            "seed": number,
+            **asdict(seed),
+        }
+        for row in comparison.directions
+        for number, seed in enumerate(row.seeds, start=1)
+    ]
+    write_text(path.with_suffix(".csv"), csv_text(list(rows[0]), [list(row.values()) for row in rows]))
     write_json(path.with_suffix(".json"), as_plain(comparison))
 
 
@@ -75,24 +88,16 @@ def read_comparison(path: Path) -> Comparison:
     """
     content = read_json(path, "comparison")
     try:
-        directions = [
-            DirectionComparison(
-                **{
-                    **row,
-                    **_scores_in(row),
-                    "direction": Direction.parse(row["direction"]),
-                    "seeds": [SeedResult(**seed) for seed in row["seeds"]],
-                }
-            )
-            for row in content.pop("directions")
-        ]
-        groups = [
-            GroupComparison(
-                **{**row, **_scores_in(row), "interval": row["interval"] and tuple(row["interval"])}
-            )
-            for row in content.pop("groups")
-        ]
-        return Comparison(**content, directions=directions, groups=groups)
+        for row in (*content["directions"], *content["groups"]):
+            row |= {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}
+        for row in content["directions"]:
+            row["direction"] = Direction.parse(row["direction"])
+            row["seeds"] = [SeedResult(**seed) for seed in row["seeds"]]
+        for row in content["groups"]:
+            row["interval"] = row["interval"] and tuple(row["interval"])
+        content["directions"] = [DirectionComparison(**row) for row in content["directions"]]
+        content["groups"] = [GroupComparison(**row) for row in content["groups"]]
+        return Comparison(**content)
     except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(
             "a comparison is not of the form that neuron-spec writes",
@@ -100,10 +105,6 @@ def read_comparison(path: Path) -> Comparison:
             got=f"{type(error).__name__}: {error}",
             mend="delete its folder; it is made again",
         ) from error
-
-
-def _scores_in(row: dict[str, Any]) -> dict[str, OverSeeds]:
-    return {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}
 
 
 def as_plain(comparison: Comparison) -> dict[str, Any]:
@@ -114,24 +115,46 @@ def as_plain(comparison: Comparison) -> dict[str, Any]:
     return plain
 
 
-def _as_csv(comparison: Comparison) -> str:
-    """A row for each system, metric, direction and seed."""
-    rows = [
-        {
-            "system": row.system,
-            "baseline_system": comparison.baseline,
-            "metric": row.metric,
-            "direction": str(row.direction),
-            "group": row.group,
-            "tier": row.tier,
-            "family": row.family,
-            "seed": number,
-            **asdict(seed),
-        }
-        for row in comparison.directions
-        for number, seed in enumerate(row.seeds, start=1)
+# Tables --------------------------------------------------------------------------------------
+
+
+def spread(of: OverSeeds) -> Cell:
+    """``16.5``, or ``16.5 ± 0.3`` over several seeds."""
+    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
+
+
+def group_cells(kind: str, name: str, group: str) -> list[Cell]:
+    """What a mean is over: a tier, a family or all languages; and of which directions."""
+    arrows = {each.code: each.arrow for each in GROUPS}
+    return ["all languages" if kind in ("overall", "group") else name, arrows.get(group, group)]
+
+
+def difference_cells(row: Difference) -> list[Cell]:
+    """Difference in BLEU, interval and p; unknown ones are None."""
+    return [
+        signed(row.difference),
+        None if row.low is None or row.high is None else bounds(row.low, row.high),
+        None if row.p_value is None else shown_p(row.p_value),
     ]
-    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def difference_table(
+    baseline: str, rows: Sequence[Difference], further: Mapping[str, Sequence[Cell]] | None = None
+) -> Table:
+    """A line for each system.
+
+    Args:
+        further: name of a column -> its cells.
+    """
+    columns: dict[str, Sequence[Cell]] = {
+        "system": [row.system for row in rows],
+        "BLEU": [spread(OverSeeds(row.bleu, row.bleu_std)) for row in rows],
+        "chrF++": [row.chrf for row in rows],
+    }
+    differences = zip(*map(difference_cells, rows), strict=True)
+    columns |= zip((f"BLEU - {baseline}", "95% interval", "p"), differences, strict=True)
+    columns |= {"wins": [row.wins for row in rows], "losses": [row.losses for row in rows], **(further or {})}
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
 # comparison.md -------------------------------------------------------------------------------
@@ -148,9 +171,11 @@ def sections_of(comparison: Comparison) -> list[Section]:
     sections = []
     for system in comparison.systems:
         bleu, chrf = (_groups(comparison, system, metric) for metric in METRICS)
-        tables = {"chrF++, means": chrf}
-        for metric, title in METRICS.items():
-            tables[f"{title}, every direction"] = _directions(comparison, system, metric)
+        directions = {
+            f"{title}, every direction": _directions(comparison, system, metric)
+            for metric, title in METRICS.items()
+        }
+        tables = {"chrF++, means": chrf, **directions}
         details = [Section(title, [table], is_folded=True) for title, table in tables.items()]
         sections.append(Section(f"{system} against {comparison.baseline}", [bleu], details))
     return [*sections, Section("How to read this", [Bullets(_notes(comparison))], is_folded=True)]
@@ -165,7 +190,7 @@ def _groups(comparison: Comparison, system: str, metric: str) -> Table:
                 *group_cells(row.kind, row.name, row.group),
                 spread(row.baseline),
                 spread(row.score),
-                signed_spread(row.difference),
+                _signed(row.difference),
                 row.interval and bounds(*row.interval),
                 shown_p(row.p_value),
                 "/".join(map(str, row.results.values())),
@@ -175,6 +200,11 @@ def _groups(comparison: Comparison, system: str, metric: str) -> Table:
             for row in comparison.groups_of(system, metric)
         ],
     )
+
+
+def _signed(of: OverSeeds) -> str:
+    """``+0.25``, or ``+0.25 ± 0.10`` over several seeds."""
+    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
 
 
 def _directions(comparison: Comparison, system: str, metric: str) -> Table:
@@ -187,27 +217,24 @@ def _directions(comparison: Comparison, system: str, metric: str) -> Table:
                 row.family,
                 spread(row.baseline),
                 spread(row.score),
-                signed_spread(row.difference),
+                _signed(row.difference),
                 bounds(row.low, row.high),
-                ", ".join(shown_p(seed.sacrebleu_p_value) for seed in row.seeds),
-                ", ".join(shown_p(seed.p_value) for seed in row.seeds),
-                ", ".join(shown_p(seed.holm_p_value) for seed in row.seeds),
-                _results([seed.result for seed in row.seeds]),
+                *(
+                    ", ".join(shown_p(getattr(seed, p)) for seed in row.seeds)
+                    for p in ("sacrebleu_p_value", "p_value", "holm_p_value")
+                ),
+                row.seeds[0].result if len(row.seeds) == 1 else _counted([seed.result for seed in row.seeds]),
             ]
             for row in comparison.directions_of(system, metric)
         ],
     )
 
 
-def _results(results: Sequence[str]) -> str:
-    """``win`` for one seed, ``2 wins, 1 tie, 0 losses`` for several."""
-    if len(results) == 1:
-        return results[0]
+def _counted(results: Sequence[str]) -> str:
+    """``2 wins, 1 tie, 0 losses``."""
     plural = {WIN: "wins", TIE: "ties", LOSS: "losses"}
-    return ", ".join(
-        f"{count} {result if count == 1 else plural[result]}"
-        for result, count in counted_results(results).items()
-    )
+    counts = counted_results(results).items()
+    return ", ".join(f"{count} {result if count == 1 else plural[result]}" for result, count in counts)
 
 
 def _notes(comparison: Comparison) -> list[str]:

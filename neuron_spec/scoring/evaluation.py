@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,16 +20,17 @@ from neuron_spec.artifacts import (
     is_already_here,
     read_json,
     require_file,
+    signature,
     signature_in,
     write_json,
     write_text,
 )
-from neuron_spec.directions import GROUPS, UNKNOWN, Direction, language
-from neuron_spec.errors import ArtifactError, DirectionError
+from neuron_spec.directions import GROUPS, UNKNOWN, Direction, language, parse_directions
+from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.tables import Cell, csv_text, markdown_table, percent
 from neuron_spec.scoring.language_id import LanguageIdentifier
 from neuron_spec.scoring.logs import read_text
-from neuron_spec.scoring.metrics import DEFAULT_TOKENIZER, DirectionScore, Outputs, detokenized, score
+from neuron_spec.scoring.metrics import OFFICIAL_TOKENIZER, DirectionScore, Outputs, detokenized, score
 
 ALL = "all"
 
@@ -63,9 +64,20 @@ def summarize(
     neither. A language not in ``families`` has the language table's family. Without ``tiers`` there are
     none; with them, a language not in it has the tier ``unknown``.
     """
-    return [
-        _mean(kind, name, group, members) for kind, name, group, members in grouped(scores, families, tiers)
-    ]
+    means = []
+    for kind, name, group, members in grouped(scores, families, tiers):
+        off_target = [s.off_target_fraction for s in members if s.off_target_fraction is not None]
+        means.append(
+            GroupMean(
+                *(kind, name, group, len(members)),
+                bleu=fmean(s.bleu for s in members),
+                chrf=fmean(s.chrf for s in members),
+                empty_fraction=fmean(s.empty_fraction for s in members),
+                # A mean over the few directions that have a rate would pass for one over all.
+                off_target_fraction=fmean(off_target) if len(off_target) == len(members) else None,
+            )
+        )
+    return means
 
 
 def grouped(
@@ -74,43 +86,28 @@ def grouped(
     tiers: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, str, str, list[DirectionScore]]]:
     """Kind, name, group (see `GroupMean`) and members of every group that `summarize` shows; none is empty."""
-    families, tiers = families or {}, tiers or {}
     parts = [("overall", ALL, ALL, list(scores))]
     parts += [("group", g.code, g.code, [s for s in scores if s.group == g.code]) for g in GROUPS]
-    named = {"family": {s.direction: _family(s, families) for s in scores}}
+    named = {"family": [family_in(families, s.direction) for s in scores]}
     if tiers:  # not every corpus has any
-        named = {"tier": {s.direction: _tier(s, tiers) for s in scores}, **named}
+        named = {"tier": [tier_in(tiers, s.direction) for s in scores], **named}
     for kind, names in named.items():
-        for name in sorted({name for name in names.values() if name is not None}):
-            members = [s for s in scores if names[s.direction] == name]
+        for name in sorted({name for name in names if name is not None}):
+            members = [s for s, its_name in zip(scores, names, strict=True) if its_name == name]
             parts += [(kind, name, g.code, [s for s in members if s.group == g.code]) for g in GROUPS]
             parts.append((kind, name, ALL, members))
     return (part for part in parts if part[-1])
 
 
-def _tier(of: DirectionScore, tiers: Mapping[str, str]) -> str | None:
-    code = of.direction.foreign
-    return None if code is None else tiers.get(code, UNKNOWN)
+def tier_in(tiers: Mapping[str, str], direction: Direction) -> str | None:
+    """Of the language that is not English; None where neither is."""
+    return None if direction.foreign is None else tiers.get(direction.foreign, UNKNOWN)
 
 
-def _family(of: DirectionScore, families: Mapping[str, str]) -> str | None:
-    code = of.direction.foreign
-    return None if code is None else families.get(code, language(code).family)
-
-
-def _mean(kind: str, name: str, group: str, scores: Sequence[DirectionScore]) -> GroupMean:
-    off_target = [s.off_target_fraction for s in scores if s.off_target_fraction is not None]
-    return GroupMean(
-        kind=kind,
-        name=name,
-        group=group,
-        directions=len(scores),
-        bleu=fmean(s.bleu for s in scores),
-        chrf=fmean(s.chrf for s in scores),
-        empty_fraction=fmean(s.empty_fraction for s in scores),
-        # A mean over the few directions that have a rate would pass for one over all.
-        off_target_fraction=fmean(off_target) if len(off_target) == len(scores) else None,
-    )
+def family_in(families: Mapping[str, str] | None, direction: Direction) -> str | None:
+    """As `tier_in`; the language table's for a language that is not in ``families``."""
+    code = direction.foreign
+    return None if code is None else (families or {}).get(code, language(code).family)
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ def evaluate(
             expected="one or more, each with one file",
         )
     texts = [detokenized(output) if official else output for output in outputs]
-    tokenizer = DEFAULT_TOKENIZER if official else None
+    tokenizer = OFFICIAL_TOKENIZER if official else None
     return Evaluation(
         signature=dict(signature),
         outputs=list(outputs),
@@ -162,6 +159,11 @@ def evaluate(
 
 
 # ------------------------------------------------------------------ files
+
+
+def _signatures(scores: Sequence[DirectionScore]) -> dict[str, list[str]]:
+    """Metric -> sacreBLEU's signatures."""
+    return {m: sorted({getattr(score, f"{m}_signature") for score in scores}) for m in ("bleu", "chrf")}
 
 
 def scores_table(evaluation: Evaluation) -> str:
@@ -184,15 +186,13 @@ def scores_table(evaluation: Evaluation) -> str:
         for row in evaluation.scores
     ]
     columns = ("direction", "sentences", *names, "references identified")
-    parts.append("## Directions\n\n" + markdown_table(columns, directions))
-
-    signatures = sorted({f"BLEU: `{row.bleu_signature}`" for row in evaluation.scores})
-    signatures += sorted({f"chrF++: `{row.chrf_signature}`" for row in evaluation.scores})
-    parts.append("\n".join(f"- {line}" for line in signatures))
-    parts.append(
+    signatures = zip(("BLEU", "chrF++"), _signatures(evaluation.scores).values(), strict=True)
+    parts += [
+        "## Directions\n\n" + markdown_table(columns, directions),
+        "\n".join(f"- {metric}: `{each}`" for metric, of_metric in signatures for each in of_metric),
         "Means are unweighted over directions. Off-target: hypotheses identified as another language than\n"
-        "the target; judge it by the share of references that are identified as the target."
-    )
+        "the target; judge it by the share of references that are identified as the target.",
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -211,21 +211,26 @@ def write_evaluation(output_dir: str | Path, evaluation: Evaluation) -> None:
         for name, lines in outputs.texts().items():
             write_text(_text_file(folder, name, outputs.direction), "".join(line + "\n" for line in lines))
     write_text(folder / SCORES_TABLE, scores_table(evaluation))
-    write_text(folder / SCORES_CSV, _as_csv(evaluation))
-    write_json(
-        folder / SCORES_JSON,
-        {
-            "signature": evaluation.signature,
-            "sacrebleu": {
-                "bleu": sorted({s.bleu_signature for s in evaluation.scores}),
-                "chrf": sorted({s.chrf_signature for s in evaluation.scores}),
-            },
-            "directions": {str(s.direction): _as_plain(s) for s in evaluation.scores},
-            "summary": [asdict(mean) for mean in evaluation.summary],
-            "families": evaluation.families,
-            "tiers": evaluation.tiers,
-        },
-    )
+    families, tiers = evaluation.families, evaluation.tiers
+    plain = {
+        score.direction: {f.name: getattr(score, f.name) for f in fields(score) if f.name != "direction"}
+        for score in evaluation.scores
+    }
+    rows = [
+        [str(d), d.group.code, tier_in(tiers, d), family_in(families, d), *values.values()]
+        for d, values in plain.items()
+    ]
+    header = ("direction", "group", "tier", "family", *next(iter(plain.values())))
+    write_text(folder / SCORES_CSV, csv_text(header, rows))
+    content = {
+        "signature": evaluation.signature,
+        "sacrebleu": _signatures(evaluation.scores),
+        "directions": {str(direction): values for direction, values in plain.items()},
+        "summary": [asdict(mean) for mean in evaluation.summary],
+        "families": families,
+        "tiers": tiers,
+    }
+    write_json(folder / SCORES_JSON, content)
 
 
 def is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
@@ -236,8 +241,9 @@ def is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
     """
     mark = folder / SIGNATURE
     is_unsigned = not mark.is_file() and any((folder / name).exists() for name in (HYPOTHESES, SCORES_JSON))
-    found = {} if is_unsigned else signature_in(mark, "signature of an evaluation")
-    is_whole = is_already_here(folder, found, wanted, what="evaluation") and (folder / SCORES_JSON).is_file()
+    signature_here = {} if is_unsigned else signature_in(mark, "signature of an evaluation")
+    is_claimed = is_already_here(folder, signature_here, wanted, what="evaluation")
+    is_whole = is_claimed and (folder / SCORES_JSON).is_file()
     if is_whole:
         print(f"{folder}: complete already", file=sys.stderr)
     return is_whole
@@ -257,7 +263,7 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
             DirectionScore(direction=Direction.parse(name), **values)
             for name, values in content["directions"].items()
         ]
-        signature, families, tiers = content["signature"], content["families"], content["tiers"]
+        made_from, families, tiers = content["signature"], content["families"], content["tiers"]
     except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(
             "scores are not of the form that neuron-spec writes",
@@ -266,7 +272,7 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
             expected=f"directions with {', '.join(f.name for f in fields(DirectionScore)[1:])}",
             mend=mend,
         ) from error
-    return Evaluation(signature, [_read_outputs(folder, s) for s in scores], scores, families, tiers)
+    return Evaluation(made_from, [_read_outputs(folder, s) for s in scores], scores, families, tiers)
 
 
 def _read_outputs(folder: Path, of: DirectionScore) -> Outputs:
@@ -291,20 +297,62 @@ def _text_file(folder: Path, name: str, direction: Direction) -> Path:
     return folder / name / f"{direction}.txt"
 
 
-def _as_plain(of: DirectionScore) -> dict[str, Any]:
-    """The direction itself is the key under which this is kept."""
-    return {f.name: getattr(of, f.name) for f in fields(of) if f.name != "direction"}
+# ------------------------------------------------------------------ of some directions each, put together
 
 
-def _as_csv(evaluation: Evaluation) -> str:
-    rows = [
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """One system's evaluation of all directions, in the order of the parts, for ``neuron-spec compare``.
+
+    Raises:
+        DirectionError: if a direction is in two.
+        NeuronSpecError: if they were not translated and scored in the same way.
+    """
+    names = ["+".join(str(score.direction) for score in part.scores) for part in parts]
+    settings = [
         {
-            "direction": str(s.direction),
-            "group": s.group,
-            "tier": _tier(s, evaluation.tiers),
-            "family": _family(s, evaluation.families),
-            **_as_plain(s),
+            key: value
+            for key, value in part.signature["parameters"].items()
+            if key not in ("direction", "directions")
         }
-        for s in evaluation.scores
+        for part in parts
     ]
-    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+    for name, of_part in zip(names, settings, strict=True):
+        if of_part != settings[0]:
+            raise NeuronSpecError(
+                "evaluations made in different ways are not one system's",
+                where=name,
+                got=of_part,
+                expected=f"{settings[0]}, as of {names[0]}",
+                mend="evaluate all with the same flags",
+            )
+    scores = [score for part in parts for score in part.scores]
+    directions = parse_directions(str(score.direction) for score in scores)
+    # Not "data": the hash of all directions' files at once, which no part knows.
+    inputs = {
+        f"{key} of {name}": value
+        for name, part in zip(names, parts, strict=True)
+        for key, value in part.signature["inputs"].items()
+    }
+    parameters = {**settings[0], "directions": [str(direction) for direction in directions]}
+    made_from = signature(parts[0].signature["stage"], inputs=inputs, parameters=parameters)
+    outputs = [outputs for part in parts for outputs in part.outputs]
+    return replace(parts[0], signature=made_from, outputs=outputs, scores=scores)
+
+
+def join(folders: Sequence[Path], output: Path) -> Evaluation:
+    """`joined`, from folders into ``output``; what is complete there is left.
+
+    Raises:
+        ArtifactError: if an evaluation is incomplete, or ``output`` holds another.
+        DirectionError, NeuronSpecError: as `joined`.
+    """
+    together = joined([read_evaluation(folder) for folder in folders])
+    if not is_evaluated(output, together.signature):
+        write_joined(output, together)
+    return together
+
+
+def write_joined(output: Path, together: Evaluation) -> None:
+    """Write it as ``neuron-spec evaluate`` would."""
+    write_json(output / SIGNATURE, together.signature)
+    write_evaluation(output, together)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ from neuron_spec.pages.style import (
     plain_axis,
     runs_of,
 )
-from neuron_spec.scoring.comparison import METRICS, TIE, Comparison, DirectionComparison
+from neuron_spec.scoring.comparison import METRICS, TIE, Comparison
 
 
 def scores_bars(
@@ -39,9 +40,8 @@ def scores_bars(
         NeuronSpecError: if there are no scores or more systems than colours.
         DirectionError: if a direction is malformed.
     """
-    directions = [
-        Direction.parse(text) for text in dict.fromkeys(text for row in rows.values() for text in row)
-    ]
+    names = dict.fromkeys(text for row in rows.values() for text in row)
+    directions = [Direction.parse(text) for text in names]
     if not directions or len(rows) > len(COLORS):
         raise NeuronSpecError(
             "scores cannot be drawn",
@@ -69,12 +69,7 @@ def _draw_scores(
     ax: Axes, rows: Mapping[str, Mapping[str, float]], members: Sequence[Direction], looks: Mapping[str, Look]
 ) -> None:
     """A line per direction, and one of the mean over those that all systems have."""
-    lines = {
-        direction.arrow: {
-            system: row[str(direction)] for system, row in rows.items() if str(direction) in row
-        }
-        for direction in members
-    }
+    lines = {d.arrow: {system: row[str(d)] for system, row in rows.items() if str(d) in row} for d in members}
     places: list[float] = [*range(len(members))]
     if shared := [scores for scores in lines.values() if len(scores) == len(rows)]:
         label = "mean" if len(shared) == len(members) else f"mean of {len(shared)}"
@@ -82,9 +77,8 @@ def _draw_scores(
         places.append(len(members) + 0.4)
         ax.axhline(len(members) - 0.3, color=MUTED, linewidth=0.6)
     for y, scores in zip(places, lines.values(), strict=True):
-        ax.plot(
-            [min(scores.values()), max(scores.values())], [y, y], color="#BBBBBB", linewidth=1.2, zorder=1
-        )
+        ends = min(scores.values()), max(scores.values())
+        ax.plot(ends, [y, y], color="#BBBBBB", linewidth=1.2, zorder=1)
         for system, score in scores.items():
             ax.plot([score], [y], **looks[system], zorder=2)
     ax.set_yticks(places, list(lines))
@@ -99,7 +93,7 @@ def score_differences(comparison: Comparison) -> Figure:
     Raises:
         NeuronSpecError: if there are more systems than colours.
     """
-    systems = list(dict.fromkeys(row.system for row in comparison.directions))
+    systems = comparison.systems
     if not 0 < len(systems) <= len(COLORS):
         raise NeuronSpecError(
             "differences cannot be drawn",
@@ -118,9 +112,19 @@ def score_differences(comparison: Comparison) -> Figure:
         plain_axis(ax, grid="x", title=title, x=f"difference to {comparison.baseline}")
         ax.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
         for row in comparison.directions:
-            if row.metric == metric:
-                shift = (systems.index(row.system) + 1) / (len(systems) + 1) - 0.5
-                _draw_difference(ax, row, ordered.index(row.direction) + 0.8 * shift, looks[row.system])
+            if row.metric != metric:
+                continue
+            shift = (systems.index(row.system) + 1) / (len(systems) + 1) - 0.5
+            y, how = ordered.index(row.direction) + 0.8 * shift, looks[row.system]
+            line = {"color": how["color"], "linewidth": how["linewidth"]}
+            ax.plot([row.low, row.high], [y, y], **line, zorder=2)
+            if len(row.seeds) > 1:
+                how = {**how, "markersize": 3.5}
+                mean = {"color": how["color"], "marker": "|", "markersize": 9, "markeredgewidth": 2}
+                ax.plot([row.difference.mean], [y], **mean, zorder=3)
+            for seed in row.seeds:
+                face = "white" if seed.result == TIE else how["color"]
+                ax.plot([seed.difference], [y], **{**how, "markerfacecolor": face}, zorder=4)
     axes[0].set_yticks(range(len(ordered)), [direction.arrow for direction in ordered])
     axes[0].set_ylim(len(ordered) - 0.4, -0.6)
     _name_families(axes, ordered, families)
@@ -137,28 +141,13 @@ def score_differences(comparison: Comparison) -> Figure:
     return figure
 
 
-def _draw_difference(ax: Axes, row: DirectionComparison, y: float, how: Look) -> None:
-    color = how["color"]
-    ax.plot([row.low, row.high], [y, y], color=color, linewidth=how["linewidth"], zorder=2)
-    size = how["markersize"]
-    if len(row.seeds) > 1:
-        size = 3.5
-        ax.plot(
-            [row.difference.mean], [y], color=color, marker="|", markersize=9, markeredgewidth=2, zorder=3
-        )
-    for seed in row.seeds:
-        face = "white" if seed.result == TIE else color
-        ax.plot([seed.difference], [y], **{**how, "markersize": size, "markerfacecolor": face}, zorder=4)
-
-
 def _name_families(axes: Sequence[Axes], ordered: Sequence[Direction], families: Mapping[str, str]) -> None:
     """Part groups by a line through all panels, families by a pale one, and name these at the right."""
     runs = runs_of(ordered, families)
-    before = runs[0].group
+    for before, run in pairwise(runs):
+        for ax in axes:
+            ax.axhline(run.first - 0.5, color=PALE if run.group == before.group else MUTED, linewidth=0.8)
     for run in runs:
-        for ax in axes if run.first else ():
-            ax.axhline(run.first - 0.5, color=PALE if run.group == before else MUTED, linewidth=0.8)
-        before = run.group
         axes[-1].annotate(
             run.family, (1, (run.first + run.last) / 2), xycoords=("axes fraction", "data"), xytext=(4, 0),
             textcoords="offset points", ha="left", va="center", fontsize=8, color=MUTED,

@@ -59,14 +59,14 @@ class LanguageIdentifier:
         self._character_ids = np.zeros(0x110000, np.uint64)
         self._character_ids[characters] = np.arange(1, len(characters) + 1, dtype=np.uint64)
 
-        ngrams = [_ngrams(sample, self._character_ids)[0] for sample in samples]
-        counted = [np.unique(keys, return_counts=True) for keys in ngrams]
+        counted = [
+            np.unique(_ngrams(sample, self._character_ids)[0], return_counts=True) for sample in samples
+        ]
         self._known = np.unique(np.concatenate([keys for keys, _ in counted]))
         counts = np.full((len(self._known), len(self.languages)), _SMOOTHING, np.float32)
         for column, (keys, count) in enumerate(counted):
             counts[np.searchsorted(self._known, keys), column] += count
-        totals = counts.sum(axis=0, dtype=np.float64)
-        self._log_probability = np.log(counts / totals).astype(np.float32)
+        self._log_probability = np.log(counts / counts.sum(axis=0, dtype=np.float64)).astype(np.float32)
         return self
 
     def identify(self, texts: Sequence[str]) -> list[str]:
@@ -77,10 +77,8 @@ class LanguageIdentifier:
         """
         if not self.languages:
             raise CorpusError("this language identifier has learned nothing", mend="call fit first")
-        found: list[str] = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            found += self._identify_batch(texts[start : start + _TEXTS_AT_ONCE])
-        return found
+        batches = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
+        return [language for batch in batches for language in self._identify_batch(batch)]
 
     def _identify_batch(self, texts: Sequence[str]) -> list[str]:
         code_points = _code_points(texts)

@@ -61,15 +61,15 @@ def read_generate_output(path: str | Path, *, direction: Direction | None = None
             by_kind[kind][sentence] = text
     _require_whole(path, by_kind)
 
-    in_header = Direction(header[1], header[2]) if header else None
-    known = _direction_of(path, direction, in_header)
-    sources = _without_language_tokens(path, known, by_kind["S"])
-    pieces = any(_PIECE_START in text for texts in by_kind.values() for text in texts.values())
-    text_of = {
-        kind: [_joined(texts[sentence]) if pieces else texts[sentence] for sentence in sorted(texts)]
-        for kind, texts in {**by_kind, "S": sources}.items()
-    }
-    return Outputs(known, text_of["H"], text_of["T"], text_of["S"] or None)
+    known = _direction_of(path, direction, Direction(header[1], header[2]) if header else None)
+    by_kind["S"] = _without_language_tokens(path, known, by_kind["S"])
+    texts = {kind: [by_sentence[i] for i in sorted(by_sentence)] for kind, by_sentence in by_kind.items()}
+    if any(_PIECE_START in text for of_kind in texts.values() for text in of_kind):
+        texts = {
+            kind: [text.replace(" ", "").replace(_PIECE_START, " ").strip() for text in of_kind]
+            for kind, of_kind in texts.items()
+        }
+    return Outputs(known, texts["H"], texts["T"], texts["S"] or None)
 
 
 def read_text(path: Path) -> str:
@@ -95,8 +95,7 @@ def _require_whole(path: Path, by_kind: Mapping[str, Mapping[int, str]]) -> None
     kinds = [kind for kind in "HTS" if by_kind[kind]]
     sentences = range(1 + max(max(by_kind[kind]) for kind in kinds))
     for kind in kinds:
-        missing = [i for i in sentences if i not in by_kind[kind]]
-        if missing:
+        if missing := [i for i in sentences if i not in by_kind[kind]]:
             raise ArtifactError(
                 "sentences are missing from a fairseq-generate log",
                 where=path,
@@ -124,14 +123,13 @@ def _direction_of(path: Path, given: Direction | None, in_header: Direction | No
     return Direction.parse(folder)
 
 
-def _without_language_tokens(path: Path, direction: Direction, sources: Mapping[int, str]) -> dict[int, str]:
+def _without_language_tokens(path: Path, direction: Direction, sources: dict[int, str]) -> dict[int, str]:
     """Take off the ``__de__`` before each source; it must name one of the direction's two languages."""
-    matches = {sentence: _LANGUAGE_TOKEN.match(text) for sentence, text in sources.items()}
-    tokens = {match[1] for match in matches.values() if match}
-    if not all(matches.values()):
-        return dict(sources)  # not tagged; what looks like a token in some sentence is its text
-    foreign = tokens - {direction.source, direction.target}
-    if foreign:
+    matches = [_LANGUAGE_TOKEN.match(text) for text in sources.values()]
+    if not all(matches):
+        return sources  # not tagged; what looks like a token in some sentence is its text
+    tokens = {match[1] for match in matches if match}
+    if foreign := tokens - {direction.source, direction.target}:
         raise DirectionError(
             "the language tokens in a fairseq-generate log are not of its direction",
             where=path,
@@ -140,7 +138,3 @@ def _without_language_tokens(path: Path, direction: Direction, sources: Mapping[
             mend="name the direction that the log is of",
         )
     return {sentence: _LANGUAGE_TOKEN.sub("", text, count=1) for sentence, text in sources.items()}
-
-
-def _joined(pieces: str) -> str:
-    return pieces.replace(" ", "").replace(_PIECE_START, " ").strip()

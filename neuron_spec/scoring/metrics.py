@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -13,9 +13,9 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.scoring.language_id import LanguageIdentifier
 
+OFFICIAL_TOKENIZER = "13a"
 # Languages whose words 13a cannot find; every other language is scored with 13a.
 _TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
-DEFAULT_TOKENIZER = "13a"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def score(
         CorpusError: if ``language_id`` does not know the target language.
     """
     target = outputs.direction.target
-    bleu = bleu_metric(tokenizer or default_tokenizer(target), target)
+    bleu = bleu_metric(target, tokenizer)
     chrf = CHRF(word_order=2)
     bleu_score = bleu.corpus_score(outputs.hypotheses, [outputs.references])
     chrf_score = chrf.corpus_score(outputs.hypotheses, [outputs.references])
@@ -103,7 +103,7 @@ def score(
     off_target = accuracy = None
     if language_id is not None:
         accuracy = language_id.accuracy({target: outputs.references})[target]
-        off_target = sum(found != target for found in language_id.identify(written)) / sentences
+        off_target = sum(language != target for language in language_id.identify(written)) / sentences
     return DirectionScore(
         direction=outputs.direction,
         bleu=bleu_score.score,
@@ -119,26 +119,23 @@ def score(
     )
 
 
-def default_tokenizer(target: str) -> str:
-    """sacreBLEU's tokenizer for a language."""
-    return _TOKENIZERS.get(target, DEFAULT_TOKENIZER)
-
-
-def bleu_metric(tokenizer: str, target: str, references: Sequence[Sequence[str]] | None = None) -> BLEU:
-    """sacreBLEU's BLEU; with ``references`` it keeps their n-grams.
+def bleu_metric(
+    target: str, tokenizer: str | None = None, references: Sequence[Sequence[str]] | None = None
+) -> BLEU:
+    """sacreBLEU's BLEU; with ``references`` it keeps their n-grams; without ``tokenizer`` it has the language's.
 
     Raises:
         NeuronSpecError: if a package that the tokenizer needs is not installed.
     """
+    tokenizer = tokenizer or _TOKENIZERS.get(target, OFFICIAL_TOKENIZER)
     try:
         return BLEU(tokenize=tokenizer, references=references)
     except RuntimeError as error:
-        extra = tokenizer.partition("-")[0]
         raise NeuronSpecError(
             "the BLEU tokenizer of a target language is not installed",
             where=f"target language {target}",
             got=f"sacreBLEU tokenizer {tokenizer!r} without its packages",
-            mend=f'pip install "sacrebleu[{extra}]"',
+            mend=f'pip install "sacrebleu[{tokenizer.partition("-")[0]}]"',
         ) from error
 
 
@@ -161,9 +158,8 @@ def detokenized(outputs: Outputs) -> Outputs:
         ) from error
     # Its rules for apostrophes and clitics depend on the language.
     moses = MosesDetokenizer(lang=outputs.direction.target)
-    return Outputs(
-        outputs.direction,
-        [moses.detokenize(text.split()) for text in outputs.hypotheses],
-        [moses.detokenize(text.split()) for text in outputs.references],
-        outputs.sources,
+    hypotheses, references = (
+        [moses.detokenize(text.split()) for text in texts]
+        for texts in (outputs.hypotheses, outputs.references)
     )
+    return replace(outputs, hypotheses=hypotheses, references=references)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -88,28 +88,28 @@ def read_published(path: str | Path) -> Published:
     published = Published({system: {} for system in SYSTEMS}, {}, {})
     seen = set()
     for line in lines:
-        number = lines.line_num
         *key, value = (line[column] for column in _COLUMNS)
         system, metric, scope, tier, group = key
+        problem = None
         if system not in SYSTEMS or metric not in METRICS:
-            raise _malformed(
-                path, number, f"{system}, {metric}", f"one of {', '.join(SYSTEMS)}; {', '.join(METRICS)}"
-            )
-        if tuple(key) in seen:
-            raise _malformed(path, number, ",".join(key), "each figure once")
-        seen.add(tuple(key))
+            problem = f"{system}, {metric}", f"one of {', '.join(SYSTEMS)}; {', '.join(METRICS)}"
+        elif tuple(key) in seen:
+            problem = ",".join(key), "each figure once"
+        elif scope != _MEAN and metric != "bleu":
+            problem = f"{metric} of {scope}", "of single directions, BLEU alone"
         try:
             figure = float(value)
         except (TypeError, ValueError):
-            raise _malformed(path, number, repr(value), "a number") from None
+            problem = problem or (repr(value), "a number")
+        if problem:
+            raise _malformed(path, lines.line_num, *problem)
+        seen.add(tuple(key))
         if scope == _MEAN:
             published.means[system, metric, tier, group] = figure
-        elif metric == "bleu":
+        else:
             direction = Direction.parse(scope)
             published.directions[system][direction] = figure
             published.members[direction] = tier, group
-        else:
-            raise _malformed(path, number, f"{metric} of {scope}", "of single directions, BLEU alone")
     return published
 
 
@@ -142,42 +142,58 @@ def compare_with_published(evaluations: Mapping[str, Evaluation], published: Pub
             mend="leave out --published, or evaluate those",
         )
     for name, scores in ours.items():
-        _require_published_test_set(name, [scores[d] for d in shared])
-    rows = []
-    for metric in METRICS:
-        for name, scores in ours.items():
-            rows += _compared(name, metric, {d: scores[d] for d in shared}, published)
-    return Comparison(
-        [
-            _scoring_note(systems),
-            f"{len(shared)} of the {len(published.members)} published directions. A mean is over the same "
-            "directions on both sides.",
-        ],
-        rows + _gains(rows),
-    )
-
-
-def _require_published_test_set(system: str, scores: Sequence[DirectionScore]) -> None:
-    for score in scores:
-        if score.sentences != TEST_SENTENCES:
-            raise NeuronSpecError(
-                "the published scores are of another test set",
-                where=f"{system}, {score.direction}",
-                got=f"{score.sentences} sentences",
-                expected=f"{TEST_SENTENCES}, dev and devtest of FLORES-200",
-                mend="leave out --published, or evaluate on EC30's test set",
-            )
+        for direction in shared:
+            if (sentences := scores[direction].sentences) != TEST_SENTENCES:
+                raise NeuronSpecError(
+                    "the published scores are of another test set",
+                    where=f"{name}, {direction}",
+                    got=f"{sentences} sentences",
+                    expected=f"{TEST_SENTENCES}, dev and devtest of FLORES-200",
+                    mend="leave out --published, or evaluate on EC30's test set",
+                )
+    notes = [
+        _scoring_note(systems),
+        f"{len(shared)} of the {len(published.members)} published directions. A mean is over the same directions on "
+        "both sides.",
+    ]
+    rows = [
+        row
+        for metric in METRICS
+        for name, scores in ours.items()
+        for row in _compared(name, metric, {d: scores[d] for d in shared}, published)
+    ]
+    # What specialization adds, where both systems are there; the scoring's own effect largely cancels.
+    dense = {(r.metric, r.name, r.tier, r.group): r for r in rows if r.system == "dense"}
+    gains = [
+        replace(row, system=GAIN, ours=row.ours - base.ours, published=row.published - base.published)
+        for row in rows
+        if row.system == "specialized" and (base := dense.get((row.metric, row.name, row.tier, row.group)))
+    ]
+    return Comparison(notes, rows + gains)
 
 
 def _scoring_note(systems: Mapping[str, Evaluation]) -> str:
-    official = {name: _is_scored_officially(name, evaluation) for name, evaluation in systems.items()}
+    official = {}
+    for name, evaluation in systems.items():
+        parameters = evaluation.signature.get("parameters", {})
+        if not {"official_scoring", "references"} <= parameters.keys():
+            raise NeuronSpecError(
+                "an evaluation does not say how it was scored",
+                where=name,
+                got=f"a signature with the parameters {', '.join(parameters) or 'none'}",
+                expected="official_scoring and references",
+                mend="evaluate again",
+            )
+        # The official references are the data-bin's or the log's: raw ones differ, detokenized or not.
+        is_official = parameters["official_scoring"] and parameters["references"] != "raw"
+        official[name] = "official" if is_official else "raw"
     if len(set(official.values())) > 1:
         raise NeuronSpecError(
             "systems that were scored in different ways cannot stand beside published scores",
-            got=", ".join(f"{name}: {'official' if is_so else 'raw'}" for name, is_so in official.items()),
+            got=", ".join(f"{name}: {scoring}" for name, scoring in official.items()),
             mend="evaluate all with --official-scoring --references data-bin",
         )
-    if all(official.values()):
+    if "raw" not in official.values():
         return (
             "Scoring: the official round trip, for ours and the published: hypotheses and references put "
             "through a Moses detokenizer."
@@ -187,20 +203,6 @@ def _scoring_note(systems: Mapping[str, Evaluation]) -> str:
         "(hypotheses and the data-bin's references put through a Moses detokenizer), which changes the "
         "references too. For comparable ones: `neuron-spec evaluate --official-scoring --references data-bin`."
     )
-
-
-def _is_scored_officially(system: str, evaluation: Evaluation) -> bool:
-    """The official references are the data-bin's or the log's: raw ones differ, detokenized or not."""
-    parameters = evaluation.signature.get("parameters", {})
-    if not {"official_scoring", "references"} <= parameters.keys():
-        raise NeuronSpecError(
-            "an evaluation does not say how it was scored",
-            where=system,
-            got=f"a signature with the parameters {', '.join(parameters) or 'none'}",
-            expected="official_scoring and references",
-            mend="evaluate again",
-        )
-    return parameters["official_scoring"] and parameters["references"] != "raw"
 
 
 def _compared(
@@ -214,7 +216,7 @@ def _compared(
     for (of, measure, tier, group), printed in published.means.items():
         if (of, measure) != (system, metric):
             continue
-        everyone = _members(published.members, tier, group)
+        everyone = [d for d, (t, g) in published.members.items() if tier in (ALL, t) and group in (ALL, g)]
         present = [d for d in everyone if d in ours]
         if present and len(present) == len(everyone):
             figure = printed
@@ -224,78 +226,42 @@ def _compared(
             continue
         mean = fmean(ours[d] for d in present)
         rows.append(Compared(system, metric, _MEAN, tier, group, len(present), mean, figure))
-    rows += [
-        Compared(system, metric, str(d), *published.members[d], 1, ours[d], theirs[d])
-        for d in ours
-        if d in theirs
-    ]
+    singles = [(d, value) for d, value in ours.items() if d in theirs]
+    rows += [Compared(system, metric, str(d), *published.members[d], 1, v, theirs[d]) for d, v in singles]
     return rows
 
 
-def _members(members: Mapping[Direction, tuple[str, str]], tier: str, group: str) -> list[Direction]:
-    return [d for d, (t, g) in members.items() if tier in (ALL, t) and group in (ALL, g)]
-
-
-def _gains(rows: Sequence[Compared]) -> list[Compared]:
-    """What specialization adds, where both systems are there; the scoring's own effect largely cancels."""
-    dense = {(r.metric, r.name, r.tier, r.group): r for r in rows if r.system == "dense"}
-    gains = []
-    for row in rows:
-        base = dense.get((row.metric, row.name, row.tier, row.group))
-        if row.system == "specialized" and base:
-            gain = row.ours - base.ours, row.published - base.published
-            gains.append(Compared(GAIN, row.metric, row.name, row.tier, row.group, row.directions, *gain))
-    return gains
-
-
-# ------------------------------------------------------------------ as tables
+# ------------------------------------------------------------------ as tables, and a section of a report
 
 
 def means_table(comparison: Comparison, metric: str) -> tuple[list[str], list[list[Cell]]]:
     """Header and rows: a row per tier and group, for each system ours, published, and the difference."""
-    return _table(
-        [row for row in comparison.rows if row.metric == metric and row.name == _MEAN],
-        ("tier", "group", "directions"),
-        lambda row: (row.tier, row.group, row.directions),
-    )
+    rows = [row for row in comparison.rows if row.metric == metric and row.name == _MEAN]
+    return _table(rows, ("tier", "group", "directions"))
 
 
 def directions_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     """Header and rows of the BLEU of each direction, as `means_table`."""
-    return _table(
-        [row for row in comparison.rows if row.name != _MEAN],
-        ("direction", "tier"),
-        lambda row: (row.name, row.tier),
-    )
+    return _table([row for row in comparison.rows if row.name != _MEAN], ("direction", "tier"))
 
 
-def _table(
-    compared: Sequence[Compared], names: Sequence[str], key: Callable[[Compared], tuple[Cell, ...]]
-) -> tuple[list[str], list[list[Cell]]]:
+def _table(compared: Sequence[Compared], names: Sequence[str]) -> tuple[list[str], list[list[Cell]]]:
     systems = list(dict.fromkeys(row.system for row in compared))
-    header = list(names)
+    lines: dict[tuple[Cell, ...], dict[str, list[Cell]]] = {}
+    for row in compared:
+        key = tuple(row.name if name == "direction" else getattr(row, name) for name in names)
+        decimals = _DECIMALS[row.metric]
+        sign = "+" if row.system == GAIN else "-"  # format's word for: only where negative
+        figures = [f"{value:{sign}z.{decimals}f}" for value in (row.ours, row.published)]
+        lines.setdefault(key, {})[row.system] = [*figures, f"{row.difference:+z.{decimals}f}"]
+    header = [*names]
     for system in systems:
         header += [f"{system}, ours", "published", "difference"]
-    cells = {(key(row), row.system): _cells(row) for row in compared}
-    lines: list[list[Cell]] = []
-    for line in dict.fromkeys(key(row) for row in compared):
-        lines.append([*line])
-        for system in systems:
-            lines[-1] += cells.get((line, system), [None] * 3)
-    return header, lines
-
-
-def _cells(row: Compared) -> list[Cell]:
-    sign = "+" if row.system == GAIN else "-"  # format's word for: only where negative
-    decimals = _DECIMALS[row.metric]
-    return [
-        f"{row.ours:{sign}z.{decimals}f}",
-        f"{row.published:{sign}z.{decimals}f}",
-        f"{row.difference:+z.{decimals}f}",
+    unknown: list[Cell] = [None] * 3
+    return header, [
+        [*key, *(cell for system in systems for cell in by_system.get(system, unknown))]
+        for key, by_system in lines.items()
     ]
-
-
-# ------------------------------------------------------------------ as a section of a report
 
 
 def published_section(evaluations: Mapping[str, Evaluation], published: Published) -> Section:
@@ -306,14 +272,6 @@ def published_section(evaluations: Mapping[str, Evaluation], published: Publishe
     """
     comparison = compare_with_published(evaluations, published)
     metrics = [m for m in METRICS if any(row.metric == m for row in comparison.rows)]
-    return Section(
-        "Beside the published scores",
-        [Paragraph(note) for note in comparison.notes],
-        [
-            *(
-                Section(f"{METRICS[metric]}, means", [Table(*means_table(comparison, metric))])
-                for metric in metrics
-            ),
-            Section("BLEU, directions", [Table(*directions_table(comparison))], is_folded=True),
-        ],
-    )
+    tables = [Section(f"{METRICS[m]}, means", [Table(*means_table(comparison, m))]) for m in metrics]
+    tables.append(Section("BLEU, directions", [Table(*directions_table(comparison))], is_folded=True))
+    return Section("Beside the published scores", [Paragraph(note) for note in comparison.notes], tables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,78 +67,71 @@ def comparable(systems: Sequence[System], *, common_directions: bool = False) ->
             )
     evaluations = {system.label(i): seed for system in systems for i, seed in enumerate(system.seeds)}
     directions = _shared_directions(evaluations, common_directions)
-    aligned = [
-        replace(system, seeds=[_in_order(seed, directions) for seed in system.seeds]) for system in systems
-    ]
-    labelled = [(system.label(i), seed) for system in aligned for i, seed in enumerate(system.seeds)]
-    for other in labelled[1:]:
-        _require_same_test(labelled[0], other)
+    aligned = []
+    for system in systems:
+        seeds = []
+        for seed in system.seeds:
+            outputs, scores = {o.direction: o for o in seed.outputs}, {s.direction: s for s in seed.scores}
+            of_directions = [outputs[d] for d in directions], [scores[d] for d in directions]
+            seeds.append(replace(seed, outputs=of_directions[0], scores=of_directions[1]))
+        aligned.append(replace(system, seeds=seeds))
+    first, *others = ((system.label(i), seed) for system in aligned for i, seed in enumerate(system.seeds))
+    for other in others:
+        _require_same_test(first, other)
     return aligned
 
 
 def _shared_directions(evaluations: Mapping[str, Evaluation], common_directions: bool) -> list[Direction]:
-    (first, reference), *others = evaluations.items()
-    expected = [score.direction for score in reference.scores]
-    common = set(expected)
-    for name, evaluation in others:
-        got = {score.direction for score in evaluation.scores}
-        if got != set(expected) and not common_directions:
+    by_name = {name: [score.direction for score in of.scores] for name, of in evaluations.items()}
+    first, expected = next(iter(by_name.items()))
+    for name, directions in by_name.items():
+        if set(directions) != set(expected) and not common_directions:
             raise DirectionError(
                 "evaluations of different directions",
                 where=f"{first}; {name}",
-                got=f"only {name} has {_listed(got - set(expected))}",
-                expected=f"only {first} has {_listed(set(expected) - got)}",
+                got=f"only {name} has {_listed(set(directions) - set(expected))}",
+                expected=f"only {first} has {_listed(set(expected) - set(directions))}",
                 mend="--common-directions compares those that all have",
             )
-        common &= got
+    common = [d for d in expected if all(d in directions for directions in by_name.values())]
     if not common:
         raise DirectionError(
             "the evaluations have no direction in common",
-            got="; ".join(
-                f"{name}: {_listed(s.direction for s in e.scores)}" for name, e in evaluations.items()
-            ),
+            got="; ".join(f"{name}: {_listed(directions)}" for name, directions in by_name.items()),
         )
-    return [direction for direction in expected if direction in common]
+    return common
 
 
-def _listed(directions: Any) -> str:
+def _listed(directions: Iterable[Direction]) -> str:
     return ", ".join(sorted(map(str, directions))) or "none"
-
-
-def _in_order(evaluation: Evaluation, directions: Sequence[Direction]) -> Evaluation:
-    outputs = {o.direction: o for o in evaluation.outputs}
-    scores = {s.direction: s for s in evaluation.scores}
-    return replace(
-        evaluation, outputs=[outputs[d] for d in directions], scores=[scores[d] for d in directions]
-    )
 
 
 def _require_same_test(first: tuple[str, Evaluation], second: tuple[str, Evaluation]) -> None:
     (name, a), (other, b) = first, second
     where = f"{name}; {other}"
-    for expected, got in zip(a.outputs, b.outputs, strict=True):
-        _require_same_text("references", where, expected.direction, expected.references, got.references)
-        if expected.sources is not None and got.sources is not None:
-            _require_same_text("sources", where, expected.direction, expected.sources, got.sources)
-    settings: list[tuple[str, str, Any, Any]] = [
-        ("official scoring", where, is_official(a), is_official(b)),
-    ]
+    for wanted, got in zip(a.outputs, b.outputs, strict=True):
+        _require_same_text("references", where, wanted.direction, wanted.references, got.references)
+        if wanted.sources is not None and got.sources is not None:
+            _require_same_text("sources", where, wanted.direction, wanted.sources, got.sources)
+    settings: list[tuple[str, str, Any, Any]] = [("official scoring", where, is_official(a), is_official(b))]
     for x, y in zip(a.scores, b.scores, strict=True):
+        place = f"{where}, {x.direction}"
         settings += [
-            ("BLEU signature", f"{where}, {x.direction}", x.bleu_signature, y.bleu_signature),
-            ("chrF++ signature", f"{where}, {x.direction}", x.chrf_signature, y.chrf_signature),
+            ("BLEU signature", place, x.bleu_signature, y.bleu_signature),
+            ("chrF++ signature", place, x.chrf_signature, y.chrf_signature),
         ]
     # The hash is of all directions' files at once, so it compares only if these are the same.
-    hashes = _data_hash(a), _data_hash(b)
-    if _evaluated(a) == _evaluated(b) and None not in hashes:
-        settings.append(("data-bin (its text or vocabulary)", where, *hashes))
-    for what, place, wanted, got in settings:
-        if wanted != got:
+    directions = [set(of.signature.get("parameters", {}).get("directions", ())) for of in (a, b)]
+    hashes = [of.signature.get("inputs", {}).get("data") for of in (a, b)]
+    if directions[0] == directions[1] and None not in hashes:
+        settings.append(("data-bin (its text or vocabulary)", where, hashes[0], hashes[1]))
+    for what, place, expected, got_setting in settings:
+        if expected != got_setting:
             raise NeuronSpecError(
                 f"evaluations that differ in {what} cannot be compared",
                 where=place,
-                got=f"{got} of {other}",
-                expected=f"{wanted}, as of {name}",
+                got=f"{got_setting} of {other}",
+                expected=f"{expected}, as of {name}",
                 mend="evaluate both on one data-bin, with the same sacreBLEU and scoring",
             )
 
@@ -167,11 +160,3 @@ def _require_same_text(
 def is_official(evaluation: Evaluation) -> bool:
     """Whether it was scored as the official figures were: detokenized."""
     return bool(evaluation.signature.get("parameters", {}).get("official_scoring", False))
-
-
-def _evaluated(evaluation: Evaluation) -> set[str]:
-    return set(evaluation.signature.get("parameters", {}).get("directions", ()))
-
-
-def _data_hash(evaluation: Evaluation) -> str | None:
-    return evaluation.signature.get("inputs", {}).get("data")

@@ -28,8 +28,7 @@ from neuron_spec.scoring.comparison_files import write_comparison
 from neuron_spec.scoring.evaluation import Evaluation, evaluate
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
-from neuron_spec.studies.subnetworks.measure import KNOWN, read_subnetworks
-from neuron_spec.studies.subnetworks.page import curves
+from neuron_spec.studies.subnetworks.page import KNOWN, curves, read_subnetworks
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "experiments" / "subnetworks.sh"

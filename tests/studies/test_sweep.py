@@ -18,7 +18,7 @@ from neuron_spec.pages.curves import sweep_curves
 from neuron_spec.scoring.evaluation import evaluate, read_evaluation, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.statistics import interval_over_directions
-from neuron_spec.studies.sweep.measure import changes, read_sweep
+from neuron_spec.studies.sweep.page import changes, read_sweep
 
 LANGUAGES = ("de", "nl", "es", "pt", "cs", "ru")
 DIRECTIONS = [Direction.parse(d) for lang in LANGUAGES for d in (f"en-{lang}", f"{lang}-en")]

@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from neuron_spec.artifacts import hash_state
-from neuron_spec.backends.fairseq.checkpoints import (
-    is_specialized,
-    masks_of,
-    read_checkpoint,
-    task_args,
-    token_flags,
-    weights_sha256,
-)
+from neuron_spec.backends.fairseq import checkpoints
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
 from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.corpora.build import card_of
@@ -28,7 +21,6 @@ from neuron_spec.neurons.pairs import Compared, overlap_of
 from neuron_spec.statistics import NothingToCompare
 
 Loaded = TypeVar("Loaded")
-MORE_MASKS = "name fewer --lang-pairs, or profile and select these too"
 
 
 @dataclass(frozen=True)
@@ -69,8 +61,8 @@ class Asked:
             DirectionError: if the checkpoint does not know a language.
             NothingToCompare: if directions are compared, and there is only one.
         """
-        state = read_checkpoint(path)
-        trained = task_args(state, path)
+        state = checkpoints.read_checkpoint(path)
+        trained = checkpoints.task_args(state, path)
         directions = parse_directions(
             lang_pairs if isinstance(lang_pairs, str) else map(str, lang_pairs or trained.lang_pairs)
         )
@@ -104,17 +96,17 @@ class Asked:
 
     @property
     def is_specialized(self) -> bool:
-        return is_specialized(self.state)
+        return checkpoints.is_specialized(self.state)
 
     @cached_property
     def checkpoint_sha256(self) -> str:
         """Of the weights, masks apart."""
-        return weights_sha256(self.state)
+        return checkpoints.weights_sha256(self.state)
 
     @cached_property
     def masks_sha256(self) -> str:
         """Of the masks that the checkpoint carries; of adapters and the like too, which decide who runs through what."""
-        return hash_state(masks_of(self.state))
+        return hash_state(checkpoints.masks_of(self.state))
 
     def data_sha256(self, subset: str | None = None) -> str:
         """Of the files of a subset; None: of the one that is measured on."""
@@ -148,11 +140,10 @@ class Asked:
             ModelError: if they are not.
         """
         end = ".fc1.weight"
-        weights = self.state["model"].items()
-        masks.require_fit(
-            {key.removesuffix(end): len(value) for key, value in weights if key.endswith(end)}, where=file
-        )
-        masks.require_directions(self.directions, file, MORE_MASKS)
+        weights = {key: value for key, value in self.state["model"].items() if key.endswith(end)}
+        masks.require_fit({key.removesuffix(end): len(fc1) for key, fc1 in weights.items()}, where=file)
+        mend = "name fewer --lang-pairs, or profile and select these too"
+        masks.require_directions(self.directions, file, mend)
         profiled = masks.metadata.get("checkpoint_sha256")
         if profiled is None or allow_other_checkpoint or self.is_specialized:
             return
@@ -184,7 +175,7 @@ class Asked:
             path or self.path,
             self.data_bin,
             directions or self.directions,
-            token_flags=token_flags(self.trained),
+            token_flags=checkpoints.token_flags(self.trained),
             **options,
         )
 
@@ -218,13 +209,10 @@ class AskedThroughMasks(Asked):
                 got=f"--masks {args.masks}",
                 mend="drop --masks, or name the file as --overlap",
             )
-        masks, overlap = (
-            file and NeuronMasks.load(file) for file in (args.masks, args.overlap or args.masks)
-        )
-        for file, loaded in ((args.masks, masks), (args.overlap, overlap)):
-            if file:
-                asked.require_masks(loaded, file, allow_other_checkpoint=args.allow_other_checkpoint)
-        return replace(asked, masks=masks, overlap=overlap)
+        loaded = {file: NeuronMasks.load(file) for file in (args.masks, args.overlap) if file}
+        for file, masks in loaded.items():
+            asked.require_masks(masks, file, allow_other_checkpoint=args.allow_other_checkpoint)
+        return replace(asked, masks=loaded.get(args.masks), overlap=loaded.get(args.overlap or args.masks))
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -240,7 +228,7 @@ class AskedThroughMasks(Asked):
 
     @property
     def pairs(self) -> Compared:
-        overlap = None if self.overlap is None else overlap_of(self.overlap, self.directions)
+        overlap = overlap_of(self.overlap, self.directions) if self.overlap else None
         return Compared(self.directions, self.families, overlap)
 
     def load_through_masks(self, args: argparse.Namespace) -> TeacherForced:

@@ -43,8 +43,15 @@ from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, f
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
-from neuron_spec.scoring.evaluation import ALL, Evaluation, evaluate, read_evaluation, write_evaluation
-from neuron_spec.scoring.joining import joined, write_joined
+from neuron_spec.scoring.evaluation import (
+    ALL,
+    Evaluation,
+    evaluate,
+    joined,
+    read_evaluation,
+    write_evaluation,
+    write_joined,
+)
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.studies.meta.inner_steps import restored
 
@@ -139,22 +146,34 @@ class Adaptation:
         check_data_bin(data_bin, trained.langs, _TRAIN, directions)
         self.directions, self.shots, self.updates, self.test = list(directions), sorted(shots), updates, test
         self.trained = [Direction.parse(pair) for pair in trained.lang_pairs]
+        self._borrowed = {str(direction): str(lender) for direction, lender in self.lenders.items()}
+        self._flags = [flag for flag in test.flags if flag != "--cpu"]
         self._inputs = {"checkpoint": weights_sha256(state), "masks": hash_state(masks_of(state))}
         self._data_bin = data_bin
         self._translator = Translator(path, data_bin, directions, test.subset, test.flags)
         self._device = next(self._translator.models[0].parameters()).device
         # The translator's model is made for inference: this one learns.
-        models, trained_cfg = checkpoint_utils.load_model_ensemble(
-            [str(path)], task=self._task(directions[0])
-        )
+        task = self._task(directions[0])
+        models, trained_cfg = checkpoint_utils.load_model_ensemble([str(path)], task=task)
         self._model = models[0].to(self._device).train()
+        self._criterion = task.build_criterion(trained_cfg.criterion)
         for direction, lender in self.lenders.items():
             for model in (self._model, *self._translator.models):
                 model.borrow(direction, lender, trained.langs)
-        self._criterion = self._task(directions[0]).build_criterion(trained_cfg.criterion)
-        self._training_sets = {direction: self._training_set(direction) for direction in directions}
+        self._training_sets = {}
         for direction in directions:
-            self._require_enough(direction)
+            task = self._task(direction)
+            task.load_dataset(_TRAIN)
+            self._training_sets[direction] = task.dataset(_TRAIN)
+            sentences = len(self._pool(direction))
+            if sentences < max(self.shots):
+                raise CorpusError(
+                    "fewer training sentences than shots",
+                    where=f"{direction} in {folder_with(data_bin, _TRAIN)}",
+                    got=f"{sentences} sentences that fit into the model and into {updates.max_tokens} tokens",
+                    expected=f"{max(self.shots)} or more",
+                    mend="ask for fewer --shots",
+                )
 
     def run(self, output: Path) -> dict[Direction, dict[int, Evaluation]]:
         """Every direction's evaluation at every number of shots, and theirs as one; what is complete is read.
@@ -165,17 +184,19 @@ class Adaptation:
         signatures = {(d, n): self._signature(d, n) for d in self.directions for n in self.shots}
         folders = {(d, n): output / str(d) / str(n) for d, n in signatures}
         # All are asked before any work is done.
-        missing = [
-            key
+        missing = {
+            key: folder
             for key, folder in folders.items()
             if not completed(folder / SCORES_JSON, signatures[key], what="adaptation", where=folder)
-        ]
-        for direction, shots in missing:
-            key = direction, shots
-            write_evaluation(folders[key], self._evaluate(direction, shots, signatures[key]))
+        }
+        for key, folder in missing.items():
+            write_evaluation(folder, self._evaluate(*key, signatures[key]))
         results = {d: {n: read_evaluation(folders[d, n]) for n in self.shots} for d in self.directions}
         for shots in self.shots:
-            _write_all(output / ALL / str(shots), [curve[shots] for curve in results.values()])
+            together, folder = joined([curve[shots] for curve in results.values()]), output / ALL / str(shots)
+            # One of other directions is overwritten, as it holds nothing else than its parts.
+            if not is_made_from(signature_in(folder / SCORES_JSON, "scores"), together.signature):
+                write_joined(folder, together)
         write_json(output / f"{ADAPTATION}.json", self._as_plain(results))
         return results
 
@@ -217,9 +238,8 @@ class Adaptation:
             translator.models[0].load_state_dict(self._model.state_dict())
         sources, references = self.test.texts.get(direction) or (None, translator.references(direction))
         outputs = Outputs(direction, translator.translate(direction), references, sources)
-        return evaluate(
-            [outputs], signature=its_signature, families=self.test.families, tiers=self.test.tiers
-        )
+        families, tiers = self.test.families, self.test.tiers
+        return evaluate([outputs], signature=its_signature, families=families, tiers=tiers)
 
     @property
     def _parameters(self) -> list[torch.nn.Parameter]:
@@ -231,29 +251,12 @@ class Adaptation:
         args.data = str(folder_with(self._data_bin, _TRAIN))
         return tasks.setup_task(args)
 
-    def _training_set(self, direction: Direction) -> Any:
-        task = self._task(direction)
-        task.load_dataset(_TRAIN)
-        return task.dataset(_TRAIN)
-
     def _pool(self, direction: Direction) -> np.ndarray:
         """Positions of the training sentences that fit into the model and a batch, int `[N]`."""
-        limits = utils.resolve_max_positions(
-            self._task(direction).max_positions(), self._model.max_positions()
-        )
+        task = self._task(direction)
+        limits = utils.resolve_max_positions(task.max_positions(), self._model.max_positions())
         most = np.minimum(limits, self.updates.max_tokens)
         return np.flatnonzero((np.asarray(self._training_sets[direction].sizes) <= most).all(axis=1))
-
-    def _require_enough(self, direction: Direction) -> None:
-        sentences = len(self._pool(direction))
-        if sentences < max(self.shots):
-            raise CorpusError(
-                "fewer training sentences than shots",
-                where=f"{direction} in {folder_with(self._data_bin, _TRAIN)}",
-                got=f"{sentences} sentences that fit into the model and into {self.updates.max_tokens} tokens",
-                expected=f"{max(self.shots)} or more",
-                mend="ask for fewer --shots",
-            )
 
     def _signature(self, direction: Direction, shots: int) -> dict[str, Any]:
         texts = self.test.texts.get(direction)
@@ -276,15 +279,13 @@ class Adaptation:
             },
         )
 
-    @property
-    def _flags(self) -> list[str]:
-        return [flag for flag in self.test.flags if flag != "--cpu"]
-
-    @property
-    def _borrowed(self) -> dict[str, str]:
-        return {str(direction): str(lender) for direction, lender in self.lenders.items()}
-
     def _as_plain(self, results: Mapping[Direction, Mapping[int, Evaluation]]) -> dict[str, Any]:
+        scores = {
+            direction: {
+                str(n): {"bleu": of.scores[0].bleu, "chrf": of.scores[0].chrf} for n, of in curve.items()
+            }
+            for direction, curve in results.items()
+        }
         return {
             **({"command": command} if (command := command_line()) else {}),
             "checkpoint_sha256": self._inputs["checkpoint"],
@@ -295,14 +296,8 @@ class Adaptation:
             "borrow": self._borrow,
             "borrowed": self._borrowed,
             "directions": {
-                str(direction): {
-                    "in_training": direction in self.trained,
-                    "shots": {
-                        str(shots): {"bleu": of.scores[0].bleu, "chrf": of.scores[0].chrf}
-                        for shots, of in curve.items()
-                    },
-                }
-                for direction, curve in results.items()
+                str(direction): {"in_training": direction in self.trained, "shots": shots}
+                for direction, shots in scores.items()
             },
         }
 
@@ -332,20 +327,12 @@ def lenders_of(directions: Sequence[Direction], borrow: Mapping[str, str]) -> di
 
 def require_languages(directions: Sequence[Direction], langs: Sequence[str], where: object) -> None:
     """Raises: DirectionError if the checkpoint was trained without the language tokens of a direction."""
-    for direction in directions:
-        for lang in (direction.source, direction.target):
-            if lang not in langs:
-                raise DirectionError(
-                    "the checkpoint has no language token of a language, and cannot learn it",
-                    where=where,
-                    got=f"{lang} in {direction}",
-                    expected=f"one of its --langs {','.join(langs)}",
-                    mend="train the model with --langs that hold the language, and with --lang-pairs that leave it out",
-                )
-
-
-def _write_all(folder: Path, parts: Sequence[Evaluation]) -> None:
-    """The parts as one evaluation; one of other directions is overwritten, as it holds nothing else than its parts."""
-    together = joined(parts)
-    if not is_made_from(signature_in(folder / SCORES_JSON, "scores"), together.signature):
-        write_joined(folder, together)
+    for lang, direction in ((lang, d) for d in directions for lang in (d.source, d.target)):
+        if lang not in langs:
+            raise DirectionError(
+                "the checkpoint has no language token of a language, and cannot learn it",
+                where=where,
+                got=f"{lang} in {direction}",
+                expected=f"one of its --langs {','.join(langs)}",
+                mend="train the model with --langs that hold the language, and with --lang-pairs that leave it out",
+            )

@@ -51,8 +51,18 @@ def write_adaptation(output: Path, signatures: Sequence[str]) -> Path:
     content = _read(output)
     picture = drawn(ADAPTATION, _CAPTION, curves(_scores_in(content)))
     write_pictures(output, [picture])
-    scores = Section("Scores", [picture, *_blocks(content)])
-    page = Page(TITLE, [Paragraph(_ABOUT)], [scores, Section("How", [Bullets(_notes(content, signatures))])])
+    updates = content["updates"]
+    known = [name for name, of in content["directions"].items() if of["in_training"]]
+    notes = [
+        f"{updates['steps']} updates of {updates['optimizer']} at rate {updates['rate']:g}, each on a batch of up to "
+        f"{updates['max_tokens']} tokens, seed {updates['seed']}.",
+        "One draw of sentences for each direction: another seed gives other scores, the more so the fewer the shots.",
+        f"In the model's own training: {', '.join(known) or 'none of these directions'}.",
+        f"All directions as one evaluation, for `neuron-spec compare`: `{ALL}/` and the number of shots.",
+        *(f"`{signature}`" for signature in signatures),
+    ]
+    sections = [Section("Scores", [picture, *_blocks(content)]), Section("How", [Bullets(notes)])]
+    page = Page(TITLE, [Paragraph(_ABOUT)], sections)
     write_text(output / f"{ADAPTATION}.md", as_markdown(page, figures=""))
     return output / f"{ADAPTATION}.md"
 
@@ -76,10 +86,8 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / f"{ADAPTATION}.json"
     content = read_json(path, "adaptation")
     expected = ("checkpoint_sha256", "updates", "subset", "references", "fairseq_flags", "borrow", "borrowed")
-    missing = [
-        key for key in (*expected, "directions") if not isinstance(content, dict) or key not in content
-    ]
-    if missing:
+    keys = (*expected, "directions")
+    if missing := [key for key in keys if not isinstance(content, dict) or key not in content]:
         raise ArtifactError(
             "an adaptation is not of the form that neuron-spec writes",
             where=path,
@@ -128,16 +136,3 @@ def curves(scores: Scores) -> Figure:
     shots = {float(n): f"{int(n):,}" for n in next(iter(scores.values()))}
     title, label = "Scores against shots", "training sentences (shots)"
     return line_panels([panels], title=title, label=label, ticks=shots, zero="bottom")
-
-
-def _notes(content: Mapping[str, Any], signatures: Sequence[str]) -> list[str]:
-    updates = content["updates"]
-    known = [name for name, of in content["directions"].items() if of["in_training"]]
-    return [
-        f"{updates['steps']} updates of {updates['optimizer']} at rate {updates['rate']:g}, each on a batch of up to "
-        f"{updates['max_tokens']} tokens, seed {updates['seed']}; 0 shots is the model as it is.",
-        "One draw of sentences for each direction: another seed gives other scores, the more so the fewer the shots.",
-        f"In the model's own training: {', '.join(known) or 'none of these directions'}.",
-        f"All directions as one evaluation, for `neuron-spec compare`: `{ALL}/` and the number of shots.",
-        *(f"`{signature}`" for signature in signatures),
-    ]

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.directions import Direction
-    from neuron_spec.scoring.joining import join
+    from neuron_spec.scoring.evaluation import join
     from neuron_spec.studies.bilingual import measure as bilingual
 
     if args.action == "updates":

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import hash_state, write_json
+from neuron_spec.artifacts import differences, hash_state, write_json
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, SelectionError
-from neuron_spec.neurons.by_direction import Masks, differences, pack, require_packed, unpack
+from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
 from neuron_spec.neurons.choices import SIDES
 
 

@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.studies.subnetworks.measure import read_subnetworks
-    from neuron_spec.studies.subnetworks.page import write_subnetworks
+    from neuron_spec.studies.subnetworks.page import read_subnetworks, write_subnetworks
 
     print(write_subnetworks(args.output, read_subnetworks(args.comparisons, args.seed, args.checkpoint)))

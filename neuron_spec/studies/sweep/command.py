@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.studies.sweep.measure import read_sweep
-    from neuron_spec.studies.sweep.page import write_sweep
+    from neuron_spec.studies.sweep.page import read_sweep, write_sweep
 
     print(write_sweep(args.output or args.run, read_sweep(args.run)))

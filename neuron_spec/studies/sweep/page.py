@@ -1,48 +1,219 @@
-"""The page of a sweep: ``sweep.md``, ``.csv`` and the figure."""
+"""Sweeps: one setting at several values, and what each does to BLEU and chrF++ (0-100).
+
+A sweep's folder has one folder per value, ``k-95`` or ``depth-6``, which may hold ``masks.safetensors``
+and holds ``evaluation/SYSTEM``. Changes are against the evaluations that do not depend on the value, in
+``evaluation`` beside those folders; where there are none, against the dense model of the largest value.
+
+k = 100 drops only neurons that are never active: they compute nothing, so where it was not evaluated
+itself the dense continuation stands for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import write_text
 from neuron_spec.directions import GROUPS
+from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages import curves
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, write_pictures
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text
-from neuron_spec.scoring.evaluation import ALL, Evaluation
-from neuron_spec.scoring.systems import CONTINUATION, SPECIALIZED
-from neuron_spec.scoring.tables import difference_cells, values_of
-from neuron_spec.studies.sweep.measure import PARAMETERS, Change, Sweep, changes
+from neuron_spec.scoring.comparison import METRICS, Difference
+from neuron_spec.scoring.comparison_files import difference_cells
+from neuron_spec.scoring.evaluation import ALL, Evaluation, grouped, read_evaluation
+from neuron_spec.scoring.systems import CONTINUATION, DENSE, SPECIALIZED, System, comparable
 
 SWEEP = "sweep"  # .csv, .md, .png, .svg
+PARAMETERS = {"k": "coverage k (%)", "depth": "layers of encoder and decoder each"}
 
+_POINT = re.compile(rf"({'|'.join(PARAMETERS)})-(\d+(?:\.\d+)?)")
+_EVALUATION = "evaluation"
+_MASKS = "masks.safetensors"
 _GROUPS = {**{group.code: group.arrow for group in GROUPS}, ALL: ALL}
 # Of the CSV, after the value: column -> field of a change.
 _COLUMNS = {
-    "system": "system",
-    "reference": "baseline",
-    "group": "name",
-    "directions": "directions",
-    "bleu": "bleu",
-    "bleu_change": "difference",
-    "low": "low",
-    "high": "high",
-    "chrf": "chrf",
-    "chrf_change": "chrf_difference",
+    **{"system": "system", "reference": "baseline", "group": "name", "directions": "directions"},
+    **{"bleu": "bleu", "bleu_change": "difference", "low": "low", "high": "high"},
+    **{"chrf": "chrf", "chrf_change": "chrf_difference"},
 }
-_DROPPED = ("min", "mean", "max")
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Percent of neurons dropped: least and most over layers and directions, and their mean."""
+
+    min: float
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """The systems evaluated at one value, and what the masks there drop."""
+
+    value: float
+    systems: dict[str, Evaluation]
+    dropped: Dropped | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Points in the order of their values; ``references`` are what changes are against, by name."""
+
+    parameter: str
+    points: list[Point]
+    references: dict[str, Evaluation]
+
+
+@dataclass(frozen=True)
+class Change(Difference):
+    """A system at one value against a reference, over the directions of a group."""
+
+    value: float = 0
+
+
+# Reading --------------------------------------------------------------------------------------
+
+
+def read_sweep(run: Path) -> Sweep:
+    """Read all points and references below ``run``.
+
+    Raises:
+        ArtifactError: if there is no point, or points of two settings; an evaluation is incomplete; masks
+            are of another k than their folder's name, or of another dense model than the one evaluated.
+        NeuronSpecError: if points were evaluated for other systems or on other tests than the rest.
+    """
+    matches = [(_POINT.fullmatch(path.name), path) for path in sorted(run.glob("*")) if path.is_dir()]
+    folders = sorted((match[1], float(match[2]), path) for match, path in matches if match)
+    if len({name for name, _, _ in folders}) != 1:
+        raise ArtifactError(
+            "a sweep of two settings at once" if folders else "no points of a sweep",
+            where=run,
+            got=", ".join(path.name for _, _, path in folders) or None,
+            expected=f"folders such as k-95 and k-90, or depth-6 and depth-3, each with {_EVALUATION}/SYSTEM",
+        )
+    parameter = folders[0][0]
+    references = _evaluations(run)
+    points = [_read_point(parameter, value, folder, references) for _, value, folder in folders]
+    first, last = points[0], points[-1]
+    for point in points:
+        if set(point.systems) != set(first.systems):
+            raise NeuronSpecError(
+                "points of a sweep with different systems",
+                where=f"{parameter} {point.value:g}",
+                got=", ".join(point.systems),
+                expected=f"{', '.join(first.systems)}, as at {parameter} {first.value:g}",
+                mend="run the sweep to the end",
+            )
+    if not references:
+        if DENSE not in last.systems:
+            raise ArtifactError(
+                "nothing to measure changes against",
+                where=run,
+                got=f"no {_EVALUATION}, and no system {DENSE} at {parameter} {last.value:g}",
+                mend=f"evaluate the dense model into {run / _EVALUATION / DENSE}",
+            )
+        references = {f"{DENSE} of {parameter} {last.value:g}": last.systems[DENSE]}
+    systems = [System(name, [evaluation]) for name, evaluation in references.items()]
+    for point in points:
+        at = f"at {parameter} {point.value:g}"
+        systems += [System(f"{name} {at}", [evaluation]) for name, evaluation in point.systems.items()]
+    comparable(systems)
+    return Sweep(parameter, points, references)
+
+
+def _evaluations(folder: Path) -> dict[str, Evaluation]:
+    folders = [path for path in sorted((folder / _EVALUATION).glob("*")) if path.is_dir()]
+    return {path.name: read_evaluation(path) for path in folders}
+
+
+def _read_point(parameter: str, value: float, folder: Path, references: Mapping[str, Evaluation]) -> Point:
+    systems = _evaluations(folder)
+    if not systems and (parameter, value) == ("k", 100) and CONTINUATION in references:
+        systems = {SPECIALIZED: references[CONTINUATION]}
+    if not systems:
+        raise ArtifactError(
+            "a point of a sweep was not evaluated",
+            where=folder,
+            expected=f"{_EVALUATION}/SYSTEM, written by neuron-spec evaluate",
+            mend="run the sweep to the end, or delete this folder",
+        )
+    if not (folder / _MASKS).is_file():
+        return Point(value, systems, None)
+    masks = NeuronMasks.load(folder / _MASKS)
+    ks = {k for side in masks.metadata.get("k_percent", {}).values() for k in side.values()}
+    if parameter == "k" and ks != {value}:
+        raise ArtifactError(
+            "masks of another k than their folder's name says",
+            where=folder / _MASKS,
+            got=", ".join(f"{k:g}" for k in sorted(ks)) or "no k",
+            expected=f"{value:g}",
+        )
+    # Scores of existing logs do not say which checkpoint they are of.
+    dense = {**references, **systems}.get(DENSE)
+    expected = dense and dense.signature.get("inputs", {}).get("checkpoint")
+    checkpoint = masks.metadata.get("checkpoint_sha256")
+    if expected and checkpoint != expected:
+        raise ArtifactError(
+            "masks of another dense model than the one evaluated",
+            where=folder / _MASKS,
+            got=checkpoint,
+            expected=expected,
+            mend="profile, select and evaluate one checkpoint",
+        )
+    percent = [100 * values for values in masks.sparsity().values()]
+    dropped = Dropped(
+        min=min(float(values.min()) for values in percent),
+        mean=fmean(float(values.mean()) for values in percent),
+        max=max(float(values.max()) for values in percent),
+    )
+    return Point(value, systems, dropped)
+
+
+def changes(sweep: Sweep) -> list[Change]:
+    """All systems at all values against all references: for each group of directions, and over all."""
+    rows = []
+    for reference, against in sweep.references.items():
+        before = {score.direction: score for score in against.scores}
+        for point in sweep.points:
+            for system, evaluation in point.systems.items():
+                for kind, _, group, members in grouped(evaluation.scores):
+                    if kind in ("overall", "group"):
+                        scores = [
+                            {m: (getattr(of, m), getattr(before[of.direction], m)) for m in METRICS}
+                            for of in members
+                        ]
+                        row = Change.over_directions(system, reference, group, scores, value=point.value)
+                        rows.append(row)
+    return rows
+
+
+# The page -------------------------------------------------------------------------------------
 
 
 def write_sweep(run: Path, sweep: Sweep) -> Path:
     """Write ``sweep.csv``, ``.png``, ``.svg`` and, last, ``.md``, whose path is returned."""
     rows = changes(sweep)
+    dropped = {point.value: point.dropped for point in sweep.points}
+    names = ("min", "mean", "max")
+    lines = []
+    for row in rows:
+        of = dropped[row.value] if row.system == SPECIALIZED else None
+        cells = [*row.values(_COLUMNS).values(), *(of and getattr(of, name) for name in names)]
+        rounded = [f"{cell:.4f}" if isinstance(cell, float) else cell for cell in cells]
+        lines.append([f"{row.value:g}", *rounded])
+    header = [sweep.parameter, *_COLUMNS, *(f"dropped_{name}_percent" for name in names)]
+    write_text(run / f"{SWEEP}.csv", csv_text(header, lines))
     picture = drawn(SWEEP, "BLEU change", _draw(sweep, rows))
-    write_text(run / f"{SWEEP}.csv", _as_csv(sweep, rows))
     write_pictures(run, [picture])
     sections = [
         Section(
@@ -52,36 +223,27 @@ def write_sweep(run: Path, sweep: Sweep) -> Path:
         for reference in sweep.references
         for system in sweep.points[0].systems
     ]
-    sections.append(Section("How it was made", [Bullets(_notes(sweep)), _made_from(sweep)]))
+    evaluated = [("-", name, of) for name, of in sweep.references.items()]
+    evaluated += [(f"{point.value:g}", *each) for point in sweep.points for each in point.systems.items()]
+    made_from: list[list[Cell]] = []
+    for value, name, evaluation in evaluated:
+        hashes = [evaluation.signature.get("inputs", {}).get(key) for key in ("checkpoint", "masks")]
+        made_from.append([value, name, *(each and each[:16] for each in hashes)])
+    table = Table((sweep.parameter, "system", "sha256 of weights", "sha256 of masks"), made_from)
+    sections.append(Section("How it was made", [Bullets(_notes(sweep)), table]))
     page = Page(f"Sweep of {PARAMETERS[sweep.parameter]}", [picture], sections)
     write_text(run / f"{SWEEP}.md", as_markdown(page, figures=""))
     return run / f"{SWEEP}.md"
-
-
-def _as_csv(sweep: Sweep, rows: Sequence[Change]) -> str:
-    dropped = {point.value: point.dropped for point in sweep.points}
-    lines = []
-    for row in rows:
-        of = dropped[row.value] if row.system == SPECIALIZED else None
-        cells = [*values_of(row, _COLUMNS).values(), *(of and getattr(of, name) for name in _DROPPED)]
-        lines.append([f"{row.value:g}", *map(_four_decimals, cells)])
-    return csv_text([sweep.parameter, *_COLUMNS, *(f"dropped_{name}_percent" for name in _DROPPED)], lines)
-
-
-def _four_decimals(cell: Any) -> Any:
-    return f"{cell:.4f}" if isinstance(cell, float) else cell
 
 
 def _draw(sweep: Sweep, rows: Sequence[Change]) -> Figure:
     ticks = {point.value: f"{point.value:g}" for point in sweep.points}
     label = PARAMETERS[sweep.parameter]
     if sweep.parameter == "k":
-        ticks |= {
-            p.value: f"{p.value:g}\n{p.dropped.min:.0f}–{p.dropped.max:.0f}"
-            for p in sweep.points
-            if p.dropped
-        }
         label += ", and the least and most neurons dropped in a layer (%)"
+        for point in sweep.points:
+            if point.dropped:
+                ticks[point.value] += f"\n{point.dropped.min:.0f}–{point.dropped.max:.0f}"
     panels: dict[str, dict[str, dict[str, dict[float, Any]]]] = {name: {} for name in sweep.references}
     for row in rows:
         if row.name != ALL:
@@ -91,7 +253,8 @@ def _draw(sweep: Sweep, rows: Sequence[Change]) -> Figure:
 
 
 def _table(sweep: Sweep, rows: Sequence[Change]) -> Table:
-    groups = list(dict.fromkeys(row.name for row in rows))
+    by_place = {(row.value, row.name): row for row in rows}
+    groups = dict.fromkeys(row.name for row in rows)
     is_masked = rows[0].system == SPECIALIZED and any(point.dropped for point in sweep.points)
     header = [sweep.parameter, *(["dropped %", "min-max"] if is_masked else [])]
     for group in groups:
@@ -103,7 +266,7 @@ def _table(sweep: Sweep, rows: Sequence[Change]) -> Table:
             of = point.dropped
             line += [of.mean, f"{of.min:.1f}-{of.max:.1f}"] if of else [None, None]
         for group in groups:
-            (row,) = (row for row in rows if (row.value, row.name) == (point.value, group))
+            row = by_place[point.value, group]
             line += [row.bleu, *difference_cells(row)]
         lines.append(line)
     return Table(header, lines)
@@ -118,27 +281,11 @@ def _notes(sweep: Sweep) -> list[str]:
     ]
     if any(point.dropped for point in sweep.points):
         notes.append("Dropped: neurons per layer and direction in percent; mean, least and most.")
-    if any(
-        p.systems.get(SPECIALIZED) is sweep.references.get(CONTINUATION) is not None for p in sweep.points
-    ):
+    continuation = sweep.references.get(CONTINUATION)
+    if continuation and any(point.systems.get(SPECIALIZED) is continuation for point in sweep.points):
         notes.append(
             "k = 100 was not trained: it drops only neurons that are never active on the validation set, so the "
             "dense continuation stands for it."
         )
     signatures = sorted({score.bleu_signature for of in sweep.references.values() for score in of.scores})
     return [*notes, f"BLEU: {', '.join(f'`{signature}`' for signature in signatures)}."]
-
-
-def _made_from(sweep: Sweep) -> Table:
-    rows: list[list[Cell]] = [["-", name, *_hashes(of)] for name, of in sweep.references.items()]
-    rows += [
-        [f"{point.value:g}", name, *_hashes(of)]
-        for point in sweep.points
-        for name, of in point.systems.items()
-    ]
-    return Table((sweep.parameter, "system", "sha256 of weights", "sha256 of masks"), rows)
-
-
-def _hashes(evaluation: Evaluation) -> list[Cell]:
-    inputs = evaluation.signature.get("inputs", {})
-    return [inputs[key][:16] if key in inputs else None for key in ("checkpoint", "masks")]

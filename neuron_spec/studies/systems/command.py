@@ -31,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.studies.systems.measure import read_systems
-    from neuron_spec.studies.systems.page import write_systems
+    from neuron_spec.studies.systems.measure import read_systems, write_systems
 
     print(
         write_systems(args.output, read_systems(args.seed, args.comparison, args.benchmark, args.checkpoint))

@@ -11,19 +11,31 @@ What was not measured is shown as ``-``, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from neuron_spec.artifacts import hash_file, load_tensors, read_json, require_file, signature
+from neuron_spec.artifacts import (
+    hash_file,
+    load_tensors,
+    read_json,
+    require_file,
+    signature,
+    write_json,
+    write_text,
+)
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, weights_sha256
 from neuron_spec.errors import ArtifactError
+from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown
+from neuron_spec.pages.tables import Cell, csv_text
 from neuron_spec.scoring.comparison import Difference
-from neuron_spec.scoring.comparison_files import COMPARISON, read_comparison
+from neuron_spec.scoring.comparison_files import COMPARISON, difference_table, read_comparison
 from neuron_spec.scoring.systems import CONTINUATION, DENSE, RANDOM, SPECIALIZED
+
+SYSTEMS = "systems"  # .md, .csv, .json
 
 # The same computation as the dense model: its speed and memory are theirs.
 LIKE_DENSE = (CONTINUATION, "bilingual")
@@ -32,6 +44,11 @@ _EXTRACTION = dict.fromkeys((SPECIALIZED, RANDOM), ("profile", "select"))
 
 _ADAPTERS = ".adapter."
 _NO_PARAMETERS = ("version", "_float_tensor", "adapter_rows")
+# Of a system's scores, in the CSV and the JSON: name -> field.
+_SCORES = {
+    **{"bleu": "bleu", "chrf": "chrf", "bleu_difference": "difference"},
+    **{name: name for name in ("low", "high", "p_value", "wins", "losses")},
+}
 
 
 @dataclass(frozen=True)
@@ -91,20 +108,37 @@ def read_systems(
     Raises:
         ArtifactError: if a file is missing or damaged, or the benchmark lacks a system.
     """
-    compared = read_comparison(comparison / f"{COMPARISON}.json")
+    comparison_file = comparison / f"{COMPARISON}.json"
+    compared = read_comparison(comparison_file)
     scores = {row.system: row for row in Difference.of_groups(compared)}
     timed = read_json(benchmark, "benchmark")["systems"] if benchmark else None
-    states = {name: _checkpoints(seed / name, checkpoint) for name in scores}
     directions = len({row.direction for row in compared.directions})
-    costs = {
-        name: _cost(name, seed, paths, directions, _timed(timed, name, benchmark))
-        for name, paths in states.items()
-    }
-    inputs = {COMPARISON: hash_file(comparison / f"{COMPARISON}.json")}
+    inputs = {COMPARISON: hash_file(comparison_file)}
     if benchmark:
         inputs["benchmark"] = hash_file(benchmark)
-    for path in (path for paths in states.values() for path in paths):
-        inputs[str(path.parent.relative_to(seed))] = weights_sha256(read_checkpoint(path))
+    costs = {}
+    for name in scores:
+        timed_as = DENSE if name in LIKE_DENSE else name
+        if timed is not None and timed_as not in timed:
+            raise ArtifactError(
+                "the benchmark did not time this system",
+                where=benchmark,
+                got=", ".join(timed),
+                expected=timed_as,
+                mend="run benchmarks/systems.py again, on the same seed",
+            )
+        # Those of its directions, or its only one.
+        paths = sorted((seed / name).glob(f"*/{checkpoint}")) or [
+            require_file(
+                seed / name / checkpoint,
+                "checkpoint of a compared system",
+                "train it, or name another --seed",
+            )
+        ]
+        states = [read_checkpoint(path) for path in paths]
+        for path, state in zip(paths, states, strict=True):
+            inputs[str(path.parent.relative_to(seed))] = weights_sha256(state)
+        costs[name] = _cost(name, seed, states, directions, timed and timed[timed_as])
     return Systems(
         baseline=compared.baseline,
         directions=directions,
@@ -115,56 +149,50 @@ def read_systems(
     )
 
 
-def _checkpoints(folder: Path, name: str) -> list[Path]:
-    """A system's checkpoint, or those of its directions."""
-    of_directions = sorted(folder.glob(f"*/{name}"))
-    if of_directions:
-        return of_directions
-    return [
-        require_file(folder / name, "checkpoint of a compared system", "train it, or name another --seed")
-    ]
-
-
-def _timed(timed: Mapping[str, Any] | None, name: str, where: Path | None) -> Mapping[str, Any] | None:
-    if timed is None:
-        return None
-    name = DENSE if name in LIKE_DENSE else name
-    if name not in timed:
-        raise ArtifactError(
-            "the benchmark did not time this system",
-            where=where,
-            got=", ".join(timed),
-            expected=name,
-            mend="run benchmarks/systems.py again, on the same seed",
-        )
-    of_system: Mapping[str, Any] = timed[name]
-    return of_system
-
-
-def _cost(name: str, seed: Path, paths: list[Path], directions: int, timed: Mapping[str, Any] | None) -> Cost:
+def _cost(
+    name: str,
+    seed: Path,
+    states: Sequence[Mapping[str, Any]],
+    directions: int,
+    timed: Mapping[str, Any] | None,
+) -> Cost:
     total = trained = adapters = model_bytes = 0
-    for path in paths:
-        state = read_checkpoint(path)
+    for state in states:
         parameters = parameters_of(state)
-        total += _count(parameters.values())
-        trained += _count(trained_of(state, parameters).values())
-        adapters += _bytes(value for key, value in parameters.items() if _ADAPTERS in key)
-        model_bytes += _bytes(parameters.values())
-    masks = _mask_file(seed, name)
-    added_bytes = adapters + (masks.stat().st_size if masks else 0)
-    if len(paths) > 1:
-        added_bytes = model_bytes
-    of = timed or {"training": {}, "generation": {}, "peak_bytes": None}
+        total += sum(tensor.numel() for tensor in parameters.values())
+        trained += sum(tensor.numel() for tensor in trained_of(state, parameters).values())
+        sizes = {key: tensor.numel() * tensor.element_size() for key, tensor in parameters.items()}
+        adapters += sum(size for key, size in sizes.items() if _ADAPTERS in key)
+        model_bytes += sum(sizes.values())
+    # ``masks/specialized.safetensors``, or ``masks/lass-0.7.safetensors``.
+    masks = sorted([*seed.glob(f"masks/{name}.safetensors"), *seed.glob(f"masks/{name}-[0-9]*.safetensors")])
+    if len(masks) > 1:
+        raise ArtifactError(
+            "several files of masks for one system",
+            where=seed / "masks",
+            got=", ".join(path.name for path in masks),
+            mend="keep the one it was trained with",
+        )
+    seconds: list[float] = []
+    if stages := _EXTRACTION.get(name):
+        notes = [seed / "extraction" / f"{stage}.json" for stage in stages]
+        if all(note.is_file() for note in notes):
+            seconds = [read_json(note, "note of a stage's time")["seconds"] for note in notes]
+    elif masks:
+        _, metadata = load_tensors(masks[0], "masks")
+        seconds = [*(metadata.get("fine_tuning_seconds") or {}).values()]
+    of_masks = masks[0].stat().st_size if masks else 0
+    training, generation = ((timed or {}).get(what, {}) for what in ("training", "generation"))
     return Cost(
         parameters=total,
         trained_parameters=trained,
-        bytes_per_direction=added_bytes / directions,
-        extraction_seconds=_extraction_seconds(seed, name, masks),
-        training_tokens_per_s=of["training"].get("tokens_per_s"),
-        training_ratio=of["training"].get("ratio"),
-        generation_tokens_per_s=of["generation"].get("tokens_per_s"),
-        generation_ratio=of["generation"].get("ratio"),
-        peak_bytes=of["peak_bytes"],
+        bytes_per_direction=(model_bytes if len(states) > 1 else adapters + of_masks) / directions,
+        extraction_seconds=float(sum(seconds)) if seconds else None,
+        training_tokens_per_s=training.get("tokens_per_s"),
+        training_ratio=training.get("ratio"),
+        generation_tokens_per_s=generation.get("tokens_per_s"),
+        generation_ratio=generation.get("ratio"),
+        peak_bytes=(timed or {}).get("peak_bytes"),
     )
 
 
@@ -196,39 +224,66 @@ def has_frozen_base(state: Mapping[str, Any]) -> bool:
     return flags.get("base") == "frozen" and any(_ADAPTERS in key for key in state["model"])
 
 
-def _count(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors)
+# The page -------------------------------------------------------------------------------------
 
 
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def write_systems(output: Path, systems: Systems) -> Path:
+    """Write ``systems.csv``, ``.json`` and, last, ``.md``, whose path is returned."""
+    scores = {name: row.values(_SCORES) for name, row in systems.scores.items()}
+    lines = []
+    for name, values in scores.items():
+        cells = [*values.values(), *asdict(systems.costs[name]).values()]
+        lines.append([name, *(round(cell, 6) if isinstance(cell, float) else cell for cell in cells)])
+    header = ["system", *_SCORES, *(field.name for field in fields(Cost))]
+    write_text(output / f"{SYSTEMS}.csv", csv_text(header, lines))
+    write_json(output / f"{SYSTEMS}.json", {**asdict(systems), "scores": scores})
+    table = difference_table(systems.baseline, list(systems.scores.values()))
+    sections = [
+        Section("Scores", [table]),
+        Section("Costs", [_cost_table(systems), Bullets(_notes(systems))]),
+    ]
+    write_text(output / f"{SYSTEMS}.md", as_markdown(Page("Systems", [], sections)))
+    return output / f"{SYSTEMS}.md"
 
 
-def _mask_file(seed: Path, name: str) -> Path | None:
-    """``masks/specialized.safetensors``, or ``masks/lass-0.7.safetensors``.
-
-    Raises:
-        ArtifactError: if there are several, of which one was trained with.
-    """
-    files = sorted([*seed.glob(f"masks/{name}.safetensors"), *seed.glob(f"masks/{name}-[0-9]*.safetensors")])
-    if len(files) > 1:
-        raise ArtifactError(
-            "several files of masks for one system",
-            where=seed / "masks",
-            got=", ".join(path.name for path in files),
-            mend="keep the one it was trained with",
+def _cost_table(systems: Systems) -> Table:
+    parameters = systems.dense.parameters
+    # Name -> field, its unit, decimals.
+    columns = {
+        "parameters x dense": ("parameters", parameters, 3),
+        "trained x dense": ("trained_parameters", parameters, 3),
+        "kB a direction": ("bytes_per_direction", 1000, 1),
+        "extraction s": ("extraction_seconds", 1, 1),
+        "training speed x dense": ("training_ratio", 1, 2),
+        "generation speed x dense": ("generation_ratio", 1, 2),
+        "peak MB": ("peak_bytes", 1e6, 0),
+    }
+    rows: list[list[Cell]] = []
+    for name, cost in systems.costs.items():
+        values = [(getattr(cost, field), unit, decimals) for field, unit, decimals in columns.values()]
+        rows.append(
+            [name, *(None if of is None else f"{of / unit:.{decimals}f}" for of, unit, decimals in values)]
         )
-    return files[0] if files else None
+    return Table(("system", *columns), rows)
 
 
-def _extraction_seconds(seed: Path, name: str, masks: Path | None) -> float | None:
-    if stages := _EXTRACTION.get(name):
-        notes = [seed / "extraction" / f"{stage}.json" for stage in stages]
-        if not all(note.is_file() for note in notes):
-            return None
-        return float(sum(read_json(note, "note of a stage's time")["seconds"] for note in notes))
-    if masks is None:
-        return None
-    _, metadata = load_tensors(masks, "masks")
-    seconds: Mapping[str, float] | None = metadata.get("fine_tuning_seconds")
-    return sum(seconds.values()) if seconds else None
+def _notes(systems: Systems) -> list[str]:
+    dense = systems.dense
+    notes = [
+        f"Scores: means over {systems.directions} directions and {systems.seeds} seed(s). p: two-sided sign-flip test over "
+        "directions. wins, losses: directions of all seeds where the difference is significant over sentences, after "
+        "Holm's adjustment. comparison.md, beside, has all of it.",
+        f"Dense: {dense.parameters:,} parameters. Tied ones are counted once; a bilingual system is all its models.",
+        "kB a direction: the file of masks over its directions, the adapters' parameters over all directions, or a "
+        "bilingual model's; none is in a dense model.",
+        "Extraction: seconds of wall clock from the dense model to every direction's masks, fine-tuning of LaSS "
+        "without its processes' starts. Not taken in turns: read it for its size.",
+    ]
+    if dense.training_tokens_per_s:
+        notes.append(
+            f"Speeds: medians of rounds taken in turns; dense trains {dense.training_tokens_per_s:,.0f} target tokens/s "
+            f"and generates {dense.generation_tokens_per_s:,.0f} tokens/s. Dense continuation and bilingual models "
+            "compute as the dense model, and have its figures. Peak: of two updates; on the CPU what the process "
+            "grew by, on a GPU what torch allocated."
+        )
+    return notes
