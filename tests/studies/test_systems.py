@@ -30,7 +30,7 @@ from neuron_spec.scoring.evaluation import evaluate, read_evaluation, write_eval
 from neuron_spec.scoring.joining import join
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
-from neuron_spec.studies.bilingual import measure as bilingual
+from neuron_spec.studies.bilingual import command as bilingual
 from neuron_spec.studies.lass.weight_masks import WeightMasks
 from neuron_spec.studies.systems.measure import parameters_of, read_systems, trained_of
 from neuron_spec.studies.systems.page import write_systems

@@ -125,13 +125,7 @@ class NeuronSpecMetaTask(NeuronSpecDynamicTask):
         )
         if self.args.meta == "none":
             return ordinary(sample)
-        support = query = sample  # of Reptile, and of a single sentence
-        if self.args.meta == "fomaml" and (number := len(sample["target"])) > 1:
-            chosen = support_rows(number, self.args.support_fraction or _SUPPORT_FRACTION)
-            padding = self.target_dictionary.pad()
-            support = rows_of(sample, chosen, padding=padding)
-            if self.args.query != "all":
-                query = rows_of(sample, ~chosen, padding=padding)
+        support, query = self._split(sample)
         if ignore_grad:  # a batch that only fills a gap: its gradient is zero
             loss, size, log = ordinary(query)
             return loss, size, log | {"inner_loss": torch.zeros_like(loss), "inner_size": 0.0}
@@ -160,6 +154,15 @@ class NeuronSpecMetaTask(NeuronSpecDynamicTask):
                 loss, size, log = ordinary(query)
         inner_size = float(before[0][1])
         return loss, size, log | {"inner_loss": losses.mean() * inner_size, "inner_size": inner_size}
+
+    def _split(self, batch: Batch) -> tuple[Batch, Batch]:
+        """Support and query of a micro-batch. A single sentence is both."""
+        size = len(batch["target"])
+        if self.args.meta == "reptile" or size == 1:
+            return batch, batch
+        chosen = support_rows(size, self.args.support_fraction or _SUPPORT_FRACTION)
+        rows = partial(rows_of, batch, padding=self.target_dictionary.pad())
+        return rows(chosen), batch if self.args.query == "all" else rows(~chosen)
 
     def reduce_metrics(self, logging_outputs: list[Batch], criterion: Any) -> None:
         super().reduce_metrics(logging_outputs, criterion)
