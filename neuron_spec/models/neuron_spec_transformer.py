@@ -221,10 +221,7 @@ class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
         distinct_ids: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> dict[str, list[Any]]:
-        """As the parent; ``direction_ids`` int64 ``[B]``.
-
-        ``distinct_ids`` are the same ids on the host, each once; without them the pass waits for the device.
-        """
+        """As the parent; ids as `NeuronSpecTransformer.forward` takes them."""
         if distinct_ids is None and direction_ids is not None and self.rows is not None:
             distinct_ids = direction_ids.unique().tolist()
         with self.routed(direction_ids, distinct_ids or ()):

@@ -111,10 +111,11 @@ class ByDirection:
 
 
 class Masks(ByDirection):
-    """Masks of neurons, heads or weights; ``kind`` and ``how`` to make them stand in messages."""
+    """Masks of neurons, heads or weights; ``kind``, ``how`` to make them and their ``origin`` stand in messages."""
 
     kind: ClassVar[str]
     how: ClassVar[str]
+    origin: ClassVar[str]
 
     def require_directions(
         self, wanted: Iterable[Direction], where: object = None, mend: str | None = None

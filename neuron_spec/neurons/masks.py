@@ -36,7 +36,7 @@ class NeuronMasks(Masks):
     """
 
     what, command, format = "mask file", "select", 1
-    kind, how = "masks", "profile them too"
+    kind, how, origin = "masks", "profile them too", "are from the profile of"
 
     directions: list[Direction]
     kept: dict[str, Tensor]

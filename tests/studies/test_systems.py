@@ -29,7 +29,7 @@ from neuron_spec.scoring.comparison_files import write_comparison
 from neuron_spec.scoring.evaluation import evaluate, join, read_evaluation, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
-from neuron_spec.studies.bilingual import measure as bilingual
+from neuron_spec.studies.bilingual import command as bilingual
 from neuron_spec.studies.lass.weight_masks import WeightMasks
 from neuron_spec.studies.systems.measure import parameters_of, read_systems, trained_of, write_systems
 

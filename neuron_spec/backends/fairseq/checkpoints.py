@@ -84,15 +84,9 @@ def flag_name(name: str) -> str:
 def token_flags(args: argparse.Namespace) -> list[str]:
     """The command-line flags that make other commands use the same language tokens."""
     flags = ["--langs", ",".join(args.langs)]
-    if getattr(args, "encoder_langtok", None):
-        flags += ["--encoder-langtok", args.encoder_langtok]
-    if getattr(args, "decoder_langtok", False):
-        flags += ["--decoder-langtok"]
-    if style := getattr(args, "lang_tok_style", None):
-        flags += ["--lang-tok-style", style]
-    for name in ("max_source_positions", "max_target_positions"):
+    for name in (*_TOKEN_FLAGS[1:], "max_source_positions", "max_target_positions"):
         if value := getattr(args, name, None):
-            flags += [flag_name(name), str(value)]
+            flags += [flag_name(name)] if value is True else [flag_name(name), str(value)]
     return flags
 
 
@@ -165,7 +159,7 @@ def require_trainable(
         # A specialized checkpoint has moved on; that its masks are the same is checked on loading.
         if not is_specialized(state) and (weights := weights_sha256(state)) != made_for:
             raise ModelError(
-                f"the {masks.kind} were made from another checkpoint",
+                f"the {masks.kind} {masks.origin} another checkpoint",
                 where=where,
                 got=f"weights {weights[:12]} in {flag_name(flag)} {start}",
                 expected=f"weights {made_for[:12]}",

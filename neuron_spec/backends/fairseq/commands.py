@@ -10,11 +10,9 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 
-from neuron_spec import models, tasks
+from neuron_spec import models as models  # registers what it holds, as tasks do
+from neuron_spec import tasks as tasks
 from neuron_spec.directions import Direction
-
-assert models  # both register what they hold
-assert tasks
 
 
 def validate(flags: Sequence[str]) -> None:

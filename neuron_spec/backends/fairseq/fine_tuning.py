@@ -25,10 +25,11 @@ from fairseq import tasks
 
 import neuron_spec
 from neuron_spec.artifacts import SIGNATURE, completed, hash_text, signature, write_json
-from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args, token_flags, weights_sha256
+from neuron_spec.backends.fairseq.asked import Asked
+from neuron_spec.backends.fairseq.checkpoints import token_flags
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with, shards_of
-from neuron_spec.directions import Direction, direction_id
+from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 
 _COMPLETE = "complete"
@@ -50,19 +51,15 @@ class FineTuning:
             ArtifactError: if the checkpoint or a data file is missing or damaged.
             DirectionError: if the checkpoint does not know a language.
         """
-        state = read_checkpoint(dense)
-        trained = task_args(state, dense)
-        for direction in directions:
-            direction_id(direction, trained.langs)
+        asked = Asked.read(dense, data_bin, lang_pairs=directions)
         self.shards = shards_of(data_bin) or [data_bin]
         for shard in self.shards:
-            check_data_bin(shard, trained.langs, "train", directions)
-        self.dense, self.data_bin, self.directions = dense, data_bin, list(directions)
-        self.langs: list[str] = list(trained.langs)
-        self._token_flags = token_flags(trained)
+            check_data_bin(shard, asked.langs, "train", directions)
+        self.dense, self.data_bin, self.directions = dense, data_bin, asked.directions
+        self.langs, self.checkpoint_sha256 = asked.langs, asked.checkpoint_sha256
+        self._token_flags = token_flags(asked.trained)
         self.flags = [*flags, *self._token_flags]
-        self.checkpoint_sha256 = weights_sha256(state)
-        self._dense_seconds = _seconds_trained(state)
+        self._dense_seconds = _seconds_trained(asked.state)
 
     def command(self, direction: Direction, folder: Path, seed: int | None = None) -> list[str]:
         """``fairseq-train`` of one direction; it resumes if the folder has a checkpoint.

@@ -13,10 +13,11 @@ from fairseq import checkpoint_utils, tasks, utils
 from fairseq.data import Dictionary
 from tqdm import tqdm
 
-from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args, token_flags
+from neuron_spec.backends.fairseq.asked import Asked
+from neuron_spec.backends.fairseq.checkpoints import token_flags
 from neuron_spec.backends.fairseq.commands import generation_config
-from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with
-from neuron_spec.directions import Direction, direction_id
+from neuron_spec.backends.fairseq.data_bin import folder_with
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
 
 
@@ -42,16 +43,13 @@ class Translator:
         """
         if {"--fp16", "--bf16"} <= set(flags):
             raise ModelError("two precisions", got="--fp16 and --bf16", mend="give one of the two, or none")
-        trained = task_args(read_checkpoint(path), path)
-        for direction in directions:
-            direction_id(direction, trained.langs)
-        check_data_bin(data_bin, trained.langs, subset, directions)
+        asked = Asked.read(path, data_bin, subset, lang_pairs=directions)
         self.subset = subset
         self.cfg = generation_config(
             path,
             folder_with(data_bin, subset),
             directions,
-            token_flags(trained),
+            token_flags(asked.trained),
             *("--source-lang", directions[0].source, "--target-lang", directions[0].target),
             *("--gen-subset", subset, "--skip-invalid-size-inputs-valid-test", *flags),
         )

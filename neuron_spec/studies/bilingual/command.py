@@ -13,9 +13,12 @@ examples:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from neuron_spec.artifacts import SCORES_JSON
+from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.errors import ArtifactError, DirectionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +38,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.directions import Direction
-    from neuron_spec.scoring.evaluation import join
-    from neuron_spec.studies.bilingual import measure as bilingual
-
     if args.action == "updates":
-        print(*bilingual.updates_of(args.data_bin, Direction.parse(args.direction), args.config, args.of))
+        print(*updates_of(args.data_bin, Direction.parse(args.direction), args.config, args.of))
     else:
+        from neuron_spec.scoring.evaluation import join
+
         join(args.evaluations, args.output)
         print(args.output / SCORES_JSON)
+
+
+def share(sentences: Sequence[int], temperature: float) -> list[float]:
+    """The fraction of a multilingual training that each direction gets under temperature sampling.
+
+    Args:
+        sentences: training sentences of each direction.
+        temperature: 1 = in proportion; the larger, the more equal.
+    """
+    weights = [(count / sum(sentences)) ** (1 / temperature) for count in sentences]
+    return [weight / sum(weights) for weight in weights]
+
+
+def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -> tuple[int, int]:
+    """Updates of one direction's model, and how many of them warm up. Ours.
+
+    Of ``total``, the direction's share of sentences under ``config``'s sampling temperature, at least 1; of
+    those, the part that warms up in ``config``.
+
+    Raises:
+        ArtifactError: if the data-bin has no corpus card, or the config does not sample by temperature, or
+            does not say how many updates it has and how many warm up.
+        DirectionError: if the corpus does not have the direction.
+    """
+    from neuron_spec.backends.fairseq.config import read_flags
+    from neuron_spec.corpora.build import card_of
+
+    card = card_of(data_bin)
+    if card is None:
+        raise ArtifactError(
+            "a data-bin without a corpus card, which says how many sentences a direction has",
+            where=data_bin,
+            mend="use one made by neuron-spec data",
+        )
+    directions = parse_directions(card["lang_pairs"])
+    if direction not in directions:
+        raise DirectionError(
+            "the corpus does not have this direction",
+            where=data_bin,
+            got=direction,
+            expected=f"one of {', '.join(map(str, directions))}",
+        )
+    counts = card["pairs"]["train"]
+    sentences = [counts[d.placed_by("source")] for d in directions]
+    flags = read_flags(config)
+
+    def value(name: str) -> str:
+        if f"--{name}" not in flags:
+            raise ArtifactError(f"config file without {name}", where=config)
+        return flags[flags.index(f"--{name}") + 1]
+
+    if value("sampling-method") != "temperature":
+        raise ArtifactError("shares are known for sampling-method: temperature", where=config)
+    shares = share(sentences, float(value("sampling-temperature")))
+    updates = max(1, round(total * shares[directions.index(direction)]))
+    return updates, round(updates * int(value("warmup-updates")) / int(value("max-update")))

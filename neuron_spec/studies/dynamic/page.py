@@ -63,29 +63,21 @@ def section(folders: Mapping[str, Path]) -> Section | None:
     }
     if not moving:
         return None
+    rows: list[list[Cell]] = []
+    for name, curves in moving.items():
+        rows.append([name, max(update for curve in curves.values() for update in curve)])
+        for measure in MEASURES:
+            values = [100 * value for value in curves.get(measure, {}).values()]
+            rows[-1].append(f"{values[0]:.1f} to {values[-1]:.1f}" if values else None)
+    caption = "Churn, kept neurons and overlap of the masks over training"
     blocks: list[Block] = [
         Paragraph(_ABOUT),
-        Table(
-            ("training", "last update", "churn", "kept", "overlap"),
-            [[name, *_row(curves)] for name, curves in moving.items()],
-        ),
-        drawn(
-            "churn",
-            "Churn, kept neurons and overlap of the masks over training",
-            churn_curves(moving),
-        ),
+        Table(("training", "last update", "churn", "kept", "overlap"), rows),
+        drawn("churn", caption, churn_curves(moving)),
     ]
     if commands := [shown_command(words) for name in moving if (words := training_command(folders[name]))]:
         blocks.append(Code("\n".join(commands)))
     return Section("Masks that moved", blocks)
-
-
-def _row(curves: Curves) -> list[Cell]:
-    row: list[Cell] = [max(update for curve in curves.values() for update in curve)]
-    for name in MEASURES:
-        values = [100 * value for value in curves.get(name, {}).values()]
-        row.append(f"{values[0]:.1f} to {values[-1]:.1f}" if values else None)
-    return row
 
 
 def churn_curves(trainings: Mapping[str, Curves]) -> Figure:

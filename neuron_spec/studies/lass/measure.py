@@ -1,11 +1,7 @@
 """LaSS before its joint training: fine-tune a copy of the dense model per direction, mask what stays small.
 
-Of each direction only its masks stay, a bit per weight; `fine_tuning` says how copies are made and resumed.
-
-    WORK/en-de/train/                   the fine-tuned copy, deleted once it is masked
-    WORK/en-de/train.log
-    WORK/en-de/alpha-0.7.safetensors    the direction's masks, complete when it is there
-    WORK/en-de/signature.json           what it is fine-tuned from, and how
+Of each direction only its masks stay, a bit per weight, in ``WORK/en-de/alpha-0.7.safetensors``, complete when it is
+there; `fine_tuning` says how copies are made and resumed, and what else is in the folder.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class WeightMasks(Masks):
     """
 
     what, command, format = "weight mask file", "lass", "weight masks 1"
-    kind, how = "weight masks", "make theirs too"
+    kind, how, origin = "weight masks", "make theirs too", "were made from"
 
     directions: list[Direction]
     packed: dict[str, Tensor]

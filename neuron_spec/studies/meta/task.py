@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -115,25 +114,12 @@ class NeuronSpecMetaTask(NeuronSpecDynamicTask):
         They are of the query at the adapted weights, or, for Reptile, of the first inner step. ``inner_loss`` is
         the mean over the inner steps.
         """
-        ordinary = partial(
-            super().train_step,
-            model=model,
-            criterion=criterion,
-            optimizer=optimizer,
-            update_num=update_num,
-            ignore_grad=ignore_grad,
-        )
+        rest = (model, criterion, optimizer, update_num, ignore_grad)
         if self.args.meta == "none":
-            return ordinary(sample)
-        support = query = sample  # of Reptile, and of a single sentence
-        if self.args.meta == "fomaml" and (number := len(sample["target"])) > 1:
-            chosen = support_rows(number, self.args.support_fraction or _SUPPORT_FRACTION)
-            padding = self.target_dictionary.pad()
-            support = rows_of(sample, chosen, padding=padding)
-            if self.args.query != "all":
-                query = rows_of(sample, ~chosen, padding=padding)
+            return super().train_step(sample, *rest)
+        support, query = self._split(sample)
         if ignore_grad:  # a batch that only fills a gap: its gradient is zero
-            loss, size, log = ordinary(query)
+            loss, size, log = super().train_step(query, *rest)
             return loss, size, log | {"inner_loss": torch.zeros_like(loss), "inner_size": 0.0}
         model.train()
         model.set_num_updates(update_num)
@@ -154,12 +140,24 @@ class NeuronSpecMetaTask(NeuronSpecDynamicTask):
                     losses = reptile(parameters, loss_of_support, steps=steps, rate=rate)
                 loss, size, log = before[0]
             else:
-                # So that the query's dropout is that of ordinary training.
-                with _forked_random_numbers(parameters[0].device):
+                device = parameters[0].device
+                # Random numbers of their own, so that the query's dropout is that of ordinary training.
+                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                    # Seeded by the state of the generator that dropout draws from, which differs between micro-batches.
+                    torch.manual_seed(int(torch.randint(2**62, (), device=device)))
                     losses = adapt(parameters, loss_of_support, steps=steps, rate=rate)
-                loss, size, log = ordinary(query)
+                loss, size, log = super().train_step(query, *rest)
         inner_size = float(before[0][1])
         return loss, size, log | {"inner_loss": losses.mean() * inner_size, "inner_size": inner_size}
+
+    def _split(self, batch: Batch) -> tuple[Batch, Batch]:
+        """Support and query of a micro-batch. A single sentence is both."""
+        size = len(batch["target"])
+        if self.args.meta == "reptile" or size == 1:
+            return batch, batch
+        chosen = support_rows(size, self.args.support_fraction or _SUPPORT_FRACTION)
+        rows = partial(rows_of, batch, padding=self.target_dictionary.pad())
+        return rows(chosen), batch if self.args.query == "all" else rows(~chosen)
 
     def reduce_metrics(self, logging_outputs: list[Batch], criterion: Any) -> None:
         super().reduce_metrics(logging_outputs, criterion)
@@ -189,15 +187,6 @@ def rows_of(batch: Batch, rows: Tensor, *, padding: int) -> Batch:
 
     part: Batch = chosen(batch)
     return part | {"nsentences": len(part["target"]), "ntokens": int(part["target"].ne(padding).sum())}
-
-
-@contextmanager
-def _forked_random_numbers(device: torch.device) -> Iterator[None]:
-    """Random numbers for a block that leave those after it as they would be without the block."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        # Seeded by the state of the generator that dropout draws from, which differs between micro-batches.
-        torch.manual_seed(int(torch.randint(2**62, (), device=device)))
-        yield
 
 
 def _require_valid(args: argparse.Namespace) -> None:

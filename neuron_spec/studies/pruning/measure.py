@@ -236,13 +236,12 @@ class _Pruning:
         self.history: list[dict[str, Any]] = []
         self.importance: dict[str, Tensor] = {}  # site -> [N, F], of the masks so far but in rows of `stale`
         self.stale = set(range(len(self.directions)))
-        self.dictionary = hash_text(*meter.model.encoder.dictionary.symbols)
 
     def masks(self, metadata: Mapping[str, Any]) -> NeuronMasks:
         """The masks so far, and how they came about."""
         of_pruning = {
             "method": "gradient-pruning",
-            "dictionary_sha256": self.dictionary,
+            "dictionary_sha256": hash_text(*self.meter.model.encoder.dictionary.symbols),
             "neuron_sets": self.rules.neuron_sets,
             "quality": self._by_name({row: self._quality(row, self.nats) for row in self.nats}),
             "steps": self.history,

@@ -72,26 +72,24 @@ def without_least_important(
     Returns:
         As ``kept``; the same where every site is down to its last unit.
     """
-    after = dict(kept)
+    after, ranks = dict(kept), {}
+    for site, units in kept.items():
+        of_kept = importance[site].double().where(units, 0.0)
+        relative = of_kept / of_kept.norm().clamp(min=torch.finfo(of_kept.dtype).tiny)
+        # What cannot be removed comes last: what is gone, and the unit that matters most.
+        most = relative.where(units, -1.0).argmax()
+        ranks[site] = relative.where(units, torch.inf).index_fill(0, most, torch.inf)
     for is_heads in (True, False):
         sites = [site for site in sorted(kept, key=layer_order) if is_head_site(site) == is_heads]
         if not sites:
             continue
         left = torch.cat([kept[site] for site in sites])
-        ranks = torch.cat([_ranks(importance[site], kept[site]) for site in sites])
+        rank = torch.cat([ranks[site] for site in sites])
         number = max(1, int(step_fraction * int(left.sum()) + 1e-9))
-        least = ranks.argsort(stable=True)[:number]
-        left[least[ranks[least].isfinite()]] = False
+        least = rank.argsort(stable=True)[:number]
+        left[least[rank[least].isfinite()]] = False
         after |= zip(sites, left.split([len(kept[site]) for site in sites]), strict=True)
     return after
-
-
-def _ranks(importance: Tensor, kept: Tensor) -> Tensor:
-    """Importance relative to the site's, float64 ``[F]``; infinite for what cannot be removed."""
-    of_kept = importance.double().where(kept, 0.0)
-    ranks = (of_kept / of_kept.norm().clamp(min=torch.finfo(of_kept.dtype).tiny)).where(kept, torch.inf)
-    most = ranks.where(kept, -1.0).argmax()
-    return ranks.index_fill(0, most, torch.inf)
 
 
 def vote(masks: Sequence[NeuronMasks]) -> NeuronMasks:
