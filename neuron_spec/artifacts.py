@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # commands that write no tensors start without torch
     import torch
 
 ADAPTATION = "adaptation"  # .json, .md, .png, .svg
-CONFLICT = "conflict"  # .json, .md, .csv, .png, .svg
-CONFLICT_LAYERS = "conflict-layers"  # .png, .svg
 CORPUS_CARD = "corpus.json"
 SIGNATURE = "signature.json"
 SCORES_CSV = "scores.csv"
@@ -35,7 +33,6 @@ SCORES_TABLE = "table.md"
 HYPOTHESES = "hypotheses"
 REFERENCES = "references"
 SOURCES = "sources"
-TRANSFER = "transfer"  # .json, .md, .csv, .png, .svg
 
 _PACKAGES = (
     "neuron_spec",
@@ -219,9 +216,9 @@ def command_line() -> str | None:
     return _RUNNING.get() or typed
 
 
-def recorded_command(made: Mapping[str, Any] | None, output: object) -> str | None:
+def recorded_command(signed: Mapping[str, Any] | None, output: object) -> str | None:
     """The command that a signature recorded, writing to ``output``; None if it recorded none."""
-    command = (made or {}).get("command")
+    command = (signed or {}).get("command")
     return command and re.sub(rf"(?<=[ =]){OUTPUT}(?= |$)", lambda _: shlex.quote(str(output)), command)
 
 
@@ -248,34 +245,34 @@ def signature(stage: str, *, inputs: Mapping[str, str], parameters: Mapping[str,
     return {**made_from, "versions": versions(), **who_made_it}
 
 
-def is_made_from(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+def is_made_from(existing: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
     """Whether a signature names the same stage, inputs and parameters; versions may differ."""
     # A round trip through JSON, so that tuples and lists compare equal.
     plain = json.loads(json.dumps(dict(wanted)))
-    return found is not None and all(found.get(key) == plain[key] for key in _COMPARED)
+    return existing is not None and all(existing.get(key) == plain[key] for key in _COMPARED)
 
 
 def is_already_here(
-    where: str | os.PathLike[str], found: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, what: str
+    where: str | os.PathLike[str], existing: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, what: str
 ) -> bool:
     """Whether an artefact was made before, from the same; another one there must not be overwritten.
 
     Args:
-        found: the signature of what is there; None if nothing is, empty if it has none.
+        existing: the signature of what is there; None if nothing is, empty if it has none.
         wanted: the signature of what is to be made.
         what: the kind of artefact, for the message.
 
     Raises:
         ArtifactError: if what is there was made from something else.
     """
-    if found is None or is_made_from(found, wanted):
-        return found is not None
-    here, asked = (_leaves({key: of[key] for key in _COMPARED if key in of}) for of in (found, wanted))
+    if existing is None or is_made_from(existing, wanted):
+        return existing is not None
+    here, asked = (_leaves({key: of[key] for key in _COMPARED if key in of}) for of in (existing, wanted))
     apart = differences(here, asked, order=[*asked, *here].index, at_most=4)
     raise ArtifactError(
         f"another {what} is already here",
         where=where,
-        got=apart["got"] if found else "no signature",
+        got=apart["got"] if existing else "no signature",
         expected=apart["expected"],
         mend="name another --output, or delete what is there",
     )

@@ -17,15 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shrink.add_argument(
         "--path", type=Path, required=True, metavar="FILE", help="a checkpoint of fairseq-train"
     )
-    shrink.add_argument(
-        "--corpus", type=Path, required=True, metavar="DIR", help="the corpus it was trained on"
-    )
     shrink.add_argument("--output", type=Path, required=True, metavar="FILE")
     check = actions.add_parser(
         "check", help="is a shipped checkpoint whole, and this corpus the one it knows?"
     )
     check.add_argument("signature", type=Path, help="the .json beside the checkpoint")
-    check.add_argument("--corpus", type=Path, required=True, metavar="DIR")
+    for action in (shrink, check):
+        action.add_argument(
+            "--corpus", type=Path, required=True, metavar="DIR", help="the corpus it was trained on"
+        )
 
 
 def run(args: argparse.Namespace) -> None:

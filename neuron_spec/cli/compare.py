@@ -81,7 +81,7 @@ def _read_systems(texts: list[str]) -> list[System]:
     from neuron_spec.scoring.evaluation import read_evaluation
     from neuron_spec.scoring.systems import System
 
-    folders: dict[str, list[Path]] = {}
+    folders: list[tuple[str, list[Path]]] = []
     for text in texts:
         name, equals, listed = text.partition("=")
         if "/" in name:  # the sign is part of a folder's name
@@ -94,14 +94,8 @@ def _read_systems(texts: list[str]) -> list[System]:
                 got=repr(text),
                 expected="NAME=DIR, NAME=DIR,DIR for several seeds, or DIR",
             )
-        folders[names.pop()] = of_system
-    if len(folders) < len(texts):
-        raise NeuronSpecError(
-            "two systems have one name",
-            got=", ".join(texts),
-            mend="give NAME=DIR for each; the seeds of one system go together, NAME=DIR,DIR",
-        )
-    counts = Counter(folder.resolve() for of in folders.values() for folder in of)
+        folders.append((names.pop(), of_system))
+    counts = Counter(folder.resolve() for _, of_system in folders for folder in of_system)
     if twice := [str(folder) for folder, count in counts.items() if count > 1]:
         raise NeuronSpecError("an evaluation is given twice", got=", ".join(twice))
-    return [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders.items()]
+    return [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders]

@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,33 +36,20 @@ _DEFAULTS: dict[str, dict[str, int | str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    path = partial(parser.add_argument, type=Path)
+    number = partial(parser.add_argument, type=int, metavar="N")
     parser.add_argument("corpus", choices=_DEFAULTS, help="which corpus")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    path("--output", required=True, metavar="DIR")
     parser.add_argument("--langs", metavar="xx,yy", help="languages besides English")
     parser.add_argument("--seed", type=int, default=1, help="of the split, and of the toy text")
-    parser.add_argument("--vocab-size", type=int, metavar="N", help="SentencePiece pieces")
-    parser.add_argument("--valid-size", type=int, metavar="N", help="validation messages")
-    parser.add_argument("--test-size", type=int, metavar="N", help="test messages")
-    parser.add_argument("--train-size", type=int, default=3000, metavar="N", help="toy: training sentences")
-    parser.add_argument(
-        "--sentencepiece",
-        type=Path,
-        metavar="FILE",
-        help="use this model, such as a checkpoint's, and learn none",
-    )
-    parser.add_argument(
-        "--wheel", type=Path, metavar="FILE", help="homeassistant: the wheel, if already here"
-    )
-    parser.add_argument(
-        "--downloads",
-        type=Path,
-        default=Path("downloads"),
-        metavar="DIR",
-        help="homeassistant: where the wheel goes",
-    )
-    parser.add_argument(
-        "--archive", type=Path, metavar="FILE", help="iwslt14: your copy of 2014-01.tgz, or its folder"
-    )
+    number("--vocab-size", help="SentencePiece pieces")
+    number("--valid-size", help="validation messages")
+    number("--test-size", help="test messages")
+    number("--train-size", default=3000, help="toy: training sentences")
+    path("--sentencepiece", metavar="FILE", help="use this model, such as a checkpoint's, and learn none")
+    path("--wheel", metavar="FILE", help="homeassistant: the wheel, if already here")
+    path("--downloads", default=Path("downloads"), metavar="DIR", help="homeassistant: where the wheel goes")
+    path("--archive", metavar="FILE", help="iwslt14: your copy of 2014-01.tgz, or its folder")
     parser.add_argument(
         "--split",
         choices=("talk", "lass"),
@@ -92,51 +79,46 @@ def run(args: argparse.Namespace) -> None:
         print(args.output / CORPUS_CARD)
 
 
-def _build_small(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> bool:
+def _build_small(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
     """A corpus that fits into memory: read, unless it is there, and built."""
     from neuron_spec.corpora import build, homeassistant, iwslt14, toy
 
     modules = {"toy": toy, "homeassistant": homeassistant, "iwslt14": iwslt14}
-    langs = list(asked_langs or modules[args.corpus].DEFAULT_LANGS)
+    langs = asked_langs or list(modules[args.corpus].DEFAULT_LANGS)
     sizes = {"valid": args.valid_size, "test": args.test_size}
-    parameters = {
-        "corpus": args.corpus,
-        "langs": langs,
-        "seed": args.seed,
-        "sizes": sizes,
-        "vocab_size": args.vocab_size,
-    }
-    read: Callable[..., Any]
-    if args.corpus == "toy":
-        sizes["train"] = args.train_size
-        read = partial(toy.read, sizes=sizes)
-    elif args.corpus == "homeassistant":
-        read = partial(homeassistant.read, args.wheel, downloads=args.downloads, sizes=sizes)
-    else:
+    parameters: dict[str, Any] = {"corpus": args.corpus, "langs": langs, "seed": args.seed}
+    release: dict[str, str] = {}
+    read: Callable[..., build.Corpus]
+    if args.corpus == "iwslt14":
         if args.valid_size or args.test_size:
             raise CorpusError("iwslt14 has given test sets, and --split says how to validate")
-        del parameters["sizes"]
         archive = iwslt14.require_archive(args.archive)
-        parameters |= {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
+        release = {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
         read = partial(iwslt14.read, archive, split=args.split)
+    elif args.corpus == "toy":
+        parameters["sizes"] = sizes | {"train": args.train_size}
+        read = partial(toy.read, sizes=parameters["sizes"])
+    else:
+        parameters["sizes"] = sizes
+        read = partial(homeassistant.read, args.wheel, downloads=args.downloads, sizes=sizes)
+    parameters |= {"vocab_size": args.vocab_size, **release}
     if args.sentencepiece:
         parameters["sentencepiece"] = hash_file(args.sentencepiece)
-    if build.is_built(args.output, parameters):
-        return True
-    corpus = read(langs=langs, seed=args.seed)
-    if corpus.leak:
-        print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
-    build.build(
-        corpus,
-        args.output,
-        vocab_size=args.vocab_size,
-        parameters=parameters,
-        sentencepiece_model=args.sentencepiece,
-    )
+    if not build.is_built(args.output, parameters):
+        corpus = read(langs=langs, seed=args.seed)
+        if corpus.leak:
+            print(json.dumps({"leak report": corpus.leak}, indent=1), file=sys.stderr)
+        build.build(
+            corpus,
+            args.output,
+            vocab_size=args.vocab_size,
+            parameters=parameters,
+            sentencepiece_model=args.sentencepiece,
+        )
     return True
 
 
-def _build_ec30(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> bool:
+def _build_ec30(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
     """EC30: checked where it lies, or built from text; False where that is only estimated."""
     from neuron_spec.corpora import ec30, ec30_plain
     from neuron_spec.corpora.ec30_text import PlainText
@@ -159,17 +141,16 @@ def _build_ec30(args: argparse.Namespace, asked_langs: Sequence[str] | None) -> 
         raise CorpusError("--plain needs --valid and --test", mend="data/README.md says where to get them")
     text = PlainText(args.plain, args.valid, args.test)
     plan = ec30_plain.plan(text, langs=langs, workers=workers, learns_pieces=not args.sentencepiece)
-    print(plan, file=sys.stdout if args.estimate else sys.stderr)
-    if args.estimate:
-        return False
-    ec30_plain.build(
-        text,
-        args.output,
-        langs=langs,
-        vocab_size=args.vocab_size,
-        workers=workers,
-        shards=args.shards,
-        seed=args.seed,
-        sentencepiece_model=args.sentencepiece,
-    )
-    return True
+    print(plan.text, file=sys.stdout if args.estimate else sys.stderr)
+    if not args.estimate:
+        ec30_plain.build(
+            text,
+            args.output,
+            langs=langs,
+            vocab_size=args.vocab_size,
+            workers=workers,
+            shards=args.shards,
+            seed=args.seed,
+            sentencepiece_model=args.sentencepiece,
+        )
+    return not args.estimate

@@ -80,14 +80,14 @@ def _score_logs(args: argparse.Namespace) -> None:
 
     outputs = [read_generate_output(path) for path in args.generate_output]
     hashes = map(hash_file, args.generate_output)
-    made = signature(
+    wanted = signature(
         "evaluate",
         inputs={str(of.direction): sha256 for of, sha256 in zip(outputs, hashes, strict=True)},
         parameters={"references": "T lines of the logs", "official_scoring": args.official_scoring},
     )
-    if not is_evaluated(args.output, made):
-        write_json(args.output / SIGNATURE, made)
-        write_evaluation(args.output, evaluate(outputs, signature=made, official=args.official_scoring))
+    if not is_evaluated(args.output, wanted):
+        write_json(args.output / SIGNATURE, wanted)
+        write_evaluation(args.output, evaluate(outputs, signature=wanted, official=args.official_scoring))
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
@@ -100,7 +100,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
     directions = asked.directions
     raw = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
-    made = signature(
+    wanted = signature(
         "evaluate",
         inputs={
             "checkpoint": asked.checkpoint_sha256,
@@ -117,10 +117,10 @@ def _translate_and_score(args: argparse.Namespace) -> None:
             **({} if args.dtype == "fp32" else {"dtype": args.dtype}),
         },
     )
-    if is_evaluated(args.output, made):
+    if is_evaluated(args.output, wanted):
         return
     outputs = []
-    for direction, (hypotheses, references) in _translate(args, directions, made).items():
+    for direction, (hypotheses, references) in _translate(args, directions, wanted).items():
         sources, references = raw.get(direction, (None, references))
         outputs.append(Outputs(direction, hypotheses, references, sources))
     card, identifier = card_of(args.data_bin) or {}, None
@@ -131,7 +131,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
         identifier = LanguageIdentifier().fit({lang: read_lines(file) for lang, file in files.items()})
     evaluation = evaluate(
         outputs,
-        signature=made,
+        signature=wanted,
         official=args.official_scoring,
         language_id=identifier,
         families=card.get("families"),
@@ -141,7 +141,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
 
 
 def _translate(
-    args: argparse.Namespace, directions: Sequence[Direction], made: Mapping[str, Any]
+    args: argparse.Namespace, directions: Sequence[Direction], wanted: Mapping[str, Any]
 ) -> dict[Direction, tuple[list[str], list[str]]]:
     """Hypotheses and the data-bin's references; directions translated before a kill are read back."""
     from neuron_spec.backends.fairseq.generation import Translator
@@ -149,7 +149,7 @@ def _translate(
     flags = ["--beam", str(args.beam), "--max-tokens", str(args.max_tokens), *["--cpu"] * args.cpu]
     flags += [*([] if args.dtype == "fp32" else [f"--{args.dtype}"]), *args.fairseq_flags]
     translator = Translator(args.path, args.data_bin, directions, args.gen_subset, flags)
-    write_json(args.output / SIGNATURE, made)  # from here on the folder is this evaluation's
+    write_json(args.output / SIGNATURE, wanted)  # from here on the folder is this evaluation's
     texts = {}
     for direction in directions:
         path = args.output / HYPOTHESES / f"{direction}.txt"

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
 
     files = [NeuronMasks.load(path) for path in args.masks]
     voted = vote(files)
-    voters = ",".join(sorted(own.fingerprint for own in files))  # their order does not matter
+    voters = ",".join(sorted(file.fingerprint for file in files))  # their order does not matter
     voted.metadata["signature"] = signature("masks vote", inputs={"masks": voters}, parameters={})
     if not completed(args.output, voted.metadata["signature"], what="mask file"):
         voted.save(args.output)

@@ -31,24 +31,17 @@ def binarize(
 ) -> None:
     """Write ``data_bin/<name>.{bin,idx}`` for every text file ``raw/<name>``, named ``split.xx-yy.lang``."""
     for name in tqdm(names, desc="binarize", mininterval=1):
-        ids = PieceIds(processor, data_bin / f"dict.{name.rsplit('.', 1)[1]}.txt")
+        ids = piece_ids(processor, data_bin / f"dict.{name.rsplit('.', 1)[1]}.txt")
         with writer_of(data_bin / name, ids) as writer:
             writer.add_sentences(processor.encode([line.strip() for line in read_lines(raw / name)]))
 
 
-class PieceIds:
-    """The dictionary's id of every SentencePiece id, and the end-of-sentence id after each sentence."""
-
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor, dictionary_file: Path) -> None:
-        dictionary = Dictionary.load(str(dictionary_file))
-        pieces = map(processor.id_to_piece, range(processor.vocab_size()))
-        self.dtype = best_fitting_int_dtype(len(dictionary))
-        self._table = np.array([*map(dictionary.index, pieces), dictionary.eos()], self.dtype)
-
-    def flat(self, sentences: Iterable[Sequence[int]]) -> NDArray:
-        """Sentences of SentencePiece ids as one run of dictionary ids."""
-        end = (len(self._table) - 1,)
-        return self._table[np.fromiter(chain.from_iterable((*ids, *end) for ids in sentences), np.int64)]
+def piece_ids(processor: sentencepiece.SentencePieceProcessor, dictionary_file: Path) -> NDArray:
+    """The dictionary's id of every SentencePiece id, and last its end of a sentence."""
+    dictionary = Dictionary.load(str(dictionary_file))
+    pieces = map(processor.id_to_piece, range(processor.vocab_size()))
+    dtype = best_fitting_int_dtype(len(dictionary))
+    return np.array([*map(dictionary.index, pieces), dictionary.eos()], dtype)
 
 
 class PartWriter(MMapIndexedDatasetBuilder):
@@ -57,19 +50,22 @@ class PartWriter(MMapIndexedDatasetBuilder):
     What it keeps in memory is 4 bytes a sentence.
     """
 
-    def __init__(self, data_file: Path, ids: PieceIds) -> None:
-        super().__init__(str(data_file), dtype=ids.dtype)
+    def __init__(self, data_file: Path, ids: NDArray) -> None:
+        """Args: ids: as of `piece_ids`."""
+        super().__init__(str(data_file), dtype=ids.dtype.type)
         self._ids = ids
         self._sizes = array("i")
 
     def add_sentences(self, sentences: Sequence[Sequence[int]]) -> None:
         """Append sentences of SentencePiece ids."""
-        self._data_file.write(self._ids.flat(sentences).tobytes())
-        self._sizes.extend(len(sentence) + 1 for sentence in sentences)
+        end = len(self._ids) - 1
+        positions = np.fromiter(chain.from_iterable((*pieces, end) for pieces in sentences), np.int64)
+        self._data_file.write(self._ids[positions].tobytes())
+        self._sizes.extend(len(pieces) + 1 for pieces in sentences)
 
 
 @contextmanager
-def writer_of(prefix: Path, ids: PieceIds) -> Iterator[PartWriter]:
+def writer_of(prefix: Path, ids: NDArray) -> Iterator[PartWriter]:
     """Yield a writer of ``prefix.bin`` and ``prefix.idx``, which are there only if the block succeeds."""
     with atomic_path(f"{prefix}.bin") as data, atomic_path(f"{prefix}.idx") as index:
         writer = PartWriter(data, ids)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,18 @@ def build(
     for split, by_lang in pairs.items():
         if empty := [lang for lang, of_lang in by_lang.items() if not of_lang]:
             raise CorpusError("a language without text", where=f"{corpus.name}, {split} split", got=empty[0])
-    check_disk(output, _bytes_needed(pairs))
+    lines = (line for by_lang in pairs.values() for pair in chain(*by_lang.values()) for line in pair)
+    # The text, as much again for the data-bin (measured: 0.8 to 0.9 of it), and the vocabulary.
+    check_disk(output, 2 * sum(len(line.encode()) + 1 for line in lines) + 2**23)
     raw, data_bin = output / "raw", output / "data-bin"
     hashes = write_raw(pairs, raw)
+    training_pairs = list(chain(*pairs[TRAIN].values()))
+    english = dict.fromkeys(text for _, text in training_pairs)  # each only once
     processor, vocabulary = write_pieces(
         output,
-        sentencepiece_model,
-        learn=lambda: learn_pieces(_training_text(pairs[TRAIN]), vocab_size),
+        chain(english, (text for text, _ in training_pairs)),
+        vocab_size,
+        given=sentencepiece_model,
         learned_on="this training text",
     )
     write_dictionaries(processor, corpus.langs, data_bin)
@@ -120,18 +126,6 @@ def build(
     write_card(
         output, corpus, pairs=count_pairs(pairs), vocabulary=vocabulary, hashes=hashes, parameters=parameters
     )
-
-
-def _bytes_needed(pairs: Mapping[str, Mapping[str, Pairs]]) -> int:
-    """The text, as much again for the data-bin (measured: 0.8 to 0.9 of it), and the vocabulary."""
-    text = sum(
-        len(line.encode()) + 1
-        for by_lang in pairs.values()
-        for of_lang in by_lang.values()
-        for pair in of_lang
-        for line in pair
-    )
-    return 2 * text + 2**23
 
 
 def write_raw(pairs: Mapping[str, Mapping[str, Pairs]], folder: Path) -> dict[str, str]:
@@ -158,59 +152,55 @@ def count_pairs(pairs: Mapping[str, Mapping[str, Pairs]]) -> dict[str, dict[str,
     }
 
 
-def _training_text(pairs: Mapping[str, Pairs]) -> list[str]:
-    """Every text of the training split; an English one only once."""
-    english = dict.fromkeys(en for of_lang in pairs.values() for _, en in of_lang)
-    foreign = (text for of_lang in pairs.values() for text, _ in of_lang)
-    return [*english, *foreign]
-
-
 def write_pieces(
-    output: Path, given: Path | None, *, learn: Callable[[], bytes], learned_on: str
+    output: Path,
+    sentences: Iterable[str],
+    vocab_size: int,
+    *,
+    given: Path | None,
+    learned_on: str,
+    keep: bool = False,
 ) -> tuple[sentencepiece.SentencePieceProcessor, dict[str, Any]]:
-    """Write ``spm/sentencepiece.model``: a copy of the ``given`` one, or what is learnt.
+    """Write ``spm/sentencepiece.model``: a copy of the ``given`` one, or joint BPE learnt on the sentences.
+
+    Args:
+        sentences: read only if there is something to learn.
+        keep: leave a model that is already there, as by a build that was killed.
 
     Returns:
         The model, and what the card says of the vocabulary.
 
     Raises:
-        CorpusError: if the given file is no SentencePiece model.
+        CorpusError: if the given file is no SentencePiece model, or the text does not give a vocabulary of
+            that size.
     """
     model = output / "spm" / "sentencepiece.model"
-    content = given.read_bytes() if given else learn()
-    with atomic_path(model) as temporary:
-        temporary.write_bytes(content)
+    if not (keep and model.is_file()):
+        learned = io.BytesIO()
+        if not given:
+            try:
+                # No normalisation: the text is clean, and decoding must give it back.
+                sentencepiece.SentencePieceTrainer.train(
+                    sentence_iterator=iter(sentences),
+                    model_writer=learned,
+                    model_type="bpe",
+                    vocab_size=vocab_size,
+                    character_coverage=1.0,
+                    normalization_rule_name="identity",
+                    num_threads=1,
+                    minloglevel=2,
+                )
+            except RuntimeError as error:
+                what = "SentencePiece cannot learn this vocabulary"
+                raise CorpusError(what, got=str(error), mend="change --vocab-size") from error
+        with atomic_path(model) as temporary:
+            temporary.write_bytes(given.read_bytes() if given else learned.getvalue())
     processor = load_pieces(model)
     return processor, {
         "model": VOCABULARY,
         "size": processor.vocab_size(),
         "learned_on": f"given: {given.name}" if given else learned_on,
     }
-
-
-def learn_pieces(sentences: Iterable[str], vocab_size: int) -> bytes:
-    """Joint BPE over all languages. No normalisation: the text is clean, and decoding must give it back.
-
-    Raises:
-        CorpusError: if the text does not give a vocabulary of that size.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise CorpusError(
-            "SentencePiece cannot learn this vocabulary", got=str(error), mend="change --vocab-size"
-        ) from error
-    return model.getvalue()
 
 
 def load_pieces(model: Path) -> sentencepiece.SentencePieceProcessor:
@@ -297,10 +287,8 @@ def raw_texts(
     Raises:
         ArtifactError: as `raw_file`.
     """
-    texts = {}
-    for d in directions:
-        source, target = (
-            read_lines(raw_file(data_bin, split, d.source, d.target, side)) for side in (d.source, d.target)
-        )
-        texts[d] = source, target
-    return texts
+
+    def lines(d: Direction, side: str) -> list[str]:
+        return read_lines(raw_file(data_bin, split, d.source, d.target, side))
+
+    return {d: (lines(d, d.source), lines(d, d.target)) for d in directions}

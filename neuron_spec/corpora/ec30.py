@@ -9,15 +9,13 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from neuron_spec.artifacts import atomic_path, hash_file
-from neuron_spec.corpora.binarize import decoded, sentences_in
 from neuron_spec.corpora.build import (
     TEST,
     TRAIN,
@@ -55,6 +53,7 @@ class EC30Language:
 _TABLE = files("neuron_spec.corpora").joinpath("ec30.csv").read_text(encoding="utf-8")
 LANGUAGES = {row["code"]: EC30Language(**row) for row in csv.DictReader(_TABLE.splitlines())}
 
+# What both ways to get EC30 say on the card.
 SOURCES = {
     TRAIN: {
         "name": "EC40 (Tan and Monz, EMNLP 2023), sampled from OPUS (Tiedemann, 2012)",
@@ -63,6 +62,11 @@ SOURCES = {
     VALID: {"name": "NTREX-128 (Federmann et al., 2022)", "licence": "CC BY-SA 4.0"},
     TEST: {"name": "FLORES-200 dev + devtest (NLLB Team, 2022)", "licence": "CC BY-SA 4.0"},
 }
+RAW_TRAIN = (
+    f"a sample: up to {LINES_PER_LANGUAGE} training pairs a language, to learn language identification from"
+)
+
+_MEND = "download and extract EC30's data-bin again, and name the folder that holds shard0"
 
 
 def choose(langs: Sequence[str] | None) -> list[str]:
@@ -75,27 +79,6 @@ def choose(langs: Sequence[str] | None) -> list[str]:
         raise CorpusError("languages named twice", got=", ".join(langs))
     require_known(langs or (), LANGUAGES, "EC30 has no such language")
     return list(langs or LANGUAGES)
-
-
-def description(
-    langs: Sequence[str],
-    *,
-    sources: Sequence[Mapping[str, str]],
-    notes: Mapping[str, Any],
-    cleaning: Mapping[str, Mapping[str, int]] | None = None,
-) -> Description:
-    """What both ways to get EC30 say on the card."""
-    raw_train = f"a sample: up to {LINES_PER_LANGUAGE} training pairs a language, to learn language "
-    return Description(
-        name="ec30",
-        sources=sources,
-        tiers={lang: LANGUAGES[lang].tier for lang in langs},
-        cleaning=cleaning or {},
-        notes={**notes, "raw_train": f"{raw_train}identification from"},
-    )
-
-
-# ------------------------------------------------------------------ a downloaded data-bin
 
 
 def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards: int) -> None:
@@ -112,12 +95,24 @@ def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards
             cut short or holds another number of sentences than its other side.
         ArtifactError: if ``output`` holds another corpus.
     """
-    tree = _find_tree(data_bin)
-    folders = [tree / f"shard{number}" for number in range(shards)]
+    places = ("", "fairseq-data-bin-sharded", "ec30/fairseq-data-bin-sharded")
+    trees = [data_bin / place for place in places if (data_bin / place / "shard0").is_dir()]
+    if not trees:
+        raise CorpusError("no sharded data-bin", where=data_bin, expected="a folder with shard0", mend=_MEND)
+    folders = [trees[0] / f"shard{number}" for number in range(shards)]
     if missing := [folder.name for folder in folders if not folder.is_dir()]:
-        raise CorpusError("shards are missing", where=tree, got=f"no {', '.join(missing)}", mend=_MEND)
+        raise CorpusError("shards are missing", where=trees[0], got=f"no {', '.join(missing)}", mend=_MEND)
     dictionary = _check_dictionaries(folders, [ENGLISH, *langs])
-    pairs = _count_pairs(folders, langs)
+    pairs: dict[str, dict[str, int]] = {TRAIN: {}, VALID: {}, TEST: {}}
+    for lang in langs:
+        pairs[TRAIN][lang] = sum(_pairs_in(folder, TRAIN, lang) for folder in folders)
+        pairs[VALID][lang] = require_equal(
+            {folder.name: _pairs_in(folder, VALID, lang) for folder in folders},
+            f"validation sets of {lang} differ between shards",
+            where=trees[0],
+            mend=_MEND,
+        )
+        pairs[TEST][lang] = _pairs_in(folders[0], TEST, lang)
     parameters = {
         "corpus": "ec30",
         "from": "data-bin",
@@ -127,46 +122,34 @@ def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards
         "pairs": pairs,
     }
     for folder in folders:
-        _link(output / "data-bin" / folder.name, folder.resolve())
+        link = output / "data-bin" / folder.name
+        if link.is_symlink() or not link.exists():
+            with atomic_path(link) as temporary:
+                temporary.symlink_to(folder.resolve(), target_is_directory=True)
+        elif not os.path.samefile(link, folder):
+            raise CorpusError("a built shard is in the way", where=link, mend="name another --output")
     if is_built(output, parameters):
         return
     size = sum(1 for line in (folders[0] / f"dict.{ENGLISH}.txt").open(encoding="utf-8") if line.strip())
     write_raw({TRAIN: {lang: _first_pairs(folders[0], lang) for lang in langs}}, output / "raw")
-    write_card(
-        output,
-        description(
-            langs,
-            sources=[{**source, "form": "binarized by EC30's authors"} for source in SOURCES.values()],
-            notes={"shards": shards, "dictionary_sha256": dictionary},
-        ),
-        pairs=pairs,
-        vocabulary={"model": VOCABULARY, "size": size, "learned_on": "by EC30's authors"},
-        hashes={},
-        parameters=parameters,
+    corpus = Description(
+        name="ec30",
+        sources=[{**source, "form": "binarized by EC30's authors"} for source in SOURCES.values()],
+        tiers={lang: LANGUAGES[lang].tier for lang in langs},
+        notes={"shards": shards, "dictionary_sha256": dictionary, "raw_train": RAW_TRAIN},
     )
-
-
-_MEND = "download and extract EC30's data-bin again, and name the folder that holds shard0"
-
-
-def _find_tree(folder: Path) -> Path:
-    for tree in (folder, folder / "fairseq-data-bin-sharded", folder / "ec30" / "fairseq-data-bin-sharded"):
-        if (tree / "shard0").is_dir():
-            return tree
-    raise CorpusError("no sharded data-bin", where=folder, expected="a folder with shard0", mend=_MEND)
+    vocabulary = {"model": VOCABULARY, "size": size, "learned_on": "by EC30's authors"}
+    write_card(output, corpus, pairs=pairs, vocabulary=vocabulary, hashes={}, parameters=parameters)
 
 
 def _check_dictionaries(folders: Sequence[Path], langs: Sequence[str]) -> str:
     """The sha256 that all dictionaries share."""
     hashes: dict[str, str] = {}
-    for folder in folders:
-        for lang in langs:
-            file = folder / f"dict.{lang}.txt"
-            if not file.is_file():
-                raise CorpusError(
-                    "a shard lacks a language's dictionary", where=folder, got=f"no {file.name}", mend=_MEND
-                )
-            hashes[f"{folder.name}/{file.name}"] = hash_file(file)
+    for file in (folder / f"dict.{lang}.txt" for folder in folders for lang in langs):
+        if not file.is_file():
+            what = "a shard lacks a language's dictionary"
+            raise CorpusError(what, where=file.parent, got=f"no {file.name}", mend=_MEND)
+        hashes[f"{file.parent.name}/{file.name}"] = hash_file(file)
     (usual, _), *others = Counter(hashes.values()).most_common()
     if others:
         differing = [name for name, digest in hashes.items() if digest != usual]
@@ -178,21 +161,6 @@ def _check_dictionaries(folders: Sequence[Path], langs: Sequence[str]) -> str:
             mend=_MEND,
         )
     return usual
-
-
-def _count_pairs(folders: Sequence[Path], langs: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Pairs per split and language: training summed over shards, validation equal in all, test in the first."""
-    pairs: dict[str, dict[str, int]] = {TRAIN: {}, VALID: {}, TEST: {}}
-    for lang in langs:
-        pairs[TRAIN][lang] = sum(_pairs_in(folder, TRAIN, lang) for folder in folders)
-        pairs[VALID][lang] = require_equal(
-            {folder.name: _pairs_in(folder, VALID, lang) for folder in folders},
-            f"validation sets of {lang} differ between shards",
-            where=folders[0].parent,
-            mend=_MEND,
-        )
-        pairs[TEST][lang] = _pairs_in(folders[0], TEST, lang)
-    return pairs
 
 
 def _prefix(folder: Path, split: str, lang: str) -> str:
@@ -210,22 +178,18 @@ def _prefix(folder: Path, split: str, lang: str) -> str:
 
 
 def _pairs_in(folder: Path, split: str, lang: str) -> int:
+    from neuron_spec.corpora.binarize import sentences_in  # fairseq, which takes seconds
+
     name = _prefix(folder, split, lang)
     sentences = {code: sentences_in(folder / f"{name}.{code}.idx") for code in (lang, ENGLISH)}
     what = "the two sides of a set are not parallel"
     return require_equal(sentences, what, where=folder / name, mend=_MEND)
 
 
-def _link(link: Path, target: Path) -> None:
-    if link.is_symlink() or not link.exists():
-        with atomic_path(link) as temporary:
-            temporary.symlink_to(target, target_is_directory=True)
-    elif not os.path.samefile(link, target):
-        raise CorpusError("a built shard is in the way", where=link, mend="name another --output")
-
-
 def _first_pairs(folder: Path, lang: str) -> list[tuple[str, str]]:
     """Training pairs of a shard, decoded."""
+    from neuron_spec.corpora.binarize import decoded
+
     name = _prefix(folder, TRAIN, lang)
     sides = (decoded(folder / f"{name}.{code}", folder / f"dict.{code}.txt") for code in (lang, ENGLISH))
     return list(islice(zip(*sides, strict=True), LINES_PER_LANGUAGE))

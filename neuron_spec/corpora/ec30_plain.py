@@ -10,18 +10,16 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import sentencepiece
 
 from neuron_spec.artifacts import (
     SIGNATURE,
-    atomic_path,
     completed,
     hash_file,
     hash_text,
@@ -29,27 +27,29 @@ from neuron_spec.artifacts import (
     read_lines,
     signature,
     write_json,
+    write_text,
 )
-from neuron_spec.corpora import ec30, ec30_text
-from neuron_spec.corpora.binarize import PieceIds, binarize, writer_of
+from neuron_spec.corpora import ec30
 from neuron_spec.corpora.build import (
-    TEST,
     TRAIN,
     VALID,
     VOCABULARY,
-    Pairs,
+    Description,
     count_pairs,
     is_built,
-    learn_pieces,
-    load_pieces,
     write_card,
     write_dictionaries,
     write_pieces,
     write_raw,
 )
 from neuron_spec.corpora.checks import check_disk
-from neuron_spec.corpora.cleaning import normalize
-from neuron_spec.corpora.ec30_text import PlainText, Sides, sides_of
+from neuron_spec.corpora.ec30_text import (
+    PlainText,
+    TrainingText,
+    lines_estimated,
+    read_held_out,
+    sides_of,
+)
 from neuron_spec.corpora.sharding import in_processes, report_progress
 from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
@@ -73,28 +73,12 @@ _BYTES_PER_TOKEN = 2  # below 65,500 pieces
 _TEXT_BYTES_PER_PIECE = 3.0  # fewer than in any language, so that the estimate is on the safe side
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a build will take. Pairs and time are estimates."""
 
-    languages: int
     pairs: int
-    text_bytes: int
     disk_bytes: int
-    sampled_sentences: int
-    workers: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return "\n".join(
-            (
-                f"languages         {self.languages}",
-                f"training text     {self.text_bytes / 1e9:.2f} GB, about {self.pairs / 1e6:.2f} million pairs",
-                f"disk needed       {self.disk_bytes / 1e9:.2f} GB at most",
-                f"SentencePiece     learnt on at most {self.sampled_sentences:,} sentences",
-                f"time              about {self.seconds / 3600:.1f} h with {self.workers} workers",
-            )
-        )
+    text: str  # for people
 
 
 def plan(text: PlainText, *, langs: Sequence[str], workers: int, learns_pieces: bool) -> Plan:
@@ -105,20 +89,20 @@ def plan(text: PlainText, *, langs: Sequence[str], workers: int, learns_pieces: 
     """
     text.require_files(langs)
     text_bytes = sum(text.train_file(*side).stat().st_size for side in sides_of(langs))
-    pairs = sum(ec30_text.lines_estimated(text.train_file(lang, ENGLISH)) for lang in langs)
+    pairs = sum(lines_estimated(text.train_file(lang, ENGLISH)) for lang in langs)
     tokens = text_bytes / _TEXT_BYTES_PER_PIECE + 2 * pairs
     sampled = min(PIECES_SAMPLE, 2 * pairs) if learns_pieces else 0
     sample_bytes = sampled * text_bytes / max(1, 2 * pairs)
-    return Plan(
-        languages=len(langs),
-        pairs=pairs,
-        text_bytes=text_bytes,
-        disk_bytes=int(_BYTES_PER_TOKEN * tokens + _INDEX_BYTES * 2 * pairs + 2 * sample_bytes),
-        sampled_sentences=sampled,
-        workers=workers,
-        seconds=pairs / 1e6 * _SECONDS_PER_MILLION_PAIRS / workers
-        + sampled / 1e6 * _SECONDS_PER_MILLION_SAMPLED,
+    disk_bytes = int(_BYTES_PER_TOKEN * tokens + _INDEX_BYTES * 2 * pairs + 2 * sample_bytes)
+    seconds = pairs * _SECONDS_PER_MILLION_PAIRS / workers + sampled * _SECONDS_PER_MILLION_SAMPLED
+    report = (
+        f"languages         {len(langs)}",
+        f"training text     {text_bytes / 1e9:.2f} GB, about {pairs / 1e6:.2f} million pairs",
+        f"disk needed       {disk_bytes / 1e9:.2f} GB at most",
+        f"SentencePiece     learnt on at most {sampled:,} sentences",
+        f"time              about {seconds / 1e6 / 3600:.1f} h with {workers} workers",
     )
+    return Plan(pairs, disk_bytes, "\n".join(report))
 
 
 def build(
@@ -164,37 +148,39 @@ def build(
     bytes_here = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     check_disk(output, max(0, needed.disk_bytes - bytes_here))
 
-    scanned = ec30_text.scan_all(text, langs, shards=shards, workers=workers, records=work / "scanned")
-    tokenized = ec30_text.is_tokenized(scanned[langs[0], ENGLISH])
-    without_ntrex = [lang for lang in langs if not ec30.LANGUAGES[lang].ntrex]
-    sampled = {lang: ec30_text.sampled_lines(scanned[lang, ENGLISH].lines, seed) for lang in without_ntrex}
-    held_out = ec30_text.read_held_out(text, langs, scanned=scanned, sampled=sampled, tokenize=tokenized)
-    training = _TrainingText(
-        scanned, sampled, seen={split: _keys(pairs) for split, pairs in held_out.items()}
-    )
+    training = TrainingText(text, langs, shards=shards, seed=seed, workers=workers, records=work / "scanned")
+    held_out = read_held_out(text, langs, training)
+    training.hold_out(held_out)
     raw, data_bin = output / "raw", output / "data-bin"
     hashes = write_raw(held_out, raw)
-    write_raw({TRAIN: {lang: training.first_fit(lang, LINES_PER_LANGUAGE) for lang in langs}}, raw)
+    first_pairs = {}
+    for lang in langs:
+        fit = ((foreign, english) for _, foreign, english, fault in training.all_parts(lang) if fault is None)
+        first_pairs[lang] = list(islice(fit, LINES_PER_LANGUAGE))
+    write_raw({TRAIN: first_pairs}, raw)
 
-    model = output / "spm" / "sentencepiece.model"
     processor, vocabulary = write_pieces(
         output,
-        sentencepiece_model,
-        learn=lambda: (
-            model.read_bytes()  # by a build that was killed
-            if model.is_file()
-            else _learn_from_sample(training, langs, vocab_size, seed, workers, work / "sample")
-        ),
+        _sample(training, langs, seed, workers, work / "sample"),
+        vocab_size,
+        given=sentencepiece_model,
         learned_on=f"a sample of at most {PIECES_SAMPLE:,} sentences at temperature {PIECES_TEMPERATURE}",
+        keep=True,
     )
     for shard in range(shards):
         write_dictionaries(processor, [ENGLISH, *langs], data_bin / f"shard{shard}")
-    _binarize_held_out(hashes, raw, processor, data_bin, shards)
+    from neuron_spec.corpora.binarize import binarize  # fairseq, which takes seconds, after all checks
+
+    binarize(raw, hashes, processor, data_bin / "shard0")
+    # fairseq looks for validation sets in every shard.
+    for file in (data_bin / "shard0").glob(f"{VALID}.*"):
+        for shard in range(1, shards):
+            shutil.copyfile(file, data_bin / f"shard{shard}" / file.name)
 
     kept: Counter[str] = Counter()
     dropped: dict[str, Counter[str]] = {lang: Counter() for lang in langs}
     for (lang, _), counts in in_processes(
-        _PartBinarizer(training, model, data_bin, work / "parts"),
+        _PartBinarizer(training, processor, data_bin, work / "parts"),
         [(lang, shard) for lang in langs for shard in range(shards)],
         workers=workers,
         lines=sum(training.lines.values()),
@@ -204,49 +190,36 @@ def build(
         dropped[lang].update(counts)
 
     hashes_of_train = {
-        f"{ENGLISH}-{lang}.{side}": scanned[lang, side].sha256 for lang, side in sides_of(langs)
+        f"{ENGLISH}-{lang}.{side}": training.scanned[lang, side].sha256 for lang, side in sides_of(langs)
     }
     train, *others = ec30.SOURCES.values()
     tokenization = (
         "; punctuation normalised and tokenised by Moses, as the training text is: score with "
         "--official-scoring, which detokenises"
     )
+    corpus = Description(
+        name="ec30",
+        sources=[{**train, "sha256": hash_text(*hashes_of_train.values())}, *others],
+        tiers={lang: ec30.LANGUAGES[lang].tier for lang in langs},
+        cleaning={lang: dict(sorted(counts.items())) for lang, counts in dropped.items()},
+        notes={
+            "shards": shards,
+            "lines_read": training.lines,
+            "train_sha256": hashes_of_train,
+            "validation_sampled_from_training": {x: len(lines) for x, lines in training.sampled.items()},
+            "held_out_text": "NFC, plain spaces" + (tokenization if training.is_tokenized else ""),
+            "raw_train": ec30.RAW_TRAIN,
+        },
+    )
     write_card(
         output,
-        ec30.description(
-            langs,
-            sources=[{**train, "sha256": hash_text(*hashes_of_train.values())}, *others],
-            cleaning={lang: dict(sorted(counts.items())) for lang, counts in dropped.items()},
-            notes={
-                "shards": shards,
-                "lines_read": training.lines,
-                "train_sha256": hashes_of_train,
-                "validation_sampled_from_training": {lang: len(lines) for lang, lines in sampled.items()},
-                "held_out_text": "NFC, plain spaces" + (tokenization if tokenized else ""),
-            },
-        ),
+        corpus,
         pairs={TRAIN: {lang: kept[lang] for lang in langs}, **count_pairs(held_out)},
         vocabulary=vocabulary | {"model": f"{VOCABULARY}, character coverage 1.0"},
         hashes=hashes,
         parameters=parameters,
     )
     shutil.rmtree(work)
-
-
-# ------------------------------------------------------------------ training text
-
-Keys = dict[str, frozenset[bytes]]  # language -> keys of its held-out sentences
-
-
-def _key(text: str) -> bytes:
-    """Equal for equal sentences, whether tokenised or not."""
-    return blake2b("".join(text.replace("@-@", "-").split()).encode(), digest_size=8).digest()
-
-
-def _keys(held_out: Mapping[str, Pairs]) -> Keys:
-    keys = {lang: frozenset(_key(text) for text, _ in pairs) for lang, pairs in held_out.items()}
-    keys[ENGLISH] = frozenset(_key(english) for pairs in held_out.values() for _, english in pairs)
-    return keys
 
 
 def fault_of_pieces(source: int, target: int) -> str | None:
@@ -257,48 +230,6 @@ def fault_of_pieces(source: int, target: int) -> str | None:
     if longer > PIECE_RATIO * shorter:
         return f"piece ratio above {PIECE_RATIO}"
     return None
-
-
-class _TrainingText:
-    """The training pairs of every language, normalised, with the reason why one is unfit."""
-
-    def __init__(
-        self,
-        scanned: Sides,
-        sampled: Mapping[str, Collection[int]],
-        seen: Mapping[str, Keys],
-    ) -> None:
-        self.scanned, self.sampled, self.seen = scanned, sampled, seen
-        self.parts = len(next(iter(scanned.values())).offsets)
-        self.lines = {lang: text.lines for (lang, side), text in scanned.items() if side == ENGLISH}
-
-    def part(
-        self, lang: str, number: int, only: Collection[int] | None = None
-    ) -> Iterator[tuple[int, str, str, str | None]]:
-        """(line number, text in the language, English text, fault) of each line of a part, or of ``only`` some."""
-        held_out = self.sampled.get(lang, ())
-        sides = [self.scanned[lang, side] for side in (lang, ENGLISH)]
-        lines = zip(*(side.part(number) for side in sides), strict=True)
-        for line, pair in enumerate(lines, start=sides[0].first_lines[number]):
-            if only is None or line in only:
-                text, english = map(normalize, pair)
-                fault = "sampled for validation" if line in held_out else self._fault(lang, text, english)
-                yield line, text, english, fault
-
-    def _fault(self, lang: str, text: str, english: str) -> str | None:
-        if not (text and english):
-            return "empty"
-        keys = {ENGLISH: _key(english), lang: _key(text)}
-        for split, name in ((TEST, "test"), (VALID, "validation")):
-            for code, key in keys.items():
-                if key in self.seen[split][code]:
-                    return f"{'English' if code == ENGLISH else 'other side'} of a {name} pair"
-        return None
-
-    def first_fit(self, lang: str, count: int) -> Pairs:
-        """The first pairs of a language that are fit."""
-        lines = (line for part in range(self.parts) for line in self.part(lang, part))
-        return list(islice(((text, english) for _, text, english, fault in lines if fault is None), count))
 
 
 def sample_sizes(lines: Mapping[str, int], total: int = PIECES_SAMPLE) -> dict[str, int]:
@@ -313,9 +244,8 @@ def sample_sizes(lines: Mapping[str, int], total: int = PIECES_SAMPLE) -> dict[s
     }
 
 
-def _learn_from_sample(
-    text: _TrainingText, langs: Sequence[str], vocab_size: int, seed: int, workers: int, folder: Path
-) -> bytes:
+def _sample(text: TrainingText, langs: Sequence[str], seed: int, workers: int, folder: Path) -> Iterator[str]:
+    """The sentences that the pieces are learnt on; a file in ``folder`` keeps those of each language."""
     shares = sample_sizes(text.lines)
     total = sum(text.lines.values())
 
@@ -325,17 +255,15 @@ def _learn_from_sample(
         rng = random.Random(f"pieces {seed} {lang}")
         chosen = frozenset(rng.sample(range(lines), shares[lang]))
         chosen_english = frozenset(rng.sample(range(lines), shares[ENGLISH] * lines // total))
-        with (
-            atomic_path(folder / f"{lang}.txt") as target,
-            target.open("w", encoding="utf-8", newline="\n") as file,
-        ):
-            for part in range(text.parts):
-                for number, foreign, english, fault in text.part(lang, part, only=chosen | chosen_english):
-                    if fault is None and number in chosen:
-                        file.write(f"{foreign}\n")
-                    if fault is None and number in chosen_english:
-                        file.write(f"{english}\n")
-                report_progress(text.scanned[lang, ENGLISH].lines_in(part))
+        sentences = []
+        for part in text.parts:
+            for number, foreign, english, fault in text.part(lang, part, only=chosen | chosen_english):
+                if fault is None and number in chosen:
+                    sentences.append(f"{foreign}\n")
+                if fault is None and number in chosen_english:
+                    sentences.append(f"{english}\n")
+            report_progress(text.scanned[lang, ENGLISH].lines_in(part))
+        write_text(folder / f"{lang}.txt", "".join(sentences))
 
     waiting = [lang for lang in langs if not (folder / f"{lang}.txt").is_file()]
     lines = sum(text.lines[lang] for lang in waiting)
@@ -343,35 +271,24 @@ def _learn_from_sample(
         write_sample, waiting, workers=workers, lines=lines, description="sample sentences"
     ):
         pass
-    sentences = (sentence for lang in langs for sentence in read_lines(folder / f"{lang}.txt"))
-    return learn_pieces(sentences, vocab_size)
-
-
-def _binarize_held_out(
-    names: Collection[str],
-    raw: Path,
-    processor: sentencepiece.SentencePieceProcessor,
-    data_bin: Path,
-    shards: int,
-) -> None:
-    """Both sets into shard 0; fairseq looks for validation sets in every shard, so they are copied."""
-    first = data_bin / "shard0"
-    binarize(raw, names, processor, first)
-    for name in names:
-        if name.startswith(VALID):
-            for file in (f"{name}.bin", f"{name}.idx"):
-                for shard in range(1, shards):
-                    shutil.copyfile(first / file, data_bin / f"shard{shard}" / file)
+    for lang in langs:
+        yield from read_lines(folder / f"{lang}.txt")
 
 
 class _PartBinarizer:
     """Cleans, encodes and writes one part; called in the worker processes."""
 
-    def __init__(self, text: _TrainingText, model: Path, data_bin: Path, records: Path) -> None:
-        self.text = text
-        self.processor = load_pieces(model)
-        self.ids = PieceIds(self.processor, data_bin / "shard0" / f"dict.{ENGLISH}.txt")
-        self.data_bin, self.records = data_bin, records
+    def __init__(
+        self,
+        text: TrainingText,
+        processor: sentencepiece.SentencePieceProcessor,
+        data_bin: Path,
+        records: Path,
+    ) -> None:
+        from neuron_spec.corpora.binarize import piece_ids
+
+        self.text, self.processor, self.data_bin, self.records = text, processor, data_bin, records
+        self.ids = piece_ids(processor, data_bin / "shard0" / f"dict.{ENGLISH}.txt")
 
     def __call__(self, job: tuple[str, int]) -> dict[str, int]:
         """Counts: "kept", and how many each rule dropped."""
@@ -390,24 +307,26 @@ class _PartBinarizer:
         return counts
 
     def _write(self, lang: str, shard: int) -> dict[str, int]:
-        folder, name = self.data_bin / f"shard{shard}", f"{TRAIN}.{lang}-{ENGLISH}"
+        from neuron_spec.corpora.binarize import writer_of
+
+        folder = self.data_bin / f"shard{shard}"
+        prefixes = [folder / f"{TRAIN}.{lang}-{ENGLISH}.{code}" for code in (lang, ENGLISH)]
         counts: Counter[str] = Counter(kept=0)
         lines = self.text.part(lang, shard)
         with ExitStack() as files:
-            prefixes = [folder / f"{name}.{code}" for code in (lang, ENGLISH)]
             writers = [files.enter_context(writer_of(prefix, self.ids)) for prefix in prefixes]
             while batch := list(islice(lines, _PAIRS_AT_ONCE)):
-                faults = Counter(fault for *_, fault in batch if fault)
+                counts.update(fault for *_, fault in batch if fault)
                 fit = [(text, english) for _, text, english, fault in batch if fault is None]
                 encoded = [self.processor.encode([pair[side] for pair in fit]) for side in (0, 1)]
                 kept = []
                 for sides in zip(*encoded, strict=True):
                     if fault := fault_of_pieces(*map(len, sides)):
-                        faults[fault] += 1
+                        counts[fault] += 1
                     else:
                         kept.append(sides)
+                counts["kept"] += len(kept)
                 for side, writer in enumerate(writers):
                     writer.add_sentences([sides[side] for sides in kept])
-                counts.update(faults, kept=len(kept))
                 report_progress(len(batch))
         return dict(counts)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
 from neuron_spec.artifacts import read_json, write_json
 from neuron_spec.corpora.build import TEST, VALID, Pairs
-from neuron_spec.corpora.checks import decoded_text, require_equal, some
-from neuron_spec.corpora.cleaning import normalize
+from neuron_spec.corpora.checks import decoded_text, normalize, require_equal, some
 from neuron_spec.corpora.ec30 import LANGUAGES
 from neuron_spec.corpora.sharding import ScannedText, in_processes, report_progress, scan
 from neuron_spec.directions import ENGLISH
@@ -20,12 +20,6 @@ from neuron_spec.errors import CorpusError
 # EC40's authors hold out 842 pairs of the one language that NTREX-128 lacks; of a small file, a tenth.
 SAMPLED_VALID = 842
 _LARGEST_SAMPLED_FRACTION = 0.1
-
-_NEWS_ENGLISH = "eng-US"  # NTREX-128's English, as EC40's authors take it
-_FLORES_ENGLISH = "eng_Latn"
-_FLORES_PARTS = ("dev", "devtest")
-
-Sides = dict[tuple[str, str], ScannedText]  # (language, side) -> its training text
 
 
 def sides_of(langs: Sequence[str]) -> list[tuple[str, str]]:
@@ -48,18 +42,18 @@ class PlainText:
         return below if below.is_file() else self.train / name
 
     def valid_file(self, lang: str) -> Path:
-        code = _NEWS_ENGLISH if lang == ENGLISH else LANGUAGES[lang].ntrex
+        code = "eng-US" if lang == ENGLISH else LANGUAGES[lang].ntrex  # the English that EC40's authors take
         return self.valid / f"newstest2019-ref.{code}.txt"
 
     def test_file(self, lang: str, part: str) -> Path:
         """``dev/deu_Latn.dev``; Serbian, which FLORES-200 has in Cyrillic only, as ``srp_Cyrl``."""
-        code = _FLORES_ENGLISH if lang == ENGLISH else LANGUAGES[lang].flores
+        code = "eng_Latn" if lang == ENGLISH else LANGUAGES[lang].flores
         file = self.test / part / f"{code}.{part}"
         cyrillic = self.test / part / f"{code.replace('_Latn', '_Cyrl')}.{part}"
         return cyrillic if lang == "sr" and not file.is_file() else file
 
     def test_files(self, lang: str) -> list[Path]:
-        return [self.test_file(lang, part) for part in _FLORES_PARTS]
+        return [self.test_file(lang, part) for part in ("dev", "devtest")]
 
     def held_out_files(self, langs: Sequence[str]) -> list[Path]:
         """Of validation and test, English among them."""
@@ -87,73 +81,118 @@ def lines_estimated(file: Path) -> int:
     return round(file.stat().st_size * start.count(b"\n") / max(1, len(start)))
 
 
-def scan_all(text: PlainText, langs: Sequence[str], *, shards: int, workers: int, records: Path) -> Sides:
-    """Scan every training file; those scanned before a kill, and not touched since, are not read again.
+class TrainingText:
+    """The training pairs of every language, normalised, with the reason why one is unfit.
 
-    Args:
-        records: the folder that remembers what was scanned.
-
-    Raises:
-        CorpusError: if a file is not UTF-8 text, or the two sides of a language differ in lines.
+    Attributes:
+        scanned: (language, side) -> its file.
+        lines: language -> its pairs, the unfit ones too.
+        sampled: language that NTREX-128 lacks -> numbers of the lines held out for its validation.
+        is_tokenized: whether most final punctuation stands apart, as Moses' tokenizer leaves it.
     """
 
-    def scan_once(side: tuple[str, str]) -> ScannedText:
-        file, record = text.train_file(*side), records / f"{'.'.join(side)}.json"
-        known = ScannedText(**read_json(record, "record of a scanned file")) if record.is_file() else None
-        if known is None or known.path != str(file) or not known.is_current():
-            known = scan(file, shards)
-            write_json(record, asdict(known))
-        report_progress(known.lines)
-        return known
+    def __init__(
+        self, text: PlainText, langs: Sequence[str], *, shards: int, seed: int, workers: int, records: Path
+    ) -> None:
+        """Scan every file; those scanned before a kill, and not touched since, are not read again.
 
-    sides = sides_of(langs)
-    lines = sum(lines_estimated(text.train_file(*side)) for side in sides)
-    scanned = dict(in_processes(scan_once, sides, workers=workers, lines=lines, description="check text"))
-    for lang in langs:
-        require_equal(
-            {side: scanned[lang, side].lines for side in (ENGLISH, lang)},
-            f"the two sides of {ENGLISH}-{lang} are not parallel",
-            where=text.train_file(lang, lang),
-            mend="get the pair again: one of its files is cut short or of another version",
-        )
-    return {side: scanned[side] for side in sides}  # not as they were done
+        Args:
+            records: the folder that remembers what was scanned.
+
+        Raises:
+            CorpusError: if a file is not UTF-8 text, or the two sides of a language differ in lines.
+        """
+
+        def scan_once(side: tuple[str, str]) -> ScannedText:
+            file, record = text.train_file(*side), records / f"{'.'.join(side)}.json"
+            known = ScannedText(**read_json(record, "record of a scanned file")) if record.is_file() else None
+            if known is None or known.path != str(file) or not known.is_current():
+                known = scan(file, shards)
+                write_json(record, asdict(known))
+            report_progress(known.lines)
+            return known
+
+        sides = sides_of(langs)
+        lines = sum(lines_estimated(text.train_file(*side)) for side in sides)
+        scans = dict(in_processes(scan_once, sides, workers=workers, lines=lines, description="check text"))
+        self.scanned = {side: scans[side] for side in sides}  # not as they were done
+        self.parts = range(shards)
+        self.lines, self.sampled = {}, {}
+        for lang in langs:
+            self.lines[lang] = require_equal(
+                {side: scans[lang, side].lines for side in (ENGLISH, lang)},
+                f"the two sides of {ENGLISH}-{lang} are not parallel",
+                where=text.train_file(lang, lang),
+                mend="get the pair again: one of its files is cut short or of another version",
+            )
+            if not LANGUAGES[lang].ntrex:
+                size = min(SAMPLED_VALID, int(_LARGEST_SAMPLED_FRACTION * self.lines[lang]))
+                rng = random.Random(f"validation {seed}")
+                self.sampled[lang] = frozenset(rng.sample(range(self.lines[lang]), size))
+
+        first = (line.rstrip() for line in islice(scans[langs[0], ENGLISH].part(0), 2000))
+        ends = [line[-2:] for line in first if line.endswith((".", "?", "!"))]
+        self.is_tokenized = sum(end[0] == " " for end in ends if len(end) == 2) > len(ends) / 2
+        self._held_out: dict[str, dict[str, frozenset[bytes]]] = {}  # split -> language -> keys
+
+    def hold_out(self, held_out: Mapping[str, Mapping[str, Pairs]]) -> None:
+        """Pairs with a sentence of these, split -> language -> pairs, are unfit from now on."""
+        for split, by_lang in held_out.items():
+            keys = {lang: frozenset(sentence_key(text) for text, _ in by_lang[lang]) for lang in by_lang}
+            english = (english for pairs in by_lang.values() for _, english in pairs)
+            self._held_out[split] = {**keys, ENGLISH: frozenset(map(sentence_key, english))}
+
+    def part(
+        self, lang: str, number: int, only: Collection[int] | None = None
+    ) -> Iterator[tuple[int, str, str, str | None]]:
+        """(line number, text in the language, English text, fault) of each line of a part, or of ``only`` some."""
+        sampled = self.sampled.get(lang, ())
+        sides = [self.scanned[lang, side] for side in (lang, ENGLISH)]
+        lines = zip(*(side.part(number) for side in sides), strict=True)
+        for line, pair in enumerate(lines, start=sides[0].first_lines[number]):
+            if only is None or line in only:
+                text, english = map(normalize, pair)
+                fault = "sampled for validation" if line in sampled else self._fault(lang, text, english)
+                yield line, text, english, fault
+
+    def all_parts(
+        self, lang: str, only: Collection[int] | None = None
+    ) -> Iterator[tuple[int, str, str, str | None]]:
+        """What `part` gives, of one part after the other."""
+        return (line for number in self.parts for line in self.part(lang, number, only))
+
+    def _fault(self, lang: str, text: str, english: str) -> str | None:
+        if not (text and english):
+            return "empty"
+        keys = {ENGLISH: sentence_key(english), lang: sentence_key(text)}
+        for split, name in ((TEST, "test"), (VALID, "validation")):
+            for code, key in keys.items():
+                if key in self._held_out[split][code]:
+                    return f"{'English' if code == ENGLISH else 'other side'} of a {name} pair"
+        return None
 
 
-def is_tokenized(english: ScannedText) -> bool:
-    """Whether most final punctuation of the training text stands apart, as Moses' tokenizer leaves it."""
-    lines = (line.rstrip() for line in islice(english.part(0), 2000))
-    ends = [line[-2:] for line in lines if line.endswith((".", "?", "!"))]
-    return sum(end[0] == " " for end in ends if len(end) == 2) > len(ends) / 2
-
-
-def sampled_lines(lines: int, seed: int) -> frozenset[int]:
-    """Numbers of the lines held out for the validation of a language that NTREX-128 lacks."""
-    size = min(SAMPLED_VALID, int(_LARGEST_SAMPLED_FRACTION * lines))
-    return frozenset(random.Random(f"validation {seed}").sample(range(lines), size))
+def sentence_key(text: str) -> bytes:
+    """Equal for equal sentences, whether tokenised or not."""
+    return blake2b("".join(text.replace("@-@", "-").split()).encode(), digest_size=8).digest()
 
 
 def read_held_out(
-    text: PlainText,
-    langs: Sequence[str],
-    *,
-    scanned: Sides,
-    sampled: Mapping[str, Collection[int]],
-    tokenize: bool,
+    text: PlainText, langs: Sequence[str], training: TrainingText
 ) -> dict[str, dict[str, Pairs]]:
-    """Validation and test pairs by split and language.
-
-    Args:
-        sampled: language -> numbers of the training lines that it is validated on.
-        tokenize: as the training text is.
+    """Validation and test pairs by split and language, tokenised if the training text is.
 
     Raises:
         CorpusError: if a set is not parallel, or holds an empty line.
     """
 
     def prepared(lang: str, files: Sequence[Path]) -> list[str]:
-        prepare = _moses(lang) if tokenize else normalize
+        prepare = _moses(lang) if training.is_tokenized else normalize
         to_latin = lang == "sr" and any("_Cyrl" in file.name for file in files)
-        lines = [line for file in files for line in _read_lines(file)]
+        lines: list[str] = []
+        for file in files:
+            content = decoded_text(file.read_bytes(), where=file, mend="convert the file, or get it again")
+            lines += content.rstrip("\n").split("\n")
         return [prepare(latin(line) if to_latin else line) for line in lines]
 
     def parallel(lang: str, files: Sequence[Path], english: Sequence[str]) -> Pairs:
@@ -166,31 +205,19 @@ def read_held_out(
                 raise CorpusError("an empty line in a held-out set", where=f"{files[0]}, line {number}")
         return pairs
 
-    def of_training(lang: str) -> Pairs:
-        sides = [_lines_at(scanned[lang, side], sampled[lang]) for side in (lang, ENGLISH)]
-        return [pair for pair in zip(*sides, strict=True) if all(pair)]
-
+    held_out: dict[str, dict[str, Pairs]] = {VALID: {}, TEST: {}}
     valid_english = prepared(ENGLISH, [text.valid_file(ENGLISH)])
     test_english = prepared(ENGLISH, text.test_files(ENGLISH))
-    return {
-        VALID: {
-            lang: of_training(lang)
-            if lang in sampled
-            else parallel(lang, [text.valid_file(lang)], valid_english)
-            for lang in langs
-        },
-        TEST: {lang: parallel(lang, text.test_files(lang), test_english) for lang in langs},
-    }
-
-
-def _read_lines(file: Path) -> list[str]:
-    content = decoded_text(file.read_bytes(), where=file, mend="convert the file, or get it again")
-    return content.rstrip("\n").split("\n")
-
-
-def _lines_at(text: ScannedText, numbers: Collection[int]) -> Iterator[str]:
-    lines = (line for part in range(len(text.offsets)) for line in text.part(part))
-    return (normalize(line) for number, line in enumerate(lines) if number in numbers)
+    for lang in langs:
+        if lang in training.sampled:
+            lines = training.all_parts(lang, only=training.sampled[lang])
+            held_out[VALID][lang] = [
+                (foreign, english) for _, foreign, english, _ in lines if foreign and english
+            ]
+        else:
+            held_out[VALID][lang] = parallel(lang, [text.valid_file(lang)], valid_english)
+        held_out[TEST][lang] = parallel(lang, text.test_files(lang), test_english)
+    return held_out
 
 
 def _moses(lang: str) -> Callable[[str], str]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from neuron_spec.artifacts import hash_file, require_file
 from neuron_spec.corpora import splitting
 from neuron_spec.corpora.build import TEST, TRAIN, VALID, Corpus
-from neuron_spec.corpora.cleaning import fault_of_pair, fault_of_text, normalize
+from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize
 from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
 
@@ -60,9 +60,6 @@ def fetch(folder: Path) -> Path:
     return wheel
 
 
-_Texts = dict[tuple[str, ...], str]  # key path -> message
-
-
 def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -87,14 +84,6 @@ def _message(raw: str, english_names: Sequence[str] | None = None) -> tuple[str,
     if "\n" in raw.strip() or "{" in _PLACEHOLDER.sub("", text) or not set(names) <= set(order):
         return "", names
     return _PLACEHOLDER.sub(lambda match: f"{{{order.index(match[1]) + 1}}}", text), names
-
-
-def _fault_of_english(text: str) -> str | None:
-    if not text:
-        return "empty, several lines or plural"
-    if len(text.split()) not in _WORDS:
-        return f"not {_WORDS.start} to {_WORDS.stop - 1} words"
-    return fault_of_text(_PLACEHOLDER.sub("", text))
 
 
 def _fault_of_translation(english: str, text: str, earlier: str | None) -> str | None:
@@ -128,30 +117,30 @@ class _Messages:
             for component, names in tqdm(files.items(), desc="read components", mininterval=1):
                 if ENGLISH in names:
                     trees = {lang: json.loads(archive.read(name)) for lang, name in names.items()}
-                    texts = {lang: dict(_leaves(tree)) for lang, tree in trees.items()}
-                    self._add(component, texts.pop(ENGLISH), texts)
+                    self._add(component, {lang: dict(_leaves(tree)) for lang, tree in trees.items()})
 
-    def _add(self, component: str, english_texts: _Texts, others: Mapping[str, _Texts]) -> None:
-        for path, raw in english_texts.items():
+    def _add(self, component: str, texts: Mapping[str, Mapping[tuple[str, ...], str]]) -> None:
+        """Args: texts: language -> key path -> message."""
+        for path, raw in texts[ENGLISH].items():
             english, names = _message(raw)
-            if fault := _fault_of_english(english):
+            if not english:
+                fault: str | None = "empty, several lines or plural"
+            elif len(english.split()) not in _WORDS:
+                fault = f"not {_WORDS.start} to {_WORDS.stop - 1} words"
+            else:
+                fault = fault_of_text(_PLACEHOLDER.sub("", english))
+            if fault:
                 self.dropped[ENGLISH][fault] += 1
                 continue
             self.components.setdefault(english, set()).add(component)
             translations = self.translations.setdefault(english, {})
-            for lang, texts in others.items():
-                if path not in texts:
-                    continue
-                text, _ = _message(texts[path], names)
-                if fault := _fault_of_translation(english, text, translations.get(lang)):
-                    self.dropped[lang][fault] += 1
-                else:
-                    translations[lang] = text
-
-
-def _tier(pairs: int, most: int) -> str:
-    """Natural tiers (ours): by the number of training pairs against the richest language's."""
-    return "high" if pairs >= 0.75 * most else "medium" if pairs >= 0.35 * most else "low"
+            for lang, of_lang in texts.items():
+                if lang != ENGLISH and path in of_lang:
+                    text, _ = _message(of_lang[path], names)
+                    if fault := _fault_of_translation(english, text, translations.get(lang)):
+                        self.dropped[lang][fault] += 1
+                    else:
+                        translations[lang] = text
 
 
 def read(
@@ -209,11 +198,10 @@ def read(
         if not any((lang, text.casefold()) in answers for lang, text in messages[en].items())
     ]
     shuffled = sorted(messages, key=lambda en: splitting.shuffle_key(seed, en))
+    random_split = shuffled[sizes[TEST] :], shuffled[: sizes[TEST]]
     leak = {
         "similarity": "character-4-gram Jaccard on the English side",
-        "random_split_for_comparison": splitting.leak_report(
-            shuffled[sizes[TEST] :], shuffled[: sizes[TEST]]
-        ),
+        "random_split_for_comparison": splitting.leak_report(*random_split),
         "components_held_out": splitting.leak_report(splits[TRAIN], splits[TEST]),
         "as_built": splitting.leak_report(train, splits[TEST]),
         "train_messages_dropped_as_near_duplicates": len(splits[TRAIN]) - len(train),
@@ -225,11 +213,16 @@ def read(
         split: {lang: [(messages[en][lang], en) for en in chosen if lang in messages[en]] for lang in langs}
         for split, chosen in splits.items()
     }
-    trained = {lang: len(pairs[TRAIN][lang]) for lang in langs}
+    # Natural tiers (ours): by the number of training pairs against the richest language's.
+    trained = {lang: len(of_lang) for lang, of_lang in pairs[TRAIN].items()}
+    high, medium = (fraction * max(trained.values()) for fraction in (0.75, 0.35))
     return Corpus(
         name="homeassistant",
         pairs=pairs,
-        tiers={lang: _tier(size, max(trained.values())) for lang, size in trained.items()},
+        tiers={
+            lang: "high" if size >= high else "medium" if size >= medium else "low"
+            for lang, size in trained.items()
+        },
         sources=[
             {
                 "name": f"homeassistant {VERSION} (PyPI wheel)",

@@ -21,7 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.sax.saxutils import unescape
@@ -31,8 +31,7 @@ from tqdm import tqdm
 from neuron_spec.artifacts import hash_file, hash_text
 from neuron_spec.corpora import splitting
 from neuron_spec.corpora.build import SPLITS, TEST, TRAIN, VALID, Corpus
-from neuron_spec.corpora.checks import decoded_text, require_known, some
-from neuron_spec.corpora.cleaning import fault_of_lengths, normalize
+from neuron_spec.corpora.checks import decoded_text, fault_of_lengths, normalize, require_known, some
 from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
 
@@ -81,11 +80,12 @@ _Splits = dict[str, dict[str, list[_Segment]]]  # split -> language
 
 @dataclass
 class _Pair:
-    """What the release holds of one language."""
+    """What the release holds of one language, without unfit training segments and empty test segments."""
 
     train: list[_Segment]
     tests: dict[str, list[_Segment]]  # test set -> segments
     sha256: str
+    dropped: Counter[str]  # reason -> segments
 
     @property
     def test(self) -> list[_Segment]:
@@ -141,23 +141,31 @@ def read(
     require_known(langs, DEFAULT_LANGS, "languages that iwslt14 does not have")
     if split not in WAYS_TO_SPLIT:
         raise CorpusError("no such way to split iwslt14", got=split, expected=" or ".join(WAYS_TO_SPLIT))
-    packed = tqdm(
-        _packed_pairs(require_archive(archive), langs), desc="read pairs", total=len(langs), mininterval=1
-    )
-    uncleaned = {lang: _read_pair(lang, where, files) for lang, where, files in packed}
-    pairs, cleaning = {}, {}
-    for lang in tqdm(langs, desc="clean", mininterval=1):
-        pairs[lang], cleaning[lang] = _clean(uncleaned[lang])
+    packed = _packed_pairs(require_archive(archive), langs)
+    bar = tqdm(packed, desc="read pairs", total=len(langs), mininterval=1)
+    read_pairs = {lang: _read_pair(lang, where, files) for lang, where, files in bar}
+    pairs = {lang: read_pairs[lang] for lang in langs}  # not as they lie in the archive
 
     every_23rd = _split(pairs, lambda number, _: number % _VALID_EVERY == 0)
     splits = every_23rd
     if split == "talk":
-        kept = _without_talks_of_tests(pairs)
-        held_out = _talks_to_hold_out(kept, seed)
-        splits = _split(kept, lambda _, segment: segment.talk in held_out)
-        for lang, pair in kept.items():
-            dropped = len(pairs[lang].train) - len(pair.train)
-            cleaning[lang]["train: in a talk of the test sets"] = dropped
+        # A pair's training text holds none of its own test talks, but where it lacks a test set it may hold
+        # the talks of that set, whose English another pair is tested on.
+        talks = {segment.talk for pair in pairs.values() for segment in pair.test} - {""}
+        for pair in pairs.values():
+            train = [segment for segment in pair.train if segment.talk not in talks]
+            pair.dropped["train: in a talk of the test sets"] = len(pair.train) - len(train)
+            pair.train = train
+        sizes = {lang: Counter(segment.talk for segment in pair.train) for lang, pair in pairs.items()}
+        if nameless := [lang for lang, talk_sizes in sizes.items() if "" in talk_sizes]:
+            raise CorpusError(
+                "training text without talk ids",
+                where=f"train.tags.{nameless[0]}-{ENGLISH}.{nameless[0]}",
+                expected="a line <talkid>...</talkid> at the head of each talk",
+                mend="--split lass needs none",
+            )
+        held_out = splitting.groups_to_hold_out(sizes, fraction=1 / _VALID_EVERY, seed=seed)
+        splits = _split(pairs, lambda _, segment: segment.talk in held_out)
     leak = {
         "similarity": "talks by their ids; English segments the same to the letter, in any pair's training text",
         **{f"{name}_if_every_23rd_line": counts for name, counts in _leak_report(every_23rd).items()},
@@ -169,8 +177,21 @@ def read(
             name: {lang: [(text, english) for _, text, english in splits[name][lang]] for lang in langs}
             for name in SPLITS
         },
-        sources=[_source(lang, pair) for lang, pair in pairs.items()],
-        cleaning={lang: dict(counter.most_common()) for lang, counter in cleaning.items()},
+        sources=[
+            {
+                "name": f"WIT3 {RELEASE}, {lang}-{ENGLISH}",
+                "sha256": pair.sha256,
+                "licence": LICENCE,
+                "test_sets": ", ".join(f"{name} ({len(segments)})" for name, segments in pair.tests.items()),
+                "absent_test_sets": ", ".join(name for name in TEST_SETS if name not in pair.tests) or "none",
+                "test_sets_without_talk_ids": ", ".join(
+                    name for name, segments in pair.tests.items() if not all(s.talk for s in segments)
+                )
+                or "none",
+            }
+            for lang, pair in pairs.items()
+        ],
+        cleaning={lang: dict(pair.dropped.most_common()) for lang, pair in pairs.items()},
         leak=leak,
     )
 
@@ -187,13 +208,25 @@ def _packed_pairs(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, st
         yield from _pairs_in_archive(archive, langs)
         return
     for lang in langs:
-        place = _place_in_folder(archive, lang)
-        if place.is_dir():
-            names = [name for name in sorted(_file_names(lang)) if (place / name).is_file()]
-            files = {name: (place / name).read_bytes() for name in names}
+        pair = f"{lang}-{ENGLISH}"
+        roots = (archive, archive / "texts", archive / RELEASE / "texts")
+        for place in (place for root in roots for place in (root / lang / ENGLISH / pair, root / pair)):
+            packed = place.with_name(f"{pair}.tgz")
+            if place.is_dir():
+                present = [name for name in sorted(_file_names(lang)) if (place / name).is_file()]
+                yield lang, str(place), {name: (place / name).read_bytes() for name in present}
+                break
+            if packed.is_file():
+                yield lang, str(packed), _unpack(packed.read_bytes(), str(packed), lang)
+                break
         else:
-            files = _unpack(place.read_bytes(), str(place), lang)
-        yield lang, str(place), files
+            raise _fault(
+                f"the folder holds no {pair} text",
+                where=archive,
+                got=some(sorted(path.name for path in archive.iterdir())),
+                expected=f"texts/{lang}/{ENGLISH}/{pair}.tgz, {pair}.tgz or {pair}/",
+                mend=_FEWER,
+            )
 
 
 def _pairs_in_archive(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str, str, dict[str, bytes]]]:
@@ -217,29 +250,11 @@ def _pairs_in_archive(archive: Path, langs: Sequence[str]) -> Iterator[tuple[str
     )
 
 
-def _place_in_folder(folder: Path, lang: str) -> Path:
-    pair = f"{lang}-{ENGLISH}"
-    for root in (folder, folder / "texts", folder / RELEASE / "texts"):
-        for place in (root / lang / ENGLISH / pair, root / pair):
-            if place.is_dir():
-                return place
-            if (packed := place.with_name(f"{pair}.tgz")).is_file():
-                return packed
-    raise _fault(
-        f"the folder holds no {pair} text",
-        where=folder,
-        got=some(sorted(path.name for path in folder.iterdir())),
-        expected=f"texts/{lang}/{ENGLISH}/{pair}.tgz, {pair}.tgz or {pair}/",
-        mend=_FEWER,
-    )
-
-
 def _sides(lang: str) -> dict[str, tuple[str, str]]:
     """``train`` and every test set -> the files of the language and of English."""
     pair = f"{lang}-{ENGLISH}"
-    patterns = {TRAIN: f"train.tags.{pair}.{{}}"} | {
-        name: f"IWSLT14.{name}.{pair}.{{}}.xml" for name in TEST_SETS
-    }
+    patterns = {name: f"IWSLT14.{name}.{pair}.{{}}.xml" for name in TEST_SETS}
+    patterns = {TRAIN: f"train.tags.{pair}.{{}}", **patterns}
     return {name: (pattern.format(lang), pattern.format(ENGLISH)) for name, pattern in patterns.items()}
 
 
@@ -324,7 +339,18 @@ def _read_pair(lang: str, where: str, files: Mapping[str, bytes]) -> _Pair:
             got=some(sorted(files)),
             expected=f"some of {', '.join(_file_names(lang))}",
         )
-    return _Pair(segments.pop(TRAIN), segments, _hash(files))
+    pair = _Pair([], {}, _hash(files), Counter())
+    for segment in segments.pop(TRAIN):
+        sides = segment.text, segment.english
+        if fault := fault_of_lengths(*sides, most_tokens=_MOST_TOKENS, ratio=_LENGTH_RATIO):
+            pair.dropped[f"train: {fault}"] += 1
+        else:
+            pair.train.append(segment)
+    for name, uncleaned in segments.items():
+        pair.tests[name] = [segment for segment in uncleaned if segment.text and segment.english]
+    if empty := sum(map(len, segments.values())) - len(pair.test):
+        pair.dropped["test: empty"] = empty
+    return pair
 
 
 def _read_sides(sides: tuple[str, str], where: str, files: Mapping[str, bytes]) -> list[_Segment]:
@@ -337,28 +363,26 @@ def _read_sides(sides: tuple[str, str], where: str, files: Mapping[str, bytes]) 
     )
     both = f"{where}: {' and '.join(sides)}"
     if len(theirs) != len(english):
+        one, other = (Counter(line.talk for line in lines) for lines in (theirs, english))
+        talk = next((talk for talk in one | other if talk and one[talk] != other[talk]), None)
+        first = f", first in talk {talk}: {one[talk]} and {other[talk]}" if talk else ""
         raise _fault(
             "the two sides have unequal numbers of segments",
             where=both,
-            got=f"{len(theirs)} and {len(english)}{_first_unequal_talk(theirs, english)}",
+            got=f"{len(theirs)} and {len(english)}{first}",
             expected="one segment for each segment",
         )
     segments = []
-    for number, (one, other) in enumerate(zip(theirs, english, strict=True), start=1):
-        if one.talk != other.talk and one.talk and other.talk:
+    for number, (line, english_line) in enumerate(zip(theirs, english, strict=True), start=1):
+        talk, english_talk = line.talk, english_line.talk
+        if talk != english_talk and talk and english_talk:
             raise _fault(
                 "the two sides are not of the same talk",
                 where=f"{both}, segment {number}",
-                got=f"talks {one.talk} and {other.talk}",
+                got=f"talks {talk} and {english_talk}",
             )
-        segments.append(_Segment(one.talk or other.talk, normalize(one.text), normalize(other.text)))
+        segments.append(_Segment(talk or english_talk, normalize(line.text), normalize(english_line.text)))
     return segments
-
-
-def _first_unequal_talk(theirs: Sequence[_Line], english: Sequence[_Line]) -> str:
-    one, other = (Counter(line.talk for line in lines) for lines in (theirs, english))
-    talk = next((talk for talk in one | other if talk and one[talk] != other[talk]), None)
-    return f", first in talk {talk}: {one[talk]} and {other[talk]}" if talk else ""
 
 
 def _parse_tagged(text: str, where: str) -> list[_Line]:
@@ -408,22 +432,6 @@ def _parse_xml(text: str, where: str) -> list[_Line]:
     return lines
 
 
-def _clean(pair: _Pair) -> tuple[_Pair, Counter[str]]:
-    """Without unfit training segments and empty test segments; also how many there were."""
-    dropped: Counter[str] = Counter()
-    train = []
-    for segment in pair.train:
-        fault = fault_of_lengths(segment.text, segment.english, most_tokens=_MOST_TOKENS, ratio=_LENGTH_RATIO)
-        if fault:
-            dropped[f"train: {fault}"] += 1
-        else:
-            train.append(segment)
-    tests = {name: [s for s in segments if s.text and s.english] for name, segments in pair.tests.items()}
-    if empty := sum(map(len, pair.tests.values())) - sum(map(len, tests.values())):
-        dropped["test: empty"] = empty
-    return replace(pair, train=train, tests=tests), dropped
-
-
 # --- Splits ------------------------------------------------------------------------------------------
 
 
@@ -431,35 +439,10 @@ def _split(pairs: Mapping[str, _Pair], is_for_validation: Callable[[int, _Segmen
     """Args: is_for_validation: of a training segment's number, from 1, and the segment."""
     splits: _Splits = {TRAIN: {}, VALID: {}, TEST: {lang: pair.test for lang, pair in pairs.items()}}
     for lang, pair in pairs.items():
-        numbered = list(enumerate(pair.train, start=1))
-        splits[TRAIN][lang] = [
-            segment for number, segment in numbered if not is_for_validation(number, segment)
-        ]
-        splits[VALID][lang] = [segment for number, segment in numbered if is_for_validation(number, segment)]
+        splits[TRAIN][lang], splits[VALID][lang] = [], []
+        for number, segment in enumerate(pair.train, start=1):
+            splits[VALID if is_for_validation(number, segment) else TRAIN][lang].append(segment)
     return splits
-
-
-def _without_talks_of_tests(pairs: Mapping[str, _Pair]) -> dict[str, _Pair]:
-    """A pair's training text holds none of its own test talks, but where it lacks a test set it may hold
-    the talks of that set, whose English another pair is tested on.
-    """
-    talks = {segment.talk for pair in pairs.values() for segment in pair.test} - {""}
-    return {
-        lang: replace(pair, train=[segment for segment in pair.train if segment.talk not in talks])
-        for lang, pair in pairs.items()
-    }
-
-
-def _talks_to_hold_out(pairs: Mapping[str, _Pair], seed: int) -> set[str]:
-    sizes = {lang: Counter(segment.talk for segment in pair.train) for lang, pair in pairs.items()}
-    if nameless := [lang for lang, talks in sizes.items() if "" in talks]:
-        raise CorpusError(
-            "training text without talk ids",
-            where=f"train.tags.{nameless[0]}-{ENGLISH}.{nameless[0]}",
-            expected="a line <talkid>...</talkid> at the head of each talk",
-            mend="--split lass needs none",
-        )
-    return splitting.groups_to_hold_out(sizes, fraction=1 / _VALID_EVERY, seed=seed)
 
 
 def _leak_report(splits: _Splits) -> dict[str, dict[str, int]]:
@@ -478,17 +461,3 @@ def _leak_report(splits: _Splits) -> dict[str, dict[str, int]]:
             "of_which_5_words_or_more": sum(len(text.split()) >= 5 for text in trained),
         }
     return report
-
-
-def _source(lang: str, pair: _Pair) -> dict[str, str]:
-    return {
-        "name": f"WIT3 {RELEASE}, {lang}-{ENGLISH}",
-        "sha256": pair.sha256,
-        "licence": LICENCE,
-        "test_sets": ", ".join(f"{name} ({len(segments)})" for name, segments in pair.tests.items()),
-        "absent_test_sets": ", ".join(name for name in TEST_SETS if name not in pair.tests) or "none",
-        "test_sets_without_talk_ids": ", ".join(
-            name for name, segments in pair.tests.items() if not all(s.talk for s in segments)
-        )
-        or "none",
-    }

@@ -10,6 +10,7 @@ from neuron_spec.errors import CorpusError
 
 NEAR_DUPLICATE = 0.6
 _LEAK_LEVELS = (0.6, 0.8)
+_LARGEST_GROUP_FRACTION = 0.02  # of all messages; larger groups stay in training
 
 
 def shuffle_key(seed: int, text: str) -> str:
@@ -23,7 +24,6 @@ def hold_out_groups(
     *,
     sizes: Mapping[str, int],
     seed: int,
-    largest_group_fraction: float = 0.02,
 ) -> dict[str, list[str]]:
     """Choose held-out messages so that none of their groups is trained on.
 
@@ -31,7 +31,6 @@ def hold_out_groups(
         groups: the groups (such as software components) in which each message occurs.
         eligible: the messages fit to be tested on.
         sizes: how many messages each held-out split gets, such as ``{"test": 200}``.
-        largest_group_fraction: groups with a larger fraction of all messages stay in training.
 
     Returns:
         Messages per split, "train" among them. Messages of held-out groups that are not eligible,
@@ -45,14 +44,12 @@ def hold_out_groups(
     for message, names in groups.items():
         for name in names:
             members[name].append(message)
-    limit = largest_group_fraction * len(groups)
-    order = sorted(
-        (name for name in members if len(members[name]) <= limit), key=lambda name: shuffle_key(seed, name)
-    )
+    limit = _LARGEST_GROUP_FRACTION * len(groups)
+    small = (name for name in members if len(members[name]) <= limit)
+    remaining = iter(sorted(small, key=lambda name: shuffle_key(seed, name)))
 
     held_out: dict[str, str] = {}  # group -> split
     splits: dict[str, list[str]] = {"train": []}
-    remaining = iter(order)
     for split, size in sizes.items():
         chosen: list[str] = []
         while len(chosen) < size:
@@ -66,11 +63,11 @@ def hold_out_groups(
                 )
             held_out[group] = split
             # A message is this split's only once all its groups are.
-            chosen = sorted(
+            chosen = [
                 message
                 for message in eligible
                 if all(held_out.get(name) == split for name in groups[message])
-            )
+            ]
         splits[split] = sorted(chosen, key=lambda message: shuffle_key(seed, message))[:size]
     splits["train"] = [
         message for message, names in groups.items() if any(name not in held_out for name in names)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import chain
+from typing import NamedTuple
 
 from neuron_spec.corpora.build import Corpus
 from neuron_spec.corpora.checks import require_known
@@ -29,16 +30,14 @@ _LENGTHS = range(3, 10)  # words of the English sentence
 _REPLACED_FRACTION = 0.1
 
 
-@dataclass(frozen=True)
-class _Phrase:
+class _Phrase(NamedTuple):
     noun: str
     adjective: str | None
     determiner: str
     is_plural: bool
 
 
-@dataclass(frozen=True)
-class _Meaning:
+class _Meaning(NamedTuple):
     verb: str
     tense: str
     subject: _Phrase
@@ -49,7 +48,7 @@ class _Meaning:
 
 @dataclass(frozen=True, eq=False)
 class _Family:
-    """A proto-language. An affix is a (prefix, suffix) pair."""
+    """A proto-language. An affix is a (prefix, suffix) pair, so ``root.join(affix)`` has it."""
 
     name: str
     onsets: Sequence[str]
@@ -105,10 +104,11 @@ def generate(
     meanings = _distinct_meanings(random.Random(seed))
     train_last = sorted(sentences, key=lambda split: (split == "train", split))
     drawn = {split: [next(meanings) for _ in range(sentences[split])] for split in train_last}
-    return {
-        split: {lang: [_say(lang, meaning) for meaning in drawn[split]] for lang in (ENGLISH, *invented)}
-        for split in sentences
-    }
+    lines = {}
+    for split in sentences:
+        lines[split] = {ENGLISH: [_english(meaning) for meaning in drawn[split]]}
+        lines[split] |= {lang: [_invented(lang, meaning) for meaning in drawn[split]] for lang in invented}
+    return lines
 
 
 def read(*, langs: Sequence[str], sizes: Mapping[str, int], seed: int) -> Corpus:
@@ -134,36 +134,27 @@ def read(*, langs: Sequence[str], sizes: Mapping[str, int], seed: int) -> Corpus
 def _distinct_meanings(rng: random.Random) -> Iterator[_Meaning]:
     seen = set()
     while True:
-        meaning = _draw_meaning(rng)
+        has_object = rng.random() < 0.6
+        has_place = rng.random() < 0.4
+        meaning = _Meaning(
+            verb=rng.choice(_WORDS["transitive" if has_object else "intransitive"]),
+            tense=rng.choice(_TENSES),
+            subject=_draw_phrase(rng, _WORDS["beings"]),
+            object=_draw_phrase(rng, _WORDS["beings"] + _WORDS["things"]) if has_object else None,
+            adposition=rng.choice(_WORDS["adpositions"]) if has_place else None,
+            place=_draw_phrase(rng, _WORDS["places"]) if has_place else None,
+        )
         if meaning not in seen and len(_english(meaning).split()) in _LENGTHS:
             seen.add(meaning)
             yield meaning
 
 
-def _draw_meaning(rng: random.Random) -> _Meaning:
-    has_object = rng.random() < 0.6
-    has_place = rng.random() < 0.4
-    return _Meaning(
-        verb=rng.choice(_WORDS["transitive"] if has_object else _WORDS["intransitive"]),
-        tense=rng.choice(_TENSES),
-        subject=_draw_phrase(rng, _WORDS["beings"]),
-        object=_draw_phrase(rng, _WORDS["beings"] + _WORDS["things"]) if has_object else None,
-        adposition=rng.choice(_WORDS["adpositions"]) if has_place else None,
-        place=_draw_phrase(rng, _WORDS["places"]) if has_place else None,
-    )
-
-
 def _draw_phrase(rng: random.Random, nouns: Sequence[str]) -> _Phrase:
     noun = rng.choice(nouns)
     adjective = rng.choice(_WORDS["adjectives"]) if rng.random() < 0.4 else None
-    determiner = rng.choice(_WORDS["numerals"]) if rng.random() < 0.2 else rng.choice(_WORDS["articles"])
-    return _Phrase(
-        noun, adjective, determiner, is_plural=determiner in _WORDS["numerals"] or rng.random() < 0.4
-    )
-
-
-def _say(lang: str, meaning: _Meaning) -> str:
-    return _english(meaning) if lang == ENGLISH else _invented(lang, meaning)
+    determiner = rng.choice(_WORDS["numerals" if rng.random() < 0.2 else "articles"])
+    is_plural = determiner in _WORDS["numerals"] or rng.random() < 0.4
+    return _Phrase(noun, adjective, determiner, is_plural)
 
 
 def _english(meaning: _Meaning) -> str:
@@ -171,11 +162,8 @@ def _english(meaning: _Meaning) -> str:
         if of is None:
             return []
         determiner = {"a": "", "this": "these"}.get(of.determiner, of.determiner)
-        return [
-            determiner if of.is_plural else of.determiner,
-            of.adjective or "",
-            of.noun + "s" * of.is_plural,
-        ]
+        noun = of.noun + "s" * of.is_plural
+        return [determiner if of.is_plural else of.determiner, of.adjective or "", noun]
 
     verb = {
         "past": meaning.verb + "ed",
@@ -195,8 +183,8 @@ def _invented(lang: str, meaning: _Meaning) -> str:
     def phrase(of: _Phrase | None, case: tuple[str, str] = ("", "")) -> list[str]:
         if of is None:
             return []
-        noun = _affixed(roots[of.noun], family.plural if of.is_plural else ("", ""))
-        core = [_affixed(noun, case)]
+        noun = roots[of.noun].join(family.plural if of.is_plural else ("", ""))
+        core = [noun.join(case)]
         if of.adjective:
             core.insert(0 if family.adjective_first else 1, roots[of.adjective])
         if not (of.determiner == "a" and of.is_plural):
@@ -208,17 +196,12 @@ def _invented(lang: str, meaning: _Meaning) -> str:
         place.insert(0 if family.adposition_first else len(place), roots[meaning.adposition])
     constituents = {
         "S": phrase(meaning.subject),
-        "V": [_affixed(roots[meaning.verb], family.tenses[meaning.tense])],
+        "V": [roots[meaning.verb].join(family.tenses[meaning.tense])],
         "O": phrase(meaning.object, family.accusative),
         "P": place,
     }
     proto = " ".join(word for slot in family.order for word in constituents[slot])
     return _changed(proto, family.sound_changes[lang])
-
-
-def _affixed(root: str, affix: tuple[str, str]) -> str:
-    prefix, suffix = affix
-    return prefix + root + suffix
 
 
 def _changed(text: str, changes: Sequence[tuple[str, str]]) -> str:

@@ -46,10 +46,6 @@ class Running:
     route: Route | None = None
 
 
-def _hand_over_route(layer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return args, {"route": layer.running.route, **kwargs}
-
-
 class _SpecializedLayer:
     """Mixin for fairseq's layers: an FFN made of our two Linears, and our attentions."""
 
@@ -60,15 +56,15 @@ class _SpecializedLayer:
         self.fc1.activation = self.activation_fn  # type: ignore[attr-defined]
         self.fc1.activation_dropout = self.activation_dropout_module.p  # type: ignore[attr-defined]
         self.fc2.follow(self.fc1)  # type: ignore[attr-defined]
-        attentions = {name: getattr(self, name, None) for name in ATTENTIONS}
-        self.attentions = {
-            name: SpecializedAttention.of(a) for name, a in attentions.items() if a is not None
-        }
+        present = [name for name in ATTENTIONS if getattr(self, name, None) is not None]
+        self.attentions = {name: SpecializedAttention.of(getattr(self, name)) for name in present}
         self.specialized = (self.fc1, *self.attentions.values())  # type: ignore[attr-defined]
         self.running = Running()
         # Before forward, which activation checkpointing wraps: so the route is among the arguments that
         # it keeps for the second forward.
-        self.register_forward_pre_hook(_hand_over_route, with_kwargs=True)  # type: ignore[attr-defined]
+        self.register_forward_pre_hook(  # type: ignore[attr-defined]
+            lambda layer, args, kwargs: (args, {"route": layer.running.route, **kwargs}), with_kwargs=True
+        )
 
     def forward(self, *args: Any, route: Route | None = None, **kwargs: Any) -> Any:
         """As the parent, its FFN and attentions along ``route``."""
@@ -108,10 +104,12 @@ class _SpecializedSide:
     parts = "masks"
     rows_buffer = _ROWS
     mask_rows: Tensor | None
+    layer_class: type[_SpecializedLayer]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.register_buffer(_ROWS, None)  # type: ignore[attr-defined]
+        for name in (_ROWS, self.rows_buffer):
+            self.register_buffer(name, None)  # type: ignore[attr-defined]
         self.running = Running()
         self.langs: Sequence[str] = ()
         self.missing_direction = "error"
@@ -196,26 +194,20 @@ class _SpecializedSide:
             if self.missing_direction == "dense":
                 rows[rows == _MISSING] = int(rows.max()) + 1  # one past the last: the dense layer
             elif self.missing_direction == "compose":
-                self._compose(rows)
+                # A missing x-z takes the encoder's masks of x-y and the decoder's of y-z, for the first such y.
+                known = mask_rows.cpu().view(int(len(rows) ** 0.5), -1)  # source, target
+                for source, target in (known == _MISSING).nonzero().tolist():
+                    candidates = known[source] if self.side == "encoder" else known[:, target]
+                    if len(lenders := candidates[candidates >= 0]):
+                        rows.view_as(known)[source, target] = lenders[0]
             self._lookup = key, rows.tolist(), rows.to(mask_rows.device), mask_rows
         return self._lookup[1], self._lookup[2]
-
-    def _compose(self, rows: Tensor) -> None:
-        """A missing x-z takes the encoder's masks of x-y and the decoder's of y-z, for the first such y."""
-        n = int(len(rows) ** 0.5)
-        table = rows.view(n, n)  # source, target
-        known = table.clone()
-        for source, target in (table == _MISSING).nonzero().tolist():
-            candidates = known[source] if self.side == "encoder" else known[:, target]
-            if len(lenders := candidates[candidates >= 0]):
-                table[source, target] = lenders[0]
 
 
 class SpecializedEncoder(_SpecializedSide, TransformerEncoderBase):
     """Stores the direction ids in its output, for the decoder and through beam search."""
 
     side = "encoder"
-
     layer_class = SpecializedEncoderLayer
 
     def build_encoder_layer(self, cfg: Any) -> SpecializedEncoderLayer:
@@ -254,7 +246,6 @@ class SpecializedDecoder(_SpecializedSide, TransformerDecoderBase):
     """Reads the direction ids from the encoder's output, at every step of the beam search too."""
 
     side = "decoder"
-
     layer_class = SpecializedDecoderLayer
 
     def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> SpecializedDecoderLayer:
@@ -278,6 +269,19 @@ def _checkpointed(layer: Any, cfg: Any) -> Any:
     if cfg.checkpoint_activations:
         layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
     return layer
+
+
+def sides_of(layer: type, **attributes: str) -> tuple[type[SpecializedEncoder], type[SpecializedDecoder]]:
+    """Our encoder and decoder of layers with a mixin, and with other ``attributes``, such as ``parts``."""
+    encoder, decoder = (
+        type(
+            side.__name__,
+            (side,),
+            {"layer_class": type(layer.__name__, (layer, side.layer_class), {}), **attributes},
+        )
+        for side in (SpecializedEncoder, SpecializedDecoder)
+    )
+    return encoder, decoder
 
 
 @register_model("neuron_spec_transformer")
@@ -477,11 +481,7 @@ class NeuronSpecTransformer(TransformerModel):
             side.rows[borrows] = side.rows[lends]
 
     def masked_directions(self, langs: Sequence[str]) -> tuple[list[Direction], Tensor]:
-        """The directions that have masks, and the row of each, int64 on the CPU.
-
-        Raises:
-            ModelError: if the model has no masks.
-        """
+        """The directions that have masks, and the row of each, int64 on the CPU. Raises: ModelError if there are none."""
         rows = self.encoder.mask_rows
         if rows is None:
             raise ModelError("a dense model has no masks")
@@ -489,11 +489,7 @@ class NeuronSpecTransformer(TransformerModel):
         return [direction_of(i, langs) for i in ids], rows[ids].cpu()
 
     def masks(self, langs: Sequence[str]) -> NeuronMasks:
-        """The masks that the model carries.
-
-        Raises:
-            ModelError: if it has none.
-        """
+        """The masks that the model carries. Raises: ModelError if it has none."""
         directions, order = self.masked_directions(langs)
         return NeuronMasks(directions, {site: mask.cpu()[order] for site, mask in self.kept_units().items()})
 
@@ -506,11 +502,9 @@ class NeuronSpecTransformer(TransformerModel):
     def mask_buffers(self) -> dict[str, tuple[nn.Module, str]]:
         """Key in a checkpoint -> the module and the name of its buffer."""
         buffers: dict[str, tuple[nn.Module, str]] = {}
-        for layer, fc1 in self.ffn_layers().items():
-            buffers[f"{layer}.fc1.{_NEURON_MASK}"] = fc1, _NEURON_MASK
-        for site, attention in self.attentions().items():
-            buffers[f"{site}.{_HEAD_MASK}"] = attention, _HEAD_MASK
-        return buffers
+        fc1s, attentions = self.ffn_layers().items(), self.attentions().items()
+        buffers |= {f"{layer}.fc1.{_NEURON_MASK}": (fc1, _NEURON_MASK) for layer, fc1 in fc1s}
+        return buffers | {f"{site}.{_HEAD_MASK}": (module, _HEAD_MASK) for site, module in attentions}
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.
@@ -575,13 +569,13 @@ class NeuronSpecTransformer(TransformerModel):
 
 
 # Size -> what both sides have, and what the model shares; the rest as in the original transformer, 6+6/512/2048/8.
-_TIED_DECODER = "share_decoder_input_output_embed"
-SIZES: dict[str, tuple[dict[str, Any], str]] = {
-    "": ({}, ""),
+_TIED_DECODER = ("share_decoder_input_output_embed",)
+SIZES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "": ({}, ()),
     # For CPUs: 3+3/128/512/4, pre-norm, all embeddings shared.
     "_tiny": (
         {"layers": 3, "embed_dim": 128, "ffn_embed_dim": 512, "attention_heads": 4, "normalize_before": True},
-        "share_all_embeddings",
+        ("share_all_embeddings",),
     ),
     # The paper's mT-small, 6+6/512/1024/4, decoder embeddings tied.
     "_iwslt": ({"ffn_embed_dim": 1024, "attention_heads": 4}, _TIED_DECODER),
@@ -593,18 +587,18 @@ SIZES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def _fill_in(size: str, args: argparse.Namespace) -> None:
-    of_sides, shared = SIZES[size]
-    defaults = {f"{side}_{name}": value for side in SIDES for name, value in of_sides.items()}
-    for name, value in (defaults | ({shared: True} if shared else {})).items():
-        setattr(args, name, getattr(args, name, value))
-    transformer_legacy.base_architecture(args)
-
-
 def register_architectures(model: str) -> None:
     """Name an architecture of each of the `SIZES` of a registered model."""
-    for size in SIZES:
-        register_model_architecture(model, f"{model}{size}")(partial(_fill_in, size))
+
+    def fill_in(defaults: dict[str, Any], args: argparse.Namespace) -> None:
+        for name, value in defaults.items():
+            setattr(args, name, getattr(args, name, value))
+        transformer_legacy.base_architecture(args)
+
+    for size, (of_sides, shared) in SIZES.items():
+        defaults = {f"{side}_{name}": value for side in SIDES for name, value in of_sides.items()}
+        defaults |= dict.fromkeys(shared, True)
+        register_model_architecture(model, f"{model}{size}")(partial(fill_in, defaults))
 
 
 register_architectures("neuron_spec_transformer")

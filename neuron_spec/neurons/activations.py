@@ -108,12 +108,9 @@ class ActivationCounts(ByDirection):
                 raise ArtifactError(
                     f"profiles with different {what} cannot be added", got=theirs, expected=mine
                 )
-        return ActivationCounts(
-            self.directions,
-            {layer: self.counts[layer] + other.counts[layer] for layer in self.counts},
-            {side: self.tokens[side] + other.tokens[side] for side in SIDES},
-            self.metadata,
-        )
+        counts = {layer: self.counts[layer] + other.counts[layer] for layer in self.counts}
+        tokens = {side: self.tokens[side] + other.tokens[side] for side in SIDES}
+        return ActivationCounts(self.directions, counts, tokens, self.metadata)
 
     def of(self, directions: Sequence[Direction]) -> ActivationCounts:
         """The counts of these directions, in their order.
@@ -122,19 +119,14 @@ class ActivationCounts(ByDirection):
             DirectionError: if one was not counted.
         """
         rows = self.rows(directions)
-        return ActivationCounts(
-            list(directions),
-            {layer: counts[rows] for layer, counts in self.counts.items()},
-            {side: tokens[rows] for side, tokens in self.tokens.items()},
-            self.metadata,
-        )
+        counts = {layer: of_layer[rows] for layer, of_layer in self.counts.items()}
+        tokens = {side: of_side[rows] for side, of_side in self.tokens.items()}
+        return ActivationCounts(list(directions), counts, tokens, self.metadata)
 
     def require_tokens(self) -> None:
         """Raises: SelectionError if a direction has no tokens: nothing can be selected for it."""
-        empty = [
-            name for row, name in enumerate(self.names) if any(not self.tokens[side][row] for side in SIDES)
-        ]
-        if empty:
+        fewest = torch.minimum(self.tokens["encoder"], self.tokens["decoder"]).tolist()
+        if empty := [name for name, tokens in zip(self.names, fewest, strict=True) if not tokens]:
             raise SelectionError(
                 "no tokens to count activations on",
                 got=f"0 tokens for {', '.join(empty)}",

@@ -56,10 +56,10 @@ class Part:
         Raises:
             SelectionError: if it is no such fraction, of 1/n to n/n.
         """
-        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        part = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        if part is None or not 1 <= int(part[1]) <= int(part[2]):
             raise SelectionError("bad part", got=repr(text), expected="i/n with 1 <= i <= n, such as 1/2")
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(part[1]), int(part[2]))
 
     @property
     def is_whole(self) -> bool:

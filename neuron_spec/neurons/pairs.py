@@ -9,7 +9,7 @@ Axis letters: D directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from neuron_spec.statistics import (
 )
 
 ACROSS = "across"
+FAMILY_KEYS = ("same", "other", *PermutationTest._fields)  # of `family_test`
 
 
 def in_one_line(nothing: NothingToCompare) -> str:
@@ -46,24 +47,22 @@ def or_reason(
         return {**dict.fromkeys(keys), "reason": say(nothing)}
 
 
-FAMILY_KEYS = ("same", "other", *PermutationTest._fields)  # of `family_test`
-OVERLAP_KEYS = ("correlation", *PermutationTest._fields)
-
-
-def family_test(similarity: Tensor, families: Sequence[str], seed: int) -> dict[str, Any]:
+def family_test(similarity: Tensor, families: Sequence[str], seed: int, **options: Any) -> dict[str, Any]:
     """Whether pairs of one family are more alike than others: the means ``same`` and ``other``, and the test.
 
     Args:
         similarity: float64 `[n, n]`; of a pair, the mean of both ways is taken. The diagonal is left out.
         families: of the n directions.
         seed: of random relabellings.
+        options: as `permutation_test` takes them.
 
     Raises:
         NothingToCompare: if the families have no structure to test.
     """
-    square = _both_ways(similarity)
-    same, other = family_contrast(square, families)
-    return {"same": same, "other": other, **permutation_test(square, families, seed=seed)._asdict()}
+    both_ways = (similarity + similarity.T) / 2
+    same, other = family_contrast(both_ways, families)
+    test = permutation_test(both_ways, families, seed=seed, **options)
+    return {"same": same, "other": other, **test._asdict()}
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class Compared:
     """
 
     directions: Sequence[Direction]
-    families: Mapping[str, str] | None = field(default=None)
-    overlap: Tensor | None = field(default=None)
+    families: Mapping[str, str] | None = None
+    overlap: Tensor | None = None
 
     @property
     def names(self) -> list[str]:
@@ -96,15 +95,14 @@ class Compared:
 
     def pairs(self) -> dict[str, Tensor]:
         """Kind, or ``across`` -> its pairs of different directions, bool `[D, D]`; kinds without any are left out."""
-        d = len(self.directions)
-        different = ~torch.eye(d, dtype=torch.bool)
+        across = ~torch.eye(len(self.directions), dtype=torch.bool)
         by_kind = {}
         for kind, rows in self.members().items():
-            is_member = torch.zeros(d, dtype=torch.bool)
+            is_member = torch.zeros(len(self.directions), dtype=torch.bool)
             is_member[rows] = True
-            by_kind[kind] = is_member[:, None] & is_member & different
-        by_kind[ACROSS] = different & ~torch.stack(list(by_kind.values())).any(dim=0)
-        return {kind: pairs for kind, pairs in by_kind.items() if pairs.any()}
+            by_kind[kind] = across & is_member[:, None] & is_member
+            across = across & ~by_kind[kind]
+        return {kind: pairs for kind, pairs in {**by_kind, ACROSS: across}.items() if pairs.any()}
 
     def family_tests(self, similarity: Tensor, seed: int) -> dict[str, dict[str, Any]]:
         """Kind -> `family_test` of its directions, or the reason why there is none.
@@ -112,13 +110,12 @@ class Compared:
         Args:
             similarity: float64 `[D, D]`.
         """
-        return self._by_kind(
-            FAMILY_KEYS,
-            similarity,
-            lambda rows, square: family_test(
-                square, [self.directions[row].family(self.families) for row in rows], seed
-            ),
-        )
+        families = [direction.family(self.families) for direction in self.directions]
+
+        def test(rows: list[int], square: Tensor) -> dict[str, Any]:
+            return family_test(square, [families[row] for row in rows], seed)
+
+        return self._by_kind(FAMILY_KEYS, similarity, test)
 
     def overlap_tests(self, similarity: Tensor, seed: int) -> dict[str, dict[str, Any]]:
         """Kind -> whether directions whose sets overlap more are more alike: Mantel's test; empty without sets."""
@@ -127,16 +124,16 @@ class Compared:
         overlap = self.overlap
 
         def test(rows: list[int], square: Tensor) -> dict[str, Any]:
-            result = mantel(overlap[rows][:, rows], square, seed=seed)
+            result = mantel(overlap[rows][:, rows], (square + square.T) / 2, seed=seed)
             return {"correlation": result.correlation, **result.test._asdict()}
 
-        return self._by_kind(OVERLAP_KEYS, similarity, test)
+        return self._by_kind(("correlation", *PermutationTest._fields), similarity, test)
 
     def _by_kind(
         self, keys: Sequence[str], similarity: Tensor, test: Callable[[list[int], Tensor], dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
         def of(rows: list[int]) -> dict[str, Any]:
-            square = _both_ways(similarity)[rows][:, rows]
+            square = similarity[rows][:, rows]
             if not square[~torch.eye(len(square), dtype=torch.bool)].isfinite().all():
                 raise NothingToCompare("a direction has no gradient here")
             return test(rows, square)
@@ -150,10 +147,14 @@ def overlap_of(masks: NeuronMasks, directions: Sequence[Direction]) -> Tensor:
     return torch.stack([pairwise_iou(masks.kept[layer][rows]) for layer in masks.layers]).mean(dim=0)
 
 
-def square_table(names: Sequence[str], matrix: Tensor) -> dict[str, dict[str, float | None]]:
-    """`[D, D]` as nested mappings: the row's name, the column's, the value."""
-    rows = (dict(zip(names, plain_values(row), strict=True)) for row in matrix)
-    return dict(zip(names, rows, strict=True))
+def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
+    """Name -> its value."""
+    return dict(zip(names, plain_values(values), strict=True))
+
+
+def by_names(rows: Sequence[str], columns: Sequence[str], matrix: Tensor) -> dict[str, dict[str, Any]]:
+    """A matrix as nested mappings: the row's name, the column's, the value."""
+    return {name: by_name(columns, values) for name, values in zip(rows, matrix, strict=True)}
 
 
 def plain_values(values: Tensor) -> list[float | None]:
@@ -165,7 +166,3 @@ def mean_known(values: Tensor) -> float | None:
     """The mean of what is not NaN; None where nothing is."""
     known = values[~values.isnan()]
     return known.mean().item() if len(known) else None
-
-
-def _both_ways(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2

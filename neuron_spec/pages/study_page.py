@@ -1,7 +1,8 @@
 """What a study leaves in a folder, and how it is shown: once, for the folder's own page and for a run's report.
 
 A folder holds its numbers as ``NAME.json``, written last, a table of everything as CSV, figures as PNG and SVG, and
-``NAME.md``. The report reads the JSON and the figures again and says the same as ``NAME.md``.
+``NAME.md``. The report reads the JSON and the figures again and says the same as ``NAME.md``. Tests of whether what is
+alike follows families, or the overlap of sets, look alike on all pages.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import read_json, recorded_command, write_json, write_text
+from neuron_spec.artifacts import completed, read_json, recorded_command, write_json, write_text
 from neuron_spec.pages.page import (
     Block,
     Page,
+    Paragraph,
     Picture,
     Section,
+    Table,
     again,
     as_markdown,
     how_it_was_made,
     left_in,
+    not_computed,
     write_pictures,
 )
+from neuron_spec.pages.tables import Cell, shown_p, signed
 
-Show = Callable[[Mapping[str, Any], Mapping[str, Picture]], Section]
-"""What stands in a JSON file, and the figures there are by name -> blocks and further sections; its title is open."""
+FAMILY_HEADER = ("same family", "other families", "p")  # of `family_cells`
+FAMILY_P = "p: the share of all ways to deal families out, or of random ones, that separate at least as well; one-sided."
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ class StudyPage:
         title: of the page, and of the section in a report.
         csv: the name of the table of everything.
         csv_holds: of what it has a line each.
-        show: the numbers of one folder, headline first, details in folded sections.
-        about: what is asked, and what the words in the tables mean.
+        show: what stands in a JSON file, and the figures there are by name -> blocks, headline first, and folded
+            sections of details; its title is open.
+        about: what is asked, and what the words in the tables mean, a paragraph each.
         captions: name of a figure -> what it shows.
         figures: the folder of the figures, below the page's.
         picture_name: of a figure in a report, where several folders stand on one page.
@@ -48,11 +54,24 @@ class StudyPage:
     title: str
     csv: str
     csv_holds: str
-    show: Show
-    about: Sequence[Block] = ()
+    show: Callable[[Mapping[str, Any], Mapping[str, Picture]], Section]
+    about: Sequence[str] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     figures: str = ""
     picture_name: str = "{folder}-{figure}"
+
+    def make(self, folder: Path, made: Mapping[str, Any], write: Callable[[], Any]) -> None:
+        """Have ``write`` write what is not complete already, and say where the page is.
+
+        Args:
+            made: the signature.
+
+        Raises:
+            ArtifactError: if what is there was made from something else.
+        """
+        if not completed(folder / f"{self.name}.json", made, what=self.name, where=folder):
+            write()
+        print(folder / f"{self.name}.md")
 
     def as_markdown(
         self, numbers: Mapping[str, Any], made: Mapping[str, Any], pictures: Mapping[str, Picture]
@@ -67,7 +86,8 @@ class StudyPage:
         shown = self.show({"signature": made, **numbers}, pictures)
         files = f"Every {self.csv_holds}: `{self.csv}`; numbers in full: `{self.name}.json`."
         sections = [*shown.sections, how_it_was_made(made, files)]
-        return as_markdown(Page(self.title, [*self.about, *shown.blocks], sections), self.figures)
+        blocks = [*map(Paragraph, self.about), *shown.blocks]
+        return as_markdown(Page(self.title, blocks, sections), self.figures)
 
     def write(
         self,
@@ -92,15 +112,44 @@ class StudyPage:
         Raises:
             ArtifactError: if one's JSON is damaged.
         """
-        return Section(self.title, self.about, [self._of(*each) for each in folders.items()])
+        sections = []
+        for name, folder in folders.items():
+            content = read_json(folder / f"{self.name}.json", self.name)
+            pictures = {}
+            for figure, caption in self.captions.items():
+                on_page = self.picture_name.format(folder=name.replace("/", "-"), figure=figure)
+                for picture in left_in(folder / self.figures, figure, on_page, caption):
+                    pictures[figure] = picture
+            shown = self.show(content, pictures)
+            more = again(recorded_command(content.get("signature"), folder), f"{name}/{self.name}.md")
+            sections.append(Section(name, [*shown.blocks, *more], shown.sections))
+        return Section(self.title, [*map(Paragraph, self.about)], sections)
 
-    def _of(self, name: str, folder: Path) -> Section:
-        content = read_json(folder / f"{self.name}.json", self.name)
-        pictures = {}
-        for figure, caption in self.captions.items():
-            on_page = self.picture_name.format(folder=name.replace("/", "-"), figure=figure)
-            for picture in left_in(folder / self.figures, figure, on_page, caption):
-                pictures[figure] = picture
-        shown = self.show(content, pictures)
-        more = again(recorded_command(content.get("signature"), folder), f"{name}/{self.name}.md")
-        return Section(name, [*shown.blocks, *more], shown.sections)
+
+def family_cells(test: Mapping[str, Any] | None, decimals: int) -> list[Cell]:
+    """Same family, other families and p, of a test that may be missing."""
+    if test is None:
+        return [None, None, None]
+    return [signed(test["same"], decimals), signed(test["other"], decimals), p_of(test)]
+
+
+def p_of(test: Mapping[str, Any]) -> Cell:
+    """None where nothing could be computed."""
+    return None if test["p"] is None else shown_p(test["p"])
+
+
+def reasons_of(tests: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Why there are none, of those that are missing."""
+    return not_computed((name, test["reason"]) for name, test in tests.items())
+
+
+def overlap_tests(tests: Mapping[str, Mapping[str, Any]], what: str) -> list[Section]:
+    """Whether ``what`` rises with the overlap of the sets, of each kind of directions; nothing without sets."""
+    if not tests:
+        return []
+    rows = [
+        [kind, signed(test["correlation"]), p_of(test)] for kind, test in tests.items() if not test["reason"]
+    ]
+    text = f"Mantel's test of the sets' IoU, mean over layers, with the {what}; one-sided."
+    blocks = [Table(("directions", "rank correlation", "p"), rows), Paragraph(text), *reasons_of(tests)]
+    return [Section(f"Overlap of the sets and {what}", blocks if rows else blocks[2:], is_folded=True)]

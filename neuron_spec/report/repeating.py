@@ -41,14 +41,12 @@ def repeating(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
         script = ["scripts/experiments/homeassistant.sh" if run.has_seeds else "scripts/quickstart.sh"]
         script += _SIZES[corpus]
         script += ["--seeds", ",".join(str(seed.number) for seed in run.seeds)] if run.has_seeds else []
-        blocks.append(
-            Paragraph("Runs of this layout are made by one script, which has more options:"),
-        )
+        blocks.append(Paragraph("Runs of this layout are made by one script, which has more options:"))
         blocks.append(Code(shlex.join([*script, "--run", str(run.folder)])))
 
     stages = list(_stages(run))
     commands = [command for *_, command in stages]
-    commands += [recorded_command(made.signature, folder) for folder, made in comparisons.items()]
+    commands += [recorded_command(of.signature, folder) for folder, of in comparisons.items()]
     commands.append(shlex.join(["neuron-spec", "report", str(run.folder)]))
     blocks += [
         Paragraph(

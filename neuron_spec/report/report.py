@@ -47,7 +47,7 @@ from neuron_spec.scoring.systems import (
 from neuron_spec.studies import STUDIES
 
 REPORT, REPORT_HTML = "report.md", "report.html"
-_SAMPLES = 3
+_SAMPLES = 3  # test sentences of each direction
 _PUBLISHED_PAIRS = 61_000_000  # of EC30, in the paper
 _ABOUT = {
     DENSE: "the multilingual model that the others start from",
@@ -154,10 +154,12 @@ def _reach(run: Run, pairs: int) -> str:
 
 
 def _samples(run: Run) -> Section:
-    evaluations = run.seeds[0].evaluations
-    outputs = {name: {o.direction: o for o in e.outputs} for name, e in evaluations.items()}
+    outputs = {
+        name: {of.direction: of for of in evaluation.outputs}
+        for name, evaluation in run.seeds[0].evaluations.items()
+    }
     sections = []
-    for number, reference in enumerate(next(iter(evaluations.values())).outputs):
+    for number, reference in enumerate(outputs[run.systems[0]].values()):
         # Other sentences for other directions, spread over the test set.
         count = len(reference.references)
         picked = dict.fromkeys((number * 7 + i * max(1, count // _SAMPLES)) % count for i in range(_SAMPLES))
@@ -179,16 +181,10 @@ def _samples(run: Run) -> Section:
 def _corpus(run: Run) -> Section:
     card = run.card
     splits = [split for split in ("train", "valid", "test") if split in card["pairs"]]
-    rows: list[list[Cell]] = [
-        [
-            code,
-            language(code).name,
-            run.family(code),
-            card["tiers"].get(code),
-            *(f"{card['pairs'][split][code]:,}" for split in splits),
-        ]
-        for code in card["pairs"]["train"]
-    ]
+    rows: list[list[Cell]] = []
+    for code in card["pairs"]["train"]:
+        counts = [f"{card['pairs'][split][code]:,}" for split in splits]
+        rows.append([code, language(code).name, run.family(code), card["tiers"].get(code), *counts])
     blocks: list[Block] = [
         Paragraph("Sentence pairs with English of each language."),
         Table(("code", "language", "family", "tier", *splits), rows),

@@ -33,11 +33,6 @@ from neuron_spec.scoring.systems import (
 )
 
 PROFILE = "profile.safetensors"
-LAYOUTS = (
-    "one run: corpus/corpus.json, masks.safetensors, evaluation/SYSTEM/scores.json; or "
-    "several seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors (or static.safetensors), "
-    "seed-N/evaluation/SYSTEM/scores.json"
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,9 @@ def read_run(folder: Path) -> Run:
             got=", ".join(sorted(path.name for path in folder.iterdir())) or "an empty folder"
             if folder.is_dir()
             else "no such folder",
-            expected=LAYOUTS,
+            expected="one run: corpus/corpus.json, masks.safetensors, evaluation/SYSTEM/scores.json; or several "
+            "seeds: corpus/corpus.json, seed-N/masks/specialized.safetensors (or static.safetensors), "
+            "seed-N/evaluation/SYSTEM/scores.json",
             mend="report on a folder with one of these; a sweep has neuron-spec sweep"
             if alone
             else "run the stages to neuron-spec evaluate first; a sweep has neuron-spec sweep",

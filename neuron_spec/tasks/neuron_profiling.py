@@ -77,34 +77,22 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             return torch.zeros(()), 0, {}
         if self._counter is None:
             assert isinstance(model, NeuronSpecTransformer)
-            self._counter = self._start(model)
+            if torch.distributed.is_initialized():
+                gather_without_gpu(self.args.all_gather_list_size, torch.distributed.get_world_size())
+            what = {"count_padding": self.args.count_padding, "part": Part.parse(self.args.profile_part)}
+            self._counter = NeuronCounter(model, self.directions, self.langs, **what)
+            if (dtype := self._counter.dtype) != DTYPES.get(self.args.profile_dtype, dtype):
+                raise ModelError(
+                    "--profile-dtype and fairseq's --fp16 name different precisions",
+                    got=f"a model in {dtype}",
+                    expected=self.args.profile_dtype,
+                    mend="give one of the two; to neuron-spec profile, --fp16 or --bf16 before the --",
+                )
         with self._counter.counting(sample["net_input"], sample["id"]):
             return super().valid_step(sample, model, criterion)
 
-    def _start(self, model: NeuronSpecTransformer) -> NeuronCounter:
-        if torch.distributed.is_initialized():
-            gather_without_gpu(self.args.all_gather_list_size, torch.distributed.get_world_size())
-        counter = NeuronCounter(
-            model,
-            self.directions,
-            self.langs,
-            count_padding=self.args.count_padding,
-            part=Part.parse(self.args.profile_part),
-        )
-        if counter.dtype != DTYPES.get(self.args.profile_dtype, counter.dtype):
-            raise ModelError(
-                "--profile-dtype and fairseq's --fp16 name different precisions",
-                got=f"a model in {counter.dtype}",
-                expected=self.args.profile_dtype,
-                mend="give one of the two; to neuron-spec profile, --fp16 or --bf16 before the --",
-            )
-        return counter
-
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         super().reduce_metrics([log for log in logging_outputs if log], criterion)
-        self._save()
-
-    def _save(self) -> None:
         if self._counter is None:
             raise ModelError(
                 "no batch to profile", where=self.args.data, mend="give each process at least one batch"

@@ -121,27 +121,17 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         # The file that a checkpoint was trained with is inside the checkpoint.
         is_inside = from_checkpoint and self.args.neuron_masks == getattr(args, "neuron_masks", None)
         if self.args.neuron_masks and not is_inside:
-            self._specialize(model)
+            path, wanted = self.args.neuron_masks, self.args.neuron_sets
+            masks = NeuronMasks.load(path)
+            if wanted not in (None, sets := masks.metadata.get("neuron_sets")):
+                raise ModelError(
+                    "the mask file holds sets of another kind", where=path, got=sets, expected=wanted
+                )
+            vocabulary = {"langs": self.langs, "symbols": self.source_dictionary.symbols}
+            require_trainable(masks, self.args, directions=self.directions, **vocabulary, where=path)
+            masks.require_fit(model.sites(), where=path)
+            model.set_masks(masks, self.langs)
         return model
-
-    def _specialize(self, model: NeuronSpecTransformer) -> None:
-        path = self.args.neuron_masks
-        masks = NeuronMasks.load(path)
-        sets, wanted = masks.metadata.get("neuron_sets"), self.args.neuron_sets
-        if wanted not in (None, sets):
-            raise ModelError(
-                "the mask file holds sets of another kind", where=path, got=sets, expected=wanted
-            )
-        require_trainable(
-            masks,
-            self.args,
-            directions=self.directions,
-            langs=self.langs,
-            symbols=self.source_dictionary.symbols,
-            where=path,
-        )
-        masks.require_fit(model.sites(), where=path)
-        model.set_masks(masks, self.langs)
 
     def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> Any:
         self._require_one_direction()

@@ -16,7 +16,7 @@ import tiny_iwslt14 as tiny
 from neuron_spec.cli.main import main
 from neuron_spec.corpora import iwslt14
 from neuron_spec.corpora.build import SPLITS, Corpus
-from neuron_spec.corpora.cleaning import count_tokens
+from neuron_spec.corpora.checks import count_tokens
 from neuron_spec.corpora.splitting import groups_to_hold_out
 from neuron_spec.errors import CorpusError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from neuron_spec.directions import Direction, direction_id, parse_directions
 from neuron_spec.errors import DirectionError, ModelError
 from neuron_spec.modules.specialized_ffn import Route
-from neuron_spec.studies.adapters.module import ADAPTERS, Adapter, adapter_groups
+from neuron_spec.studies.adapters.model import ADAPTERS, Adapter, adapter_groups
 
 LANGS = ("en", "de", "nl", "es", "pt")
 DIRECTIONS = parse_directions("en-de,de-en,en-nl,nl-en,en-es,es-en")

@@ -19,7 +19,7 @@ from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.scoring.evaluation import read_evaluation
-from neuron_spec.studies.adapters.module import Adapter
+from neuron_spec.studies.adapters.model import Adapter
 
 ARCH = "neuron_spec_adapters_tiny"
 SIZE = 6

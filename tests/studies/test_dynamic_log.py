@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuron_spec.errors import ArtifactError
-from neuron_spec.studies.dynamic.measure import MEASURES, read_churn
-from neuron_spec.studies.dynamic.page import churn_curves
+from neuron_spec.studies.dynamic.page import MEASURES, churn_curves, read_churn
 
 Row = tuple[int, Mapping[str, float]]
 

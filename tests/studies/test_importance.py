@@ -13,8 +13,7 @@ from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.choices import Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.studies.pruning.importance import Importance
-from neuron_spec.studies.pruning.meter import ImportanceMeter
+from neuron_spec.studies.pruning.importance import Importance, ImportanceMeter
 
 
 @pytest.fixture(scope="module")

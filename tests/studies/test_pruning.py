@@ -22,9 +22,8 @@ from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.studies.pruning.importance import Importance
+from neuron_spec.studies.pruning.importance import Importance, ImportanceMeter
 from neuron_spec.studies.pruning.measure import Rules, Voters, prune, prune_fine_tuned
-from neuron_spec.studies.pruning.meter import ImportanceMeter
 from neuron_spec.studies.pruning.sets import vote, without_least_important
 
 PAIRS = "en-qa,qa-en,en-qb"

@@ -4,8 +4,8 @@ fairseq sorts by source length, then by target length. Over all directions that 
 where so many fewer sentences share both lengths, it leaves the target side ragged. ``in_turns`` treats the
 two sides alike instead. The batch list is shuffled as ever, so directions interleave over updates.
 
-fairseq's own ``--enable-lang-ids`` gives every sentence of a mixed batch the first data set's ids; here
-the id is the sample's own, and the collater reads it from the samples.
+fairseq's own ``--enable-lang-ids`` gives every sentence of a mixed batch the first data set's ids; here the
+id is the sample's own.
 """
 
 from __future__ import annotations
@@ -143,12 +143,6 @@ class ResumableEpochDataset(SampledMultiEpochDataset):
             super()._next_virtual_epoch(first)
         super()._next_virtual_epoch(epoch)
 
-    def redraw(self, epoch: int) -> None:
-        """Draw again what the parent's constructor drew."""
-        self._random_global_indices = None
-        self.load_next_shard = None
-        self._next_virtual_epoch(epoch)
-
 
 class OneDirectionEpochDataset(_OneDirectionBatches, ResumableEpochDataset):
     """The same, in batches of one direction."""
@@ -186,9 +180,9 @@ class DirectionTaggedDataset(BaseWrapperDataset):
         batch: dict[str, Any] = super().collater(numbered, **kwargs)
         if not batch:
             return batch
-        order = batch["id"].tolist()
-        batch["id"] = torch.tensor([samples[position]["id"] for position in order])
-        ids = [samples[position]["direction_id"] for position in order]
+        ordered = [samples[position] for position in batch["id"].tolist()]
+        batch["id"] = torch.tensor([sample["id"] for sample in ordered])
+        ids = [sample["direction_id"] for sample in ordered]
         batch["net_input"]["direction_ids"] = torch.tensor(ids)
         # The batch moves to the device; this stays on the host, where the way through the FFNs is chosen.
         batch["net_input"]["distinct_ids"] = tuple(sorted(set(ids)))
@@ -218,6 +212,7 @@ class DirectionDatasetManager(MultilingualDatasetManager):
         classes = _MIXED if self.args.batching == "mixed" else _ONE_DIRECTION
         dataset.__class__ = classes.get(type(dataset), type(dataset))
         dataset.split = split  # for the log: fairseq names its sampled data sets only
-        if isinstance(dataset, ResumableEpochDataset):
-            dataset.redraw(epoch)
+        if isinstance(dataset, ResumableEpochDataset):  # draw again what the parent's constructor drew
+            dataset._random_global_indices = dataset.load_next_shard = None
+            dataset._next_virtual_epoch(epoch)
         return dataset

@@ -6,31 +6,23 @@ import argparse
 import collections
 import importlib
 import typing
-from collections.abc import Iterator
 
 import torch
 
-
-def _names_in_checkpoints() -> Iterator[typing.Any]:
-    """What fairseq pickles into checkpoints and broadcasts, beyond tensors."""
-    # Every checkpoint holds its arguments.
-    yield argparse.Namespace
-    # Resuming under distributed training broadcasts the built config as well.
-    yield from (collections.defaultdict, typing.Any, dict, list, int)
-    for module, names in {
-        "omegaconf.base": ("ContainerMetadata", "Metadata"),
-        "omegaconf.dictconfig": ("DictConfig",),
-        "omegaconf.listconfig": ("ListConfig",),
-        "omegaconf.nodes": ("AnyNode",),
-        "fairseq.distributed.utils": ("_TensorPlaceholder",),
-    }.items():
-        imported = importlib.import_module(module)
-        yield from (getattr(imported, name) for name in names if hasattr(imported, name))
-
-
-# Since torch 2.6 torch.load unpickles only tensors and names allowed here; fairseq's own
-# checkpoints hold a few more. Nothing is patched and weights_only stays on.
-torch.serialization.add_safe_globals(list(_names_in_checkpoints()))
+# Since torch 2.6 torch.load unpickles only tensors and names allowed here. Every checkpoint of fairseq holds its
+# arguments, and resuming under distributed training broadcasts the built config as well. Nothing is patched and
+# weights_only stays on.
+_SAFE: list[typing.Any] = [argparse.Namespace, collections.defaultdict, typing.Any, dict, list, int]
+for _module, _names in {
+    "omegaconf.base": ("ContainerMetadata", "Metadata"),
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.listconfig": ("ListConfig",),
+    "omegaconf.nodes": ("AnyNode",),
+    "fairseq.distributed.utils": ("_TensorPlaceholder",),
+}.items():
+    _imported = importlib.import_module(_module)
+    _SAFE += [getattr(_imported, name) for name in _names if hasattr(_imported, name)]
+torch.serialization.add_safe_globals(_SAFE)
 
 
 def gather_without_gpu(size: int, processes: int) -> None:

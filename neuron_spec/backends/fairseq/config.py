@@ -36,7 +36,12 @@ def read_flags(path: str | os.PathLike[str], gpus: int | None = None) -> list[st
         config = _with_update_freq(path, config, gpus)
     flags: list[str] = []
     for key, value in config.items():
-        flags += _flag(path, key, value)
+        if isinstance(value, dict | list) or value is None or not isinstance(key, str):
+            raise ArtifactError(
+                "config value is not one number, word or switch", where=f"{path}: {key}", got=repr(value)
+            )
+        if value is not False:
+            flags += [f"--{key}"] if value is True else [f"--{key}", str(value)]
     from neuron_spec.backends.fairseq.commands import unknown_training_flags  # loads fairseq
 
     if unknown := unknown_training_flags(flags):
@@ -127,14 +132,4 @@ def _with_update_freq(path: object, config: dict[Any, Any], gpus: int | None) ->
             mend=f"use another number of GPUs, or change {MAX_TOKENS} or {TOKENS_PER_UPDATE}",
         )
     rest = {key: value for key, value in config.items() if key not in sizes}
-    return {**rest, **dict(zip((MAX_TOKENS, UPDATE_FREQ), update, strict=True))}
-
-
-def _flag(path: object, key: Any, value: Any) -> list[str]:
-    if isinstance(value, dict | list) or value is None or not isinstance(key, str):
-        raise ArtifactError(
-            "config value is not one number, word or switch", where=f"{path}: {key}", got=repr(value)
-        )
-    if value is True:
-        return [f"--{key}"]
-    return [] if value is False else [f"--{key}", str(value)]
+    return {**rest, MAX_TOKENS: update[0], UPDATE_FREQ: update[1]}

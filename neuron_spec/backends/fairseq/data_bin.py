@@ -55,17 +55,15 @@ def split_prefix(data_bin: Path, split: str, direction: Direction) -> Path:
         ArtifactError: if neither is there.
     """
     data_bin = folder_with(data_bin, split)
-    names = [
-        f"{split}.{direction.source}-{direction.target}",
-        f"{split}.{direction.target}-{direction.source}",
-    ]
-    for name in names:
-        if (data_bin / f"{name}.{direction.source}.idx").is_file():
-            return data_bin / name
+    prefixes = [f"{split}.{pair}" for pair in (direction, Direction(direction.target, direction.source))]
+    indices = [f"{prefix}.{direction.source}.idx" for prefix in prefixes]
+    for prefix, index in zip(prefixes, indices, strict=True):
+        if (data_bin / index).is_file():
+            return data_bin / prefix
     raise ArtifactError(
         f"the data-bin has no {split} set for {direction}",
         where=data_bin,
-        expected=f"{names[0]}.{direction.source}.idx, or {names[1]}.{direction.source}.idx",
+        expected=", or ".join(indices),
         mend="name a subset and directions that it has, or binarize them",
     )
 

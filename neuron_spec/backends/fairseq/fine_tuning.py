@@ -18,21 +18,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from fairseq import tasks
 
 import neuron_spec
-from neuron_spec.artifacts import (
-    SIGNATURE,
-    atomic_path,
-    completed,
-    hash_text,
-    signature,
-    write_json,
-)
+from neuron_spec.artifacts import SIGNATURE, completed, hash_text, signature, write_json
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args, token_flags, weights_sha256
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with, shards_of
@@ -91,12 +83,11 @@ class FineTuning:
         self, stage: str, directions: Sequence[Direction], seed: int | None = None
     ) -> dict[str, Any]:
         """Of what ``stage`` makes of these directions' copies."""
-        return signature(
-            stage,
-            inputs={"checkpoint": self.checkpoint_sha256, "data": self.data_sha256(directions)},
-            parameters={"directions": [str(d) for d in directions], "flags": self.flags}
-            | ({} if seed is None else {"seed": seed}),
-        )
+        parameters: dict[str, Any] = {"directions": [str(d) for d in directions], "flags": self.flags}
+        if seed is not None:
+            parameters["seed"] = seed
+        inputs = {"checkpoint": self.checkpoint_sha256, "data": self.data_sha256(directions)}
+        return signature(stage, inputs=inputs, parameters=parameters)
 
     def data_sha256(self, directions: Sequence[Direction]) -> str:
         """Of their training text in all shards."""
@@ -107,7 +98,7 @@ class FineTuning:
         # A copy goes on counting where the dense model stopped.
         return round(_seconds_trained(state) - self._dense_seconds, 2)
 
-    @cached_property
+    @property
     def dictionary_sha256(self) -> str:
         """Of the data-bin's symbols, language tokens among them."""
         folder = folder_with(self.data_bin, "train")
@@ -152,8 +143,7 @@ class Copy:
                 if not (train / _COMPLETE).is_file():
                     command = self.training.command(self.direction, train, self.seed)
                     _train(command, self.folder / "train.log", lock)
-                    with atomic_path(train / _COMPLETE) as mark:
-                        mark.touch()
+                    (train / _COMPLETE).touch()
                 from_copy()
             if not self.keep:
                 shutil.rmtree(train, ignore_errors=True)

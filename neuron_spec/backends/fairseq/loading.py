@@ -8,16 +8,18 @@ how the text is batched, beyond rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from neuron_spec.artifacts import completed, hash_text, read_json, write_json
 from neuron_spec.backends.fairseq.commands import generation_config
@@ -26,6 +28,8 @@ from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import WHOLE, Part
 from neuron_spec.neurons.masks import NeuronMasks
+
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,17 @@ class TeacherForced:
         if self.model.has_masks:
             self.model.masks(task.langs).require_directions(directions, where=path)
         self._criterion = CrossEntropyCriterion(task, sentence_avg=False)
-        self._data_bin, self._max_tokens = data_bin, max_tokens
-        self.directions = list(directions)
+        self._data_bin, self._max_tokens, self.directions = data_bin, max_tokens, list(directions)
         is_frozen = getattr(saved.model, "base", None) == "frozen"
         self.trained: dict[str, nn.Parameter] = {
             name: parameter
             for name, parameter in self.model.named_parameters()
             if ".adapter." in name or not is_frozen
         }
+
+    def by_name(self, values: Iterable[Any]) -> dict[str, Any]:
+        """Direction -> its value."""
+        return dict(zip(map(str, self.directions), values, strict=True))
 
     @property
     def device(self) -> torch.device:
@@ -129,11 +136,13 @@ class TeacherForced:
         task.args.data = str(folder_with(self._data_bin, subset))
         # As a set for validation, each sentence once: training sets are else sampled by temperature.
         dataset = task.data_manager.load_dataset(subset, training=False, epoch=1)
-        sizes = [*map(len, dataset.datasets)]
-        starts = np.cumsum(sizes) - sizes
-        chosen = np.concatenate(
-            [start + _spread(size, sentences, part) for start, size in zip(starts, sizes, strict=True)]
-        )
+        start, spread = 0, []
+        for size in map(len, dataset.datasets):
+            count = size if sentences is None else min(size, sentences)
+            turns = torch.arange(count)
+            spread.append(start + (turns * size // max(1, count))[part.holds(turns)].numpy())
+            start += size
+        chosen = np.concatenate(spread)
         longest = utils.resolve_max_positions(task.max_positions(), self.model.max_positions())
         chosen = task.filter_indices_by_size(chosen, dataset, longest, ignore_invalid_inputs=True)
         row_of = {direction_id(d, task.langs): row for row, d in enumerate(self.directions)}
@@ -184,19 +193,14 @@ class TeacherForced:
         return loss
 
 
-def _spread(size: int, sentences: int | None, part: Part) -> np.ndarray:
-    """Indices of sentences of a set of ``size``, spread evenly and dealt to parts in turns."""
-    count = size if sentences is None else min(size, sentences)
-    turns = torch.arange(count)
-    return (turns * size // max(1, count))[part.holds(turns)].numpy()
-
-
 def measured_rows(
-    names: Sequence[str],
+    names: Iterable[str],
     folder: Path,
     sign: Callable[[str], Mapping[str, Any]],
-    measure: Callable[[list[str]], Iterator[tuple[str, Mapping[str, Any]]]],
+    load: Callable[[], Model],
     *,
+    batches: Callable[[Model, str], int],
+    measure: Callable[[Model, str, Callable[[], Any]], Mapping[str, Any]],
     what: str,
 ) -> dict[str, Any]:
     """Rows of measurements, one JSON each; what is in the folder already is not measured again.
@@ -204,16 +208,23 @@ def measured_rows(
     Args:
         folder: where each finished row is written at once, so that a killed run goes on.
         sign: the signature of a row.
-        measure: yields the rows that are missing, by name; called if there are any.
+        load: the model; called if a row is missing.
+        batches: how many a row takes.
+        measure: a row; calls what it is given after each batch.
         what: the kind of row, for messages.
 
     Raises:
         ArtifactError: if a row was measured on something else.
     """
     signatures = {name: sign(name) for name in names}
-    paths = {name: folder / f"{name}.json" for name in names}
-    missing = [name for name in names if not completed(paths[name], signatures[name], what=what, quiet=True)]
+    paths = {name: folder / f"{name}.json" for name in signatures}
+    missing = [name for name in paths if not completed(paths[name], signatures[name], what=what, quiet=True)]
     if missing:
-        for name, row in measure(missing):
-            write_json(paths[name], {"signature": signatures[name], **row})
+        model = load()
+        total = sum(batches(model, name) for name in missing)
+        with tqdm(total=total, unit="batch", file=sys.stderr) as bar:
+            for number, name in enumerate(missing, start=1):
+                bar.set_description(f"{what}: {name} ({number}/{len(missing)})")
+                row = measure(model, name, bar.update)
+                write_json(paths[name], {"signature": signatures[name], **row})
     return {name: read_json(path, what) for name, path in paths.items()}

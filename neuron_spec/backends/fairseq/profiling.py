@@ -87,32 +87,23 @@ class NeuronCounter:
         self._seen = ActivationCounts.zeros(directions, widths, device)
         # One buffer for all layers: fresh memory for each costs a CPU more than the counting.
         self._buffer = torch.empty(_ROWS_AT_A_TIME, max(widths.values()), device=device)
-        self._row: int | None = None
-        self._counted: dict[str, Tensor] = {}
+        self._row = -1  # of the batch that is counted
+        self._counted: dict[str, Tensor] = {}  # side -> fp32 [T * B], 1 for its tokens that count
         self._model = model
         self._taps = {key: partial(self._count, key) for key in fc1s}
 
     def _count(self, key: str, hidden: Tensor) -> None:
-        """``hidden``: ``[T, B, F]``, what the neurons of a layer hand on."""
-        assert self._row is not None
-        active = self._active(hidden.detach().flatten(0, 1), self._counted[side_of(key)])
-        self._seen.counts[key][self._row] += active
-
-    def _active(self, hidden: Tensor, counted: Tensor) -> Tensor:
-        """On how many of the counted tokens each neuron is > 0, int64 ``[F]``.
-
-        Args:
-            hidden: ``[T * B, F]``, in any precision.
-            counted: fp32 ``[T * B]``, 1 for a token that counts and 0 for one that does not.
-        """
-        width = hidden.size(1)
+        """``hidden``: ``[T, B, F]``, what the neurons of a layer hand on, in any precision."""
+        counted = self._counted[side_of(key)].split(_ROWS_AT_A_TIME)
         # Sums of products of 0/1 with 0/1 are exact in fp32 below 2**24 tokens a batch.
-        sums = counted.new_zeros(width)
-        for rows, of_rows in zip(hidden.split(_ROWS_AT_A_TIME), counted.split(_ROWS_AT_A_TIME), strict=True):
-            active = self._buffer[: len(rows), :width]
+        sums = counted[0].new_zeros(hidden.size(-1))
+        for rows, is_counted in zip(
+            hidden.detach().flatten(0, 1).split(_ROWS_AT_A_TIME), counted, strict=True
+        ):
+            active = self._buffer[: len(rows), : len(sums)]
             torch.gt(rows, 0, out=active)
-            sums.addmv_(active.t(), of_rows)
-        return sums.long()
+            sums.addmv_(active.t(), is_counted)
+        self._seen.counts[key][self._row] += sums.long()
 
     @contextmanager
     def counting(self, net_input: Mapping[str, Any], sentences: Tensor | None = None) -> Iterator[None]:
@@ -131,9 +122,8 @@ class NeuronCounter:
             raise ModelError(
                 "which sentences are of the part?", got="no indices", expected='the batch\'s "id"'
             )
-        for side, tokens in zip(
-            SIDES, (net_input["src_tokens"], net_input["prev_output_tokens"]), strict=True
-        ):
+        of_sides = net_input["src_tokens"], net_input["prev_output_tokens"]
+        for side, tokens in zip(SIDES, of_sides, strict=True):
             real = torch.ones_like(tokens).bool() if self.count_padding else tokens.ne(self.padding)
             if sentences is not None:
                 real = real & self.part.holds(sentences)[:, None]
@@ -169,8 +159,6 @@ class NeuronCounter:
         self, add_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts
     ) -> ActivationCounts:
         """The counts so far, on the CPU."""
-        counts, tokens = (
-            {key: add_over_processes(rows).cpu() for key, rows in seen.items()}
-            for seen in (self._seen.counts, self._seen.tokens)
-        )
+        seen = self._seen.counts, self._seen.tokens
+        counts, tokens = ({key: add_over_processes(n).cpu() for key, n in of.items()} for of in seen)
         return ActivationCounts(self.directions, counts, tokens)

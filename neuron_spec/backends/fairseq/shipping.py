@@ -32,10 +32,13 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
     state = read_checkpoint(path)
     card = read_json(corpus / CORPUS_CARD, "corpus card")
     history = state.get("optimizer_history") or [{}]
+    halves: dict[int, torch.Tensor] = {}  # by address, so that tied embeddings are stored once
+    for value in state["model"].values():
+        halves.setdefault(value.data_ptr(), value.half() if value.is_floating_point() else value.clone())
     small = {
         "args": None,
         "cfg": _without_paths(state["cfg"]),
-        "model": _halved(state["model"]),
+        "model": {key: halves[value.data_ptr()] for key, value in state["model"].items()},
         "optimizer_history": history[-1:],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1}, "val_loss": None},
@@ -53,14 +56,6 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
             "versions": versions(),
         },
     )
-
-
-def _halved(model: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    halves: dict[int, torch.Tensor] = {}  # by address, so that tied embeddings are stored once
-    for value in model.values():
-        half = value.half() if value.is_floating_point() else value.clone()
-        halves.setdefault(value.data_ptr(), half)
-    return {key: halves[value.data_ptr()] for key, value in model.items()}
 
 
 def _without_paths(cfg: Any) -> Any:

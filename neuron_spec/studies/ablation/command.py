@@ -11,7 +11,6 @@ example:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,9 @@ from neuron_spec.arguments import (
 )
 
 if TYPE_CHECKING:
-    from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.studies.ablation.measure import Ablation, Neurons
+    from neuron_spec.studies.ablation.measure import Ablator, Neurons
 
 DEFAULT_FRACTION = 0.05
-ROWS = "rows"
-INTACT = "intact"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import completed, hash_file, hash_state, signature
+    import torch
+
+    from neuron_spec.artifacts import hash_file, hash_state, signature
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.profiling import DTYPES
+    from neuron_spec.errors import NeuronSpecError
     from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.studies.ablation.measure import Ablator, draw_random, measure
-    from neuron_spec.studies.ablation.page import ABLATION_JSON, ABLATION_TABLE, write_ablation
+    from neuron_spec.studies.ablation import measure
+    from neuron_spec.studies.ablation.page import PAGE, write_ablation
 
     masks = NeuronMasks.load(args.masks)
     asked = Asked.read(
@@ -86,13 +84,62 @@ def run(args: argparse.Namespace) -> None:
     )
     asked.require_masks(masks, args.masks, allow_other_checkpoint=args.allow_other_checkpoint)
     asked = asked.of_text(args.gen_subset)
-    chosen = _chosen(args, masks, asked)
-    ablations = {INTACT: {}, **chosen, **draw_random(chosen, args.random_draws, args.seed)}
+    how_many: dict[str, Any] = {"fraction": DEFAULT_FRACTION if args.fraction is None else args.fraction}
+    if args.count is not None:
+        how_many = {"count": args.count}
+    if args.ablate == "whole":
+        if (args.fraction, args.count) != (None, None):
+            raise NeuronSpecError(
+                "--fraction and --count are for distinctive neurons",
+                got="--ablate whole",
+                mend="drop one of the two flags",
+            )
+        how_many = {}
+    chosen = measure.choose(masks, ablate=args.ablate, side=args.side, **how_many)
+    # Owners that the directions have nothing to do with are left out.
+    names = {name for d in asked.directions for name in (str(d), d.source, d.target)}
+    chosen = {owner: neurons for owner, neurons in chosen.items() if owner in names}
+    ablations = {"intact": {}, **chosen, **measure.draw_random(chosen, args.random_draws, args.seed)}
     parameters = {**asked.parameters, "dtype": args.dtype}
 
     def sign(neurons: Neurons) -> dict[str, Any]:
         inputs = {**asked.inputs, "switched off": hash_state(neurons)}
         return signature("ablation row", inputs=inputs, parameters=parameters)
+
+    def load() -> Ablator:
+        return asked.load(
+            measure.Ablator,
+            subset=args.gen_subset,
+            dictionary_sha256=masks.metadata.get("dictionary_sha256"),
+            max_tokens=args.max_tokens,
+            dtype=DTYPES[args.dtype],
+            cpu=args.cpu,
+        )
+
+    def write() -> None:
+        rows = measure.measure(ablations, args.output / "rows", sign, load)
+        nats = torch.tensor([[*row["nats"].values()] for row in rows.values()], dtype=torch.float64)
+        owners, controls = list(chosen), 1 + len(chosen)
+        of_direction = [measure.owner_of(direction, masks, args.side) for direction in asked.directions]
+        ablation = measure.Ablation(
+            asked.directions,
+            [int(tokens) for tokens in rows["intact"]["tokens"].values()],
+            owners,
+            [owners.index(owner) if owner in owners else None for owner in of_direction],
+            nats[0],
+            nats[1:controls],
+            nats[controls:],
+            asked.families,
+        )
+        switched_off = {}
+        for layer, holders in measure.held_by_others(masks, chosen, args.side).items():
+            numbers = [int(neurons[layer].sum()) for neurons in chosen.values() if layer in neurons]
+            switched_off[layer] = {
+                "neurons": masks.widths[layer],
+                "switched_off": sum(numbers) / len(numbers),
+                "held_by_others": holders,
+            }
+        write_ablation(args.output, ablation, switched_off, whole, seed=args.seed)
 
     whole = signature(
         "ablate",
@@ -105,95 +152,7 @@ def run(args: argparse.Namespace) -> None:
             "seed": args.seed,
             "random_draws": args.random_draws,
             "families": asked.families or "language table",
-            **({} if args.ablate == "whole" else _how_many(args)),
+            **how_many,
         },
     )
-    if not completed(args.output / ABLATION_JSON, whole, what="ablation", where=args.output):
-
-        def load() -> Ablator:
-            return asked.load(
-                Ablator,
-                subset=args.gen_subset,
-                dictionary_sha256=masks.metadata.get("dictionary_sha256"),
-                max_tokens=args.max_tokens,
-                dtype=DTYPES[args.dtype],
-                cpu=args.cpu,
-            )
-
-        rows = measure(ablations, args.output / ROWS, sign, load)
-        ablation = _ablation(args, masks, asked, list(chosen), rows)
-        write_ablation(args.output, ablation, _switched_off(args, masks, chosen), whole, seed=args.seed)
-    print(args.output / ABLATION_TABLE)
-
-
-def _how_many(args: argparse.Namespace) -> dict[str, Any]:
-    if args.count is not None:
-        return {"count": args.count}
-    return {"fraction": DEFAULT_FRACTION if args.fraction is None else args.fraction}
-
-
-def _chosen(args: argparse.Namespace, masks: NeuronMasks, asked: Asked) -> dict[str, Neurons]:
-    """What is switched off for each owner of a set that the directions have to do with.
-
-    Raises:
-        NeuronSpecError: if so many neurons cannot be chosen.
-    """
-    from neuron_spec.errors import NeuronSpecError
-    from neuron_spec.studies.ablation.measure import choose
-
-    if args.ablate == "whole" and (args.fraction, args.count) != (None, None):
-        raise NeuronSpecError(
-            "--fraction and --count are for distinctive neurons",
-            got="--ablate whole",
-            mend="drop one of the two flags",
-        )
-    chosen = choose(masks, ablate=args.ablate, side=args.side, **_how_many(args))
-    codes = {code for direction in asked.directions for code in (direction.source, direction.target)}
-    names = codes | set(asked.names)
-    return {owner: neurons for owner, neurons in chosen.items() if owner in names}
-
-
-def _ablation(
-    args: argparse.Namespace,
-    masks: NeuronMasks,
-    asked: Asked,
-    owners: Sequence[str],
-    rows: Mapping[str, Mapping[str, Mapping[str, float]]],
-) -> Ablation:
-    import torch
-
-    from neuron_spec.studies.ablation.measure import Ablation, owner_of
-
-    losses = {
-        name: torch.tensor([row["nats"][n] for n in asked.names], dtype=torch.float64)
-        for name, row in rows.items()
-    }
-    random = [values for name, values in losses.items() if name not in (INTACT, *owners)]
-    owner_names = [owner_of(direction, masks, args.side) for direction in asked.directions]
-    return Ablation(
-        asked.directions,
-        [int(rows[INTACT]["tokens"][name]) for name in asked.names],
-        owners,
-        [owners.index(owner) if owner in owners else None for owner in owner_names],
-        losses[INTACT],
-        torch.stack([losses[owner] for owner in owners]),
-        torch.stack(random) if random else losses[INTACT].new_empty(0, len(asked.names)),
-        asked.families,
-    )
-
-
-def _switched_off(
-    args: argparse.Namespace, masks: NeuronMasks, chosen: Mapping[str, Neurons]
-) -> dict[str, dict[str, Any]]:
-    """Layer -> how many neurons it has, how many are switched off, and how distinctive they are."""
-    from neuron_spec.studies.ablation.measure import held_by_others
-
-    table = {}
-    for layer, holders in held_by_others(masks, chosen, args.side).items():
-        numbers = [int(neurons[layer].sum()) for neurons in chosen.values() if layer in neurons]
-        table[layer] = {
-            "neurons": masks.widths[layer],
-            "switched_off": sum(numbers) / len(numbers),
-            "held_by_others": holders,
-        }
-    return table
+    PAGE.make(args.output, whole, write)

@@ -17,30 +17,35 @@ says so.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.loading import TeacherForced, measured_rows
-from neuron_spec.directions import GROUPS, Direction, family_of
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError, NeuronSpecError
-from neuron_spec.modules.taps import Tap, tapped
+from neuron_spec.modules.taps import tapped
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.pairs import FAMILY_KEYS, family_test, or_reason
+from neuron_spec.neurons.pairs import (
+    FAMILY_KEYS,
+    Compared,
+    by_name,
+    by_names,
+    family_test,
+    mean_known,
+    or_reason,
+)
 from neuron_spec.statistics import NothingToCompare, PermutationTest, diagonal_test
 
 Neurons = dict[str, Tensor]
 """Layer key -> bool ``[F]``, True = switched off. Layers that are not named stay whole."""
-
-RANDOM = "random"
 
 
 # Which neurons --------------------------------------------------------------------------------
@@ -52,11 +57,9 @@ def owner_of(direction: Direction, masks: NeuronMasks, side: str = "both") -> st
     That is the source language for the encoder's sets, the target language for the decoder's, and for both
     sides the one that is not English; None where neither is English.
     """
-    if not _is_by_language(masks):
+    if masks.metadata.get("neuron_sets") != "language":
         return str(direction)
-    if side != "both":
-        return direction.source if side == "encoder" else direction.target
-    return direction.foreign
+    return {"both": direction.foreign, "encoder": direction.source, "decoder": direction.target}[side]
 
 
 def owned_sets(masks: NeuronMasks, side: str = "both") -> dict[str, dict[str, Tensor]]:
@@ -83,10 +86,6 @@ def owned_sets(masks: NeuronMasks, side: str = "both") -> dict[str, dict[str, Te
                         mend="select with the same k for all directions",
                     )
     return sets
-
-
-def _is_by_language(masks: NeuronMasks) -> bool:
-    return masks.metadata.get("neuron_sets") == "language"
 
 
 def distinctive(sets: Mapping[str, Tensor], count: int, where: object = None) -> dict[str, Tensor]:
@@ -167,26 +166,16 @@ def draw_random(chosen: Mapping[str, Neurons], draws: int, seed: int) -> dict[st
     Returns:
         ``random-1`` and so on -> layer -> bool ``[F]``, True = switched off.
     """
-    per_layer: dict[str, list[Tensor]] = {}
-    for neurons in chosen.values():
-        for layer, off in neurons.items():
-            per_layer.setdefault(layer, []).append(off)
-    return {
-        f"{RANDOM}-{number}": {
-            layer: _draw(torch.stack(offs), hash_text(str(seed), str(number), layer))
-            for layer, offs in per_layer.items()
-        }
-        for number in range(1, draws + 1)
-    }
-
-
-def _draw(offs: Tensor, digest: str) -> Tensor:
-    """As many of F neurons as are True in the rows of ``[owners, F]`` on average, rounded."""
-    generator = torch.Generator().manual_seed(int(digest[:8], 16))
-    size = int(offs.sum().item() / len(offs) + 0.5)
-    drawn = torch.zeros_like(offs[0])
-    drawn[torch.randperm(offs.size(1), generator=generator)[:size]] = True
-    return drawn
+    controls: dict[str, Neurons] = {f"random-{number}": {} for number in range(1, draws + 1)}
+    for layer in dict.fromkeys(layer for neurons in chosen.values() for layer in neurons):
+        offs = torch.stack([neurons[layer] for neurons in chosen.values() if layer in neurons])
+        size = int(offs.sum().item() / len(offs) + 0.5)
+        for number, control in enumerate(controls.values(), start=1):
+            digest = hash_text(str(seed), str(number), layer)
+            generator = torch.Generator().manual_seed(int(digest[:8], 16))
+            control[layer] = torch.zeros_like(offs[0])
+            control[layer][torch.randperm(offs.size(1), generator=generator)[:size]] = True
+    return controls
 
 
 def held_by_others(
@@ -233,27 +222,16 @@ class Ablator(TeacherForced):
         """
         super().__init__(path, data_bin, directions, **options)
         self._text = self.read(subset)
-        self.tokens = self._text.tokens
-
-    @property
-    def batches(self) -> int:
-        return len(self._text.batches)
+        self.tokens, self.batches = self._text.tokens, len(self._text.batches)
 
     def losses(self, neurons: Neurons, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
         """Mean nats per target token of each direction, without these neurons: one pass."""
-        switched_off = {
-            layer: _zero(off.nonzero().flatten().to(self.device)) for layer, off in neurons.items()
+        places = {layer: off.nonzero().flatten().to(self.device) for layer, off in neurons.items()}
+        taps = {
+            layer: partial(torch.index_fill, dim=-1, index=index, value=0) for layer, index in places.items()
         }
-        with tapped(self.model, switched_off):
+        with tapped(self.model, taps):
             return self.mean_losses(self._text, each_batch)
-
-
-def _zero(index: Tensor) -> Tap:
-    """Emits zero in these places of the hidden vector; index int64 ``[neurons switched off]``."""
-    return lambda hidden: hidden.index_fill(-1, index, 0)
-
-
-# Rows -----------------------------------------------------------------------------------------
 
 
 def measure(
@@ -262,13 +240,11 @@ def measure(
     sign: Callable[[Neurons], Mapping[str, Any]],
     load: Callable[[], Ablator],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """The losses of all ablations, one pass each; what is in the folder already is not measured again.
+    """The losses of all ablations, one pass each.
 
     Args:
         ablations: name -> what is switched off.
-        folder: where each finished row is written at once, so that a killed run goes on.
-        sign: the signature of a row.
-        load: called if a row is missing.
+        folder, sign, load: as `measured_rows` takes them.
 
     Returns:
         Name -> ``nats`` and ``tokens`` -> direction -> its loss per target token, and their number.
@@ -277,23 +253,18 @@ def measure(
         ArtifactError: if a row was measured on something else.
     """
 
-    def missing_rows(missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        ablator = load()
-        names = [str(direction) for direction in ablator.directions]
-        with tqdm(total=len(missing) * ablator.batches, unit="batch", file=sys.stderr) as bar:
-            for number, name in enumerate(missing, start=1):
-                bar.set_description(f"without {name} ({number}/{len(missing)})")
-                nats = ablator.losses(ablations[name], bar.update)
-                yield (
-                    name,
-                    {
-                        "nats": dict(zip(names, nats, strict=True)),
-                        "tokens": dict(zip(names, ablator.tokens, strict=True)),
-                    },
-                )
+    def row(ablator: Ablator, name: str, each_batch: Callable[[], Any]) -> dict[str, Any]:
+        nats = ablator.losses(ablations[name], each_batch)
+        return {"nats": ablator.by_name(nats), "tokens": ablator.by_name(ablator.tokens)}
 
     return measured_rows(
-        list(ablations), folder, lambda name: sign(ablations[name]), missing_rows, what="row of an ablation"
+        ablations,
+        folder,
+        lambda name: sign(ablations[name]),
+        load,
+        batches=lambda ablator, _: ablator.batches,
+        measure=row,
+        what="row of an ablation",
     )
 
 
@@ -322,7 +293,7 @@ class Ablation:
     intact: Tensor
     without: Tensor
     without_random: Tensor
-    families: Mapping[str, str] | None = field(default=None)
+    families: Mapping[str, str] | None = None
 
     @property
     def change(self) -> Tensor:
@@ -334,9 +305,6 @@ class Ablation:
         """float64 `[D]`, the mean over draws; NaN without any."""
         return self.without_random.mean(dim=0) - self.intact
 
-    def family(self, code: str) -> str:
-        return family_of(code, self.families)
-
 
 def summarize(ablation: Ablation, *, seed: int) -> dict[str, Any]:
     """Everything that stands in ``ablation.json``, without signature and the neurons' numbers.
@@ -344,29 +312,17 @@ def summarize(ablation: Ablation, *, seed: int) -> dict[str, Any]:
     Args:
         seed: of random relabellings.
     """
-    groups: dict[str, Any] = {}
-    for group in GROUPS:
-        columns = [i for i, d in enumerate(ablation.directions) if d.group == group]
-        if columns:
-            groups[group.text] = _group(ablation, columns, seed)
     names = [str(direction) for direction in ablation.directions]
+    owner_names = [None if row is None else ablation.owners[row] for row in ablation.own]
+    members = Compared(ablation.directions).members()
     return {
         "unit": "nats per target token",
         "tokens": dict(zip(names, ablation.tokens, strict=True)),
-        "intact": dict(zip(names, ablation.intact.tolist(), strict=True)),
-        "own_set": {
-            name: None if row is None else ablation.owners[row]
-            for name, row in zip(names, ablation.own, strict=True)
-        },
-        "change": {
-            owner: dict(zip(names, values, strict=True))
-            for owner, values in zip(ablation.owners, ablation.change.tolist(), strict=True)
-        },
-        "random_change": [
-            dict(zip(names, values, strict=True))
-            for values in (ablation.without_random - ablation.intact).tolist()
-        ],
-        "groups": groups,
+        "intact": by_name(names, ablation.intact),
+        "own_set": dict(zip(names, owner_names, strict=True)),
+        "change": by_names(ablation.owners, names, ablation.change),
+        "random_change": [by_name(names, nats - ablation.intact) for nats in ablation.without_random],
+        "groups": {kind: _group(ablation, columns, seed) for kind, columns in members.items()},
     }
 
 
@@ -380,25 +336,20 @@ def _group(ablation: Ablation, columns: list[int], seed: int) -> dict[str, Any]:
         if len(rows) < len(columns) or len(set(rows)) < len(rows):
             raise NothingToCompare("these directions share a set, or own several")
         square = change[rows]  # [n, n], own sets on the diagonal
-        test = diagonal_test(square, seed=seed)
         is_own = torch.eye(len(square), dtype=torch.bool)
         most_of_others = square.masked_fill(is_own, -torch.inf).amax(dim=0)
         return {
-            "own": _mean(square[is_own]),
-            "others": _mean(square[~is_own]),
+            "own": mean_known(square[is_own]),
+            "others": mean_known(square[~is_own]),
             "own_is_largest": int((square.diagonal() > most_of_others).sum()),
-            **test._asdict(),
+            **diagonal_test(square, seed=seed)._asdict(),
             "families": or_reason(FAMILY_KEYS, lambda: family_test(square, families, seed)),
         }
 
     keys = ("own", "others", "own_is_largest", *PermutationTest._fields, "families")
     return {
         "directions": [str(ablation.directions[i]) for i in columns],
-        "random": _mean(ablation.random_change[columns]),
+        "random": mean_known(ablation.random_change[columns]),
         **or_reason(keys, compare),
-        "other_rows": _mean(change[[row for row in range(len(ablation.owners)) if row not in rows]]),
+        "other_rows": mean_known(change[[row for row in range(len(ablation.owners)) if row not in rows]]),
     }
-
-
-def _mean(values: Tensor) -> float | None:
-    return values.mean().item() if values.numel() and not values.isnan().any() else None

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.pages.family_tests import FAMILY_HEADER, FAMILY_P, family_cells, p_of
+import torch
+
+from neuron_spec.directions import family_of
 from neuron_spec.pages.heatmap import loss_increase_heatmap
-from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table, not_computed
-from neuron_spec.pages.study_page import StudyPage
+from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table
+from neuron_spec.pages.study_page import FAMILY_HEADER, FAMILY_P, StudyPage, family_cells, p_of, reasons_of
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text, signed
 
 if TYPE_CHECKING:  # a report starts without fairseq
     from neuron_spec.studies.ablation.measure import Ablation
 
-ABLATION_JSON = "ablation.json"
-ABLATION_TABLE = "ablation.md"
-FIGURE = "ablation"
-CAPTION = "Loss increase of every direction without each set's neurons"
+_CAPTIONS = {"ablation": "Loss increase of every direction without each set's neurons"}
 
 _ABOUT = (
     "What a direction loses when the neurons of each set in turn emit nothing, for all directions alike: the rise of "
@@ -55,82 +56,81 @@ def write_ablation(
         ablation.owners,
         ablation.directions,
         ablation.own,
-        ablation.family,
+        partial(family_of, families=ablation.families),
     )
     numbers = {"switched_off": dict(switched_off), **summarize(ablation, seed=seed)}
-    return PAGE.write(folder, numbers, made, [drawn(FIGURE, CAPTION, figure)], as_csv(ablation))
+    pictures = [drawn(*each, figure) for each in _CAPTIONS.items()]
+    return PAGE.write(folder, numbers, made, pictures, as_csv(ablation))
 
 
 def as_csv(ablation: Ablation) -> str:
     """One line per evaluated direction and what was switched off."""
-    losses = [("nothing", ablation.intact), *zip(ablation.owners, ablation.without, strict=True)]
-    losses += [(f"random-{number}", nats) for number, nats in enumerate(ablation.without_random, start=1)]
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        for i, (direction, row) in enumerate(zip(ablation.directions, ablation.own, strict=True)):
-            owner = None if row is None else ablation.owners[row]
-            for name, nats in losses:
-                loss, intact = nats[i].item(), ablation.intact[i].item()
-                yield direction, name, int(name == owner), f"{loss:.6f}", f"{loss - intact:.6f}"
-
-    return csv_text(("direction", "switched_off", "is_own", "nats_per_token", "change"), rows())
+    names = ["nothing", *ablation.owners]
+    names += [f"random-{number}" for number in range(1, 1 + len(ablation.without_random))]
+    losses = torch.cat([ablation.intact[None], ablation.without, ablation.without_random])
+    rows: list[tuple[object, ...]] = []
+    for direction, row, nats in zip(ablation.directions, ablation.own, losses.T.tolist(), strict=True):
+        owner = None if row is None else ablation.owners[row]
+        for name, loss in zip(names, nats, strict=True):
+            rows.append((direction, name, int(name == owner), f"{loss:.6f}", f"{loss - nats[0]:.6f}"))
+    return csv_text(("direction", "switched_off", "is_own", "nats_per_token", "change"), rows)
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
     parameters, groups = content["signature"]["parameters"], content["groups"]
     what = "the distinctive neurons of each set" if parameters["ablate"] == "distinctive" else "whole sets"
-    text = f"Switched off: {what}. "
-    if parameters["checkpoint"] == "specialized":
-        text += _SPECIALIZED
+    specialized = f" {_SPECIALIZED}" if parameters["checkpoint"] == "specialized" else ""
+    rows: list[list[Cell]] = []
+    for name, group in groups.items():
+        n, largest = len(group["directions"]), group["own_is_largest"]
+        rows.append(
+            [
+                name,
+                n,
+                *(signed(group[key], 3) for key in ("own", "others", "random")),
+                None if largest is None else f"{largest} of {n}",
+                p_of(group),
+                signed(group["other_rows"], 3),
+                f"{fmean(content['intact'][direction] for direction in group['directions']):.3f}",
+            ]
+        )
     header = ("evaluated", "directions", "own", "others", "random", "own is largest", "p", "remaining sets")
     blocks: list[Block] = [
-        Paragraph(text.strip()),
-        Table((*header, "intact loss"), [_row(content, *each) for each in groups.items()]),
-        *not_computed((name, group["reason"]) for name, group in groups.items()),
+        Paragraph(f"Switched off: {what}.{specialized}"),
+        Table((*header, "intact loss"), rows),
+        *reasons_of(groups),
         *pictures.values(),
     ]
-    return Section("", blocks, [_relatives(groups), _neurons(content["switched_off"])])
 
-
-def _row(content: Mapping[str, Any], name: str, group: Mapping[str, Any]) -> list[Cell]:
-    n = len(group["directions"])
-    own, others, random, remaining = (
-        signed(group[key], 3) for key in ("own", "others", "random", "other_rows")
-    )
-    largest = None if group["own_is_largest"] is None else f"{group['own_is_largest']} of {n}"
-    intact = sum(content["intact"][direction] for direction in group["directions"]) / n
-    return [name, n, own, others, random, largest, p_of(group), remaining, f"{intact:.3f}"]
-
-
-def _relatives(groups: Mapping[str, Any]) -> Section:
     tests = {name: group["families"] for name, group in groups.items() if group["families"]}
-    blocks: list[Block] = [
+    relatives: list[Block] = [
         Table(
             ("evaluated", *FAMILY_HEADER), [[name, *family_cells(test, 3)] for name, test in tests.items()]
         ),
         Paragraph(f"Mean rise of the loss without the neurons of another language; {FAMILY_P}"),
-        *not_computed((name, test["reason"]) for name, test in tests.items()),
+        *reasons_of(tests),
     ]
-    return Section(
-        "By the sets of relatives",
-        blocks if tests else [Paragraph("Not computed: see above.")],
-        is_folded=True,
-    )
+    if not tests:
+        relatives = [Paragraph("Not computed: see above.")]
 
-
-def _neurons(layers: Mapping[str, Any]) -> Section:
-    rows: list[list[Cell]] = []
-    for layer, of in layers.items():
-        holders = list(of["held_by_others"].values())
-        mean = sum(holders) / len(holders) if holders else None
-        spread = f"{min(holders):.1f}-{max(holders):.1f}" if holders else None
-        rows.append([layer, of["neurons"], of["switched_off"], mean, spread])
+    layers: list[list[Cell]] = []
+    for layer, of in content["switched_off"].items():
+        holders = of["held_by_others"].values()
+        spread = [fmean(holders), f"{min(holders):.1f}-{max(holders):.1f}"] if holders else [None, None]
+        layers.append([layer, of["neurons"], of["switched_off"], *spread])
     text = (
         "Of each set, mean. *Held by other sets*: by how many of them a neuron that is switched off is held, mean over "
         "owners; the fewer, the more distinctive."
     )
-    header = ("layer", "neurons", "switched off", "held by other sets", "least-most")
-    return Section("Neurons switched off", [Paragraph(text), Table(header, rows)], is_folded=True)
+    table = Table(("layer", "neurons", "switched off", "held by other sets", "least-most"), layers)
+    return Section(
+        "",
+        blocks,
+        [
+            Section("By the sets of relatives", relatives, is_folded=True),
+            Section("Neurons switched off", [Paragraph(text), table], is_folded=True),
+        ],
+    )
 
 
 PAGE = StudyPage(
@@ -139,8 +139,8 @@ PAGE = StudyPage(
     csv="ablation.csv",
     csv_holds="loss",
     show=_show,
-    about=[*map(Paragraph, _ABOUT)],
-    captions={FIGURE: CAPTION},
+    about=_ABOUT,
+    captions=_CAPTIONS,
     picture_name="{figure}-{folder}",
 )
 section = PAGE.section

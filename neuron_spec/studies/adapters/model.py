@@ -1,7 +1,18 @@
-"""``neuron_spec_adapters``: fairseq's transformer with a bottleneck adapter after each layer.
+"""``neuron_spec_adapters``: fairseq's transformer with bottleneck adapters: a few weights of its own, after each layer,
+for every group of directions.
 
-A baseline: what a direction may keep to itself are added weights, not neurons of the model. Directions find
-their adapters as they find their masks. A checkpoint carries adapters and groups, and needs no flags to translate.
+``x + Up(ReLU(Down(LayerNorm(x))))``, as in Bapna and Firat, *Simple, Scalable Adaptation for Neural Machine
+Translation* (EMNLP 2019). Up starts at zero, so that a model with new adapters is the model without them. Directions
+find their adapters as they find their masks. A checkpoint carries adapters and groups, and needs no flags to translate.
+
+All groups' weights are stacked in one tensor, for which an absent group's gradient is zero, not missing. Under
+Adam its weights thus go on with their momentum in updates that hold none of its directions, as they would
+not if every adapter were a parameter of its own, or trained alone. Stacked, they behave the same in one
+process and in many, in full and in half precision (which give every parameter a gradient in any case), and
+just as dropped neurons do in the systems they are compared with. `--update-freq` brings many directions
+into each update.
+
+Axis letters: G groups, T tokens, B sentences, D model, A bottleneck.
 """
 
 from __future__ import annotations
@@ -9,29 +20,115 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from fairseq.models import register_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuron_spec.artifacts import CORPUS_CARD, read_json
-from neuron_spec.directions import Direction, language
+from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, direction_id, language
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import (
     NeuronSpecTransformer,
-    SpecializedDecoder,
-    SpecializedDecoderLayer,
-    SpecializedEncoder,
-    SpecializedEncoderLayer,
     register_architectures,
+    sides_of,
 )
 from neuron_spec.modules.specialized_ffn import Route
-from neuron_spec.studies.adapters.module import ADAPTERS, Adapter, adapter_groups
+from neuron_spec.neurons.activations import language_of
 
+ADAPTERS = ("pair", "direction", "family", "language")
 BASE = ("frozen", "trained")
 _ROWS = "adapter_rows"
+
+
+@dataclass(frozen=True)
+class AdapterGroups:
+    """Which directions share an adapter, on one side of the model.
+
+    Attributes:
+        names: the groups, in the order of their rows.
+        rows: int64 ``[langs * langs]``: direction id -> group, -1 where it has none.
+    """
+
+    names: tuple[str, ...]
+    rows: Tensor
+
+
+def adapter_groups(
+    kind: str, side: str, directions: Sequence[Direction], langs: Sequence[str], families: Mapping[str, str]
+) -> AdapterGroups:
+    """Group directions.
+
+    Args:
+        kind: one of `ADAPTERS`. *direction*: each has its own. *pair*: both directions of two languages share
+            (ours: the paper says "language pair"). *language*: the encoder's by source, the decoder's by target
+            (as Philip et al. 2020). *family*: the same by the language's family, English being one of its own
+            (families as Chronopoulou et al. 2023; that both sides choose for themselves is ours).
+        side: ``encoder`` or ``decoder``.
+        families: language -> family; read for *family* alone.
+
+    Raises:
+        ModelError: if a language has no family.
+        DirectionError: if a direction's language is not in ``langs``.
+    """
+    group_of = {direction: _group(kind, side, direction, families) for direction in directions}
+    names = tuple(dict.fromkeys(group_of.values()))
+    rows = torch.full((len(langs) ** 2,), -1)
+    for direction, name in group_of.items():
+        rows[direction_id(direction, langs)] = names.index(name)
+    return AdapterGroups(names, rows)
+
+
+def _group(kind: str, side: str, direction: Direction, families: Mapping[str, str]) -> str:
+    lang = language_of(direction, side)
+    if kind == "direction":
+        return str(direction)
+    if kind == "pair":
+        return "-".join(sorted((direction.source, direction.target)))
+    if kind == "language" or lang == ENGLISH:
+        return lang
+    if (family := families.get(lang, UNKNOWN)) == UNKNOWN:
+        raise ModelError(
+            "a language without a family",
+            got=lang,
+            expected="a family for every language",
+            mend='name them: --adapter-families FILE, JSON such as {"de": "Germanic"}, or a corpus card',
+        )
+    return family
+
+
+class Adapter(nn.Module):
+    """One layer's adapters, of all groups."""
+
+    def __init__(self, groups: int, model_dim: int, size: int) -> None:
+        super().__init__()
+        self.norm_weight = nn.Parameter(torch.ones(groups, model_dim))
+        self.norm_bias = nn.Parameter(torch.zeros(groups, model_dim))
+        bound = model_dim**-0.5  # what torch's Linear draws from
+        self.down_weight = nn.Parameter(torch.empty(groups, size, model_dim).uniform_(-bound, bound))
+        self.down_bias = nn.Parameter(torch.zeros(groups, size))
+        self.up_weight = nn.Parameter(torch.zeros(groups, model_dim, size))
+        self.up_bias = nn.Parameter(torch.zeros(groups, model_dim))
+
+    def forward(self, x: Tensor, route: Route) -> Tensor:
+        """``[T, B, D]`` to ``[T, B, D]``; sentences of row G, one past the last, stay as they are."""
+        last = len(self.down_weight) - 1
+        if route.rows is None:
+            (group,) = route.distinct
+            if group > last:
+                return x
+            hidden = F.layer_norm(x, x.shape[-1:], self.norm_weight[group], self.norm_bias[group])
+            hidden = F.relu(F.linear(hidden, self.down_weight[group], self.down_bias[group]))
+            return x + F.linear(hidden, self.up_weight[group], self.up_bias[group])
+        groups = route.rows.clamp(max=last)  # [B]
+        hidden = F.layer_norm(x, x.shape[-1:]) * self.norm_weight[groups] + self.norm_bias[groups]
+        hidden = torch.einsum("tbd,bad->tba", hidden, self.down_weight[groups]) + self.down_bias[groups]
+        added = torch.einsum("tba,bda->tbd", F.relu(hidden), self.up_weight[groups]) + self.up_bias[groups]
+        return x + added * (route.rows <= last).unsqueeze(1)
 
 
 def _let_gradients_through(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -66,56 +163,12 @@ class _AdaptedLayer:
         return (self.adapter(x, route), *others)
 
 
-class AdaptedEncoderLayer(_AdaptedLayer, SpecializedEncoderLayer):
-    """An encoder layer with an adapter."""
-
-
-class AdaptedDecoderLayer(_AdaptedLayer, SpecializedDecoderLayer):
-    """A decoder layer with an adapter."""
-
-
-class _AdaptedSide:
-    """Mixin for our encoder and decoder: routes by groups of directions.
-
-    Attributes:
-        adapter_rows: buffer, int64 ``[langs * langs]``: direction id -> group, -1 where it has none.
-    """
-
-    parts = "adapters"
-    rows_buffer = _ROWS
-    adapter_rows: Tensor | None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.register_buffer(_ROWS, None)  # type: ignore[attr-defined]
-
-    def set_adapters(self, rows: Tensor, groups: int, size: int) -> None:
-        """Give every layer new adapters, which change nothing yet; ``rows`` as `AdapterGroups.rows`."""
-        for layer in self.numbered_layers().values():  # type: ignore[attr-defined]
-            weight = layer.fc1.weight
-            layer.adapter = Adapter(groups, weight.size(1), size).to(weight)
-        self.adapter_rows = rows.to(weight.device)
-
-
-class AdaptedEncoder(_AdaptedSide, SpecializedEncoder):
-    """Routes by the encoder's groups."""
-
-    layer_class = AdaptedEncoderLayer
-
-
-class AdaptedDecoder(_AdaptedSide, SpecializedDecoder):
-    """Routes by the decoder's groups."""
-
-    layer_class = AdaptedDecoderLayer
-
-
 @register_model("neuron_spec_adapters")
 class NeuronSpecAdapters(NeuronSpecTransformer):
-    """fairseq's transformer with adapters."""
+    """fairseq's transformer with adapters; each side's buffer ``adapter_rows`` is as `AdapterGroups.rows`."""
 
     no_masks = "this model has adapters, and takes no masks"
-    encoder_class = AdaptedEncoder
-    decoder_class = AdaptedDecoder
+    encoder_class, decoder_class = sides_of(_AdaptedLayer, parts="adapters", rows_buffer=_ROWS)
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -158,14 +211,17 @@ class NeuronSpecAdapters(NeuronSpecTransformer):
         families = _families(args, langs) if args.adapters == "family" else {}
         for side in self.sides:
             groups = adapter_groups(args.adapters, side.side, directions, langs, families)
-            side.set_adapters(groups.rows, len(groups.names), args.adapter_size)
+            self._add_adapters(side, groups.rows, len(groups.names), args.adapter_size)
         if args.base == "frozen":
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(".adapter." in name)
 
-    @property
-    def sides(self) -> tuple[AdaptedEncoder, AdaptedDecoder]:
-        return self.encoder, self.decoder
+    def _add_adapters(self, side: Any, rows: Tensor, groups: int, size: int) -> None:
+        """New ones in every layer of a side, which change nothing yet."""
+        for layer in side.numbered_layers().values():
+            weight = layer.fc1.weight
+            layer.adapter = Adapter(groups, weight.size(1), size).to(weight)
+        setattr(side, _ROWS, rows.to(weight.device))
 
     def adapter_layers(self) -> dict[str, Adapter]:
         """Layer key (``encoder.layers.0``) -> its adapters; empty before there are any."""
@@ -187,26 +243,21 @@ class NeuronSpecAdapters(NeuronSpecTransformer):
             ours = self.state_dict()
             state_dict.update({prefix + key: value for key, value in ours.items() if _is_adapters(key)})
         elif not self.adapter_layers():
-            self._take_the_shapes_of(state_dict, prefix)
+            for side in self.sides:
+                groups, size, _ = state_dict[f"{prefix}{side.side}.layers.0.adapter.down_weight"].shape
+                self._add_adapters(side, state_dict[f"{prefix}{side.side}.{_ROWS}"].clone(), groups, size)
         else:
             self._require_the_same(state_dict, prefix)
-
-    def _take_the_shapes_of(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
-        for side in self.sides:
-            groups, size, _ = state_dict[f"{prefix}{side.side}.layers.0.adapter.down_weight"].shape
-            side.set_adapters(state_dict[f"{prefix}{side.side}.{_ROWS}"].clone(), groups, size)
 
     def _require_the_same(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         for key, ours in self.state_dict().items():
             theirs = state_dict.get(prefix + key)
             if not _is_adapters(key) or theirs is None:  # a missing key is fairseq's to report
                 continue
-            is_other = (
-                not torch.equal(ours.cpu(), theirs.cpu())
-                if key.endswith(_ROWS)
-                else ours.shape != theirs.shape
+            is_the_same = (
+                torch.equal(ours.cpu(), theirs.cpu()) if key.endswith(_ROWS) else ours.shape == theirs.shape
             )
-            if is_other:
+            if not is_the_same:
                 raise ModelError(
                     "the checkpoint has adapters of other directions or another size",
                     where=key,

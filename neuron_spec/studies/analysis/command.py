@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import completed, hash_file, signature
+    from neuron_spec.artifacts import hash_file, signature
     from neuron_spec.directions import language
     from neuron_spec.errors import NeuronSpecError
     from neuron_spec.neurons.activations import ActivationCounts
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         read_families,
         select_from_profiles,
     )
-    from neuron_spec.studies.analysis.page import ANALYSIS_JSON, ANALYSIS_TABLE, write_analysis
+    from neuron_spec.studies.analysis.page import PAGE, write_analysis
 
     if args.permutations < 1:
         raise NeuronSpecError("--permutations", got=args.permutations, expected="1 or more")
@@ -107,6 +107,4 @@ def run(args: argparse.Namespace) -> None:
             "languages": {code: f"{question.family(code)}, {language(code).lineage}" for code in codes},
         },
     )
-    if not completed(args.output / ANALYSIS_JSON, made, what="analysis", where=args.output):
-        write_analysis(args.output, question, again, made)
-    print(args.output / ANALYSIS_TABLE)
+    PAGE.make(args.output, made, lambda: write_analysis(args.output, question, again, made))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,11 +24,11 @@ from torch import Tensor
 from neuron_spec.artifacts import read_json, require_file
 from neuron_spec.directions import UNKNOWN, family_of, language, tree_distance
 from neuron_spec.errors import ArtifactError
-from neuron_spec.neurons.activations import ActivationCounts, side_of
+from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import Compared, Tree, cluster, compared, mean_off_diagonal, off_diagonal
-from neuron_spec.neurons.pairs import or_reason
+from neuron_spec.neurons.pairs import family_test, or_reason
 from neuron_spec.neurons.stability import (
     are_split,
     iou_per_direction,
@@ -35,15 +37,7 @@ from neuron_spec.neurons.stability import (
     random_iou_per_direction,
     select_again,
 )
-from neuron_spec.statistics import (
-    PERMUTATIONS,
-    Mantel,
-    NothingToCompare,
-    PermutationTest,
-    family_contrast,
-    mantel,
-    permutation_test,
-)
+from neuron_spec.statistics import PERMUTATIONS, NothingToCompare, PermutationTest, mantel
 
 DISTANCES_HEADER = ["language", "language", "distance"]
 
@@ -121,10 +115,25 @@ def read_distances(path: Path, pairs: Sequence[tuple[str, str]]) -> Distances:
         )
     distances: Distances = {}
     for number, row in enumerate(rows[1:], start=2):
-        if row and (expected := _add_distance(distances, row)):
-            raise ArtifactError(
-                "bad distance", where=f"{path}, line {number}", got=",".join(row), expected=expected
-            )
+        if not row:
+            continue
+        try:
+            first, second, text = row
+            distance = float(text)
+        except ValueError:
+            first, second, distance = "", "", math.nan
+        known = distances.setdefault(frozenset((first, second)), distance)
+        if not (first and second and 0 <= distance < math.inf):
+            expected = "two language codes and a number from 0"
+        elif first == second and distance != 0:
+            expected = "0 between a language and itself"
+        elif known != distance:
+            expected = f"{known:g}, as the other way round or before: distances are symmetric"
+        else:
+            continue
+        raise ArtifactError(
+            "bad distance", where=f"{path}, line {number}", got=",".join(row), expected=expected
+        )
     if missing := [f"{a}-{b}" for a, b in pairs if frozenset((a, b)) not in distances]:
         raise ArtifactError(
             "distances are missing",
@@ -134,22 +143,6 @@ def read_distances(path: Path, pairs: Sequence[tuple[str, str]]) -> Distances:
             mend="add them to the table, or leave --distances out",
         )
     return distances
-
-
-def _add_distance(distances: Distances, row: Sequence[str]) -> str | None:
-    """Add what a line says; returns what is expected of one instead, if that is not so."""
-    try:
-        first, second, distance = row[0], row[1], float(row[2])
-    except (IndexError, ValueError):
-        first, second, distance = "", "", math.nan
-    if not (first and second and len(row) == 3 and 0 <= distance < math.inf):
-        return "two language codes and a number from 0"
-    if first == second and distance != 0:
-        return "0 between a language and itself"
-    known = distances.setdefault(frozenset((first, second)), distance)
-    if known != distance:
-        return f"{known:g}, as the other way round or before: distances are symmetric"
-    return None
 
 
 def read_families(card: Path) -> dict[str, str]:
@@ -168,11 +161,8 @@ def read_families(card: Path) -> dict[str, str]:
 
 def pairs_compared(question: Question) -> list[tuple[str, str]]:
     """The pairs of languages whose distances are needed."""
-    pairs = set()
-    for side in question.sides:
-        codes = question.compared(side).distinct
-        pairs |= {(a, b) for a in codes for b in codes if a < b}
-    return sorted(pairs)
+    by_side = [question.compared(side).distinct for side in question.sides]
+    return sorted({pair for codes in by_side for pair in combinations(codes, 2)})
 
 
 def select_from_profiles(question: Question) -> dict[str, NeuronMasks]:
@@ -214,41 +204,37 @@ def analyze(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str, A
 
 
 def _side(question: Question, side: str) -> dict[str, Any]:
-    chosen, mean = question.compared(side), question.mean_iou(side)
+    masks, chosen, mean_iou = question.masks, question.compared(side), question.mean_iou(side)
+    groups = [direction.group.key for direction in masks.directions]
+    layers = {}
+    for layer, kept in masks.side(side).items():
+        dropped = 100 * masks.sparsity()[layer]
+        layers[layer] = {
+            "neurons": masks.widths[layer],
+            "dropped_percent": {
+                group: {
+                    what: round(float(getattr(dropped[[other == group for other in groups]], what)()), 3)
+                    for what in ("min", "mean", "max")
+                }
+                for group in dict.fromkeys(groups)
+            },
+            **_overlap(question, chosen.distinct, chosen.language_iou(kept)),
+        }
     return {
         "compared": {
             "group": chosen.group,
             "languages_by": chosen.by,
-            "directions": [str(question.masks.directions[row]) for row in chosen.rows],
+            "directions": [str(masks.directions[row]) for row in chosen.rows],
             "languages": chosen.distinct,
             "without_family": [code for code in chosen.distinct if question.family(code) == UNKNOWN],
             "without_distance": _without_distance(question, chosen.distinct),
         },
-        "layers": {
-            layer: {
-                "neurons": question.masks.widths[layer],
-                "dropped_percent": _dropped_percent(question, layer),
-                **_overlap(question, chosen.distinct, chosen.language_iou(kept)),
-            }
-            for layer, kept in question.masks.side(side).items()
-        },
-        "mean_over_layers": _overlap(question, chosen.distinct, mean),
-        "dendrogram": _dendrogram(question, side, mean),
-    }
-
-
-def _dropped_percent(question: Question, layer: str) -> dict[str, dict[str, float]]:
-    """Group of directions -> percent of a layer's neurons that they drop: ``min``, ``mean``, ``max``."""
-    percent = 100 * question.masks.sparsity()[layer]
-    groups = [direction.group.key for direction in question.masks.directions]
-    by_group = {name: percent[[other == name for other in groups]] for name in dict.fromkeys(groups)}
-    return {
-        name: {
-            "min": round(float(of.min()), 3),
-            "mean": round(float(of.mean()), 3),
-            "max": round(float(of.max()), 3),
-        }
-        for name, of in by_group.items()
+        "layers": layers,
+        "mean_over_layers": _overlap(question, chosen.distinct, mean_iou),
+        "dendrogram": _or_reason(
+            ("leaves", "merges", "cophenetic_correlation", "language_distances"),
+            partial(_dendrogram, question, side, mean_iou),
+        ),
     }
 
 
@@ -256,65 +242,64 @@ def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str,
     """``iou``: float `[L, L]` between the languages ``codes``."""
 
     def overlap() -> dict[str, Any]:
-        values = off_diagonal(iou)
-        return {
-            "mean": _percent(mean_off_diagonal(iou)),
-            "min": _percent(float(values.min())),
-            "max": _percent(float(values.max())),
-        }
+        mean_off_diagonal(iou)  # that there is a pair
+        return _percents(off_diagonal(iou), "mean", "min", "max")
 
     def by_family() -> dict[str, Any]:
-        families = [question.family(code) for code in codes]
-        within, between = family_contrast(iou, families)
-        test = permutation_test(iou, families, permutations=question.permutations, seed=question.seed)
+        test = family_test(
+            iou, [question.family(code) for code in codes], question.seed, permutations=question.permutations
+        )
+        within, between = test["same"], test["other"]
         return {
             "within_percent": _percent(within),
             "between_percent": _percent(between),
             "difference_percent": _percent(within - between),
-            **_test(test),
+            **{key: test[key] for key in PermutationTest._fields},
+            "p": round(test["p"], 6),
         }
 
-    def by_distance() -> dict[str, Any]:
-        return _against_distances(question, codes, 1 - iou)
-
+    keys = ("within_percent", "between_percent", "difference_percent", *PermutationTest._fields)
     return {
-        "iou_percent": or_reason(("mean", "min", "max"), overlap, reason_of),
-        "families": or_reason(_FAMILY_KEYS, by_family, reason_of),
-        "language_distances": or_reason(_MANTEL_KEYS, by_distance, reason_of),
+        "iou_percent": _or_reason(("mean", "min", "max"), overlap),
+        "families": _or_reason(keys, by_family),
+        "language_distances": _against_distances(question, codes, 1 - iou),
     }
 
 
-def reason_of(nothing: NothingToCompare) -> str:
-    """Its message in one line, without the advice."""
-    lines = [" ".join(line.split()) for line in str(nothing).splitlines()]
-    return "; ".join(line for line in lines if not line.startswith("mend:"))
-
-
-_TEST_KEYS = ("p", "relabellings", "is_exact")
-_FAMILY_KEYS = ("within_percent", "between_percent", "difference_percent", *_TEST_KEYS)
-_MANTEL_KEYS = ("correlation", *_TEST_KEYS)
-
-
 def _against_distances(question: Question, codes: Sequence[str], dissimilarity: Tensor) -> dict[str, Any]:
-    without = _without_distance(question, codes)
-    rows = [i for i, code in enumerate(codes) if code not in without]
-    known = [codes[i] for i in rows]
-    distances = torch.tensor([[_distance_of(question, a, b) or 0.0 for b in known] for a in known])
-    result: Mantel = mantel(
-        dissimilarity[rows][:, rows],
-        distances.reshape(len(known), len(known)).double(),
-        permutations=question.permutations,
-        seed=question.seed,
-    )
-    return {"correlation": round(result.correlation, 6), **_test(result.test)}
+    """``dissimilarity``: float `[L, L]` between the languages ``codes``."""
+
+    def compute() -> dict[str, Any]:
+        without = _without_distance(question, codes)
+        rows = [row for row, code in enumerate(codes) if code not in without]
+        known = [codes[row] for row in rows]
+        distances = torch.zeros(len(known), len(known), dtype=torch.float64)
+        for i, j in combinations(range(len(known)), 2):
+            first, second = known[i], known[j]
+            if question.distances is None:
+                distance: float = tree_distance(first, second) or 0
+            else:
+                distance = question.distances[frozenset((first, second))]
+            distances[i, j] = distances[j, i] = distance
+        correlation, test = mantel(
+            dissimilarity[rows][:, rows],
+            distances,
+            permutations=question.permutations,
+            seed=question.seed,
+        )
+        return {"correlation": round(correlation, 6), **test._asdict(), "p": round(test.p, 6)}
+
+    return _or_reason(("correlation", *PermutationTest._fields), compute)
 
 
-def _distance_of(question: Question, first: str, second: str) -> float | None:
-    if first == second:
-        return 0.0
-    if question.distances is None:
-        return tree_distance(first, second)
-    return question.distances[frozenset((first, second))]
+def _or_reason(keys: Iterable[str], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """As `pairs.or_reason`, without the advice."""
+
+    def say(nothing: NothingToCompare) -> str:
+        lines = [" ".join(line.split()) for line in str(nothing).splitlines()]
+        return "; ".join(line for line in lines if not line.startswith("mend:"))
+
+    return or_reason(keys, compute, say)
 
 
 def _without_distance(question: Question, codes: Sequence[str]) -> list[str]:
@@ -324,53 +309,45 @@ def _without_distance(question: Question, codes: Sequence[str]) -> list[str]:
     return [code for code in codes if language(code).lineage == UNKNOWN]
 
 
-def _test(test: PermutationTest) -> dict[str, Any]:
-    return {"p": round(test.p, 6), "relabellings": test.relabellings, "is_exact": test.is_exact}
-
-
 def _dendrogram(question: Question, side: str, iou: Tensor) -> dict[str, Any]:
     """``iou``: float `[L, L]`, mean over the side's layers."""
-
-    def compute() -> dict[str, Any]:
-        tree = question.tree(side)
-        return {
-            "leaves": tree.drawing()[0],
-            "merges": [[round(value, 6) for value in row] for row in tree.merges.tolist()],
-            "merged": tree.languages,
-            "cophenetic_correlation": or_reason(
-                ("value",), lambda: {"value": round(tree.cophenetic_correlation(iou), 6)}, reason_of
-            ),
-            "language_distances": or_reason(
-                _MANTEL_KEYS,
-                lambda: _against_distances(question, tree.languages, tree.cophenetic()),
-                reason_of,
-            ),
-        }
-
-    keys = ("leaves", "merges", "cophenetic_correlation", "language_distances")
-    return or_reason(keys, compute, reason_of)
+    tree = question.tree(side)
+    return {
+        "leaves": tree.drawing()[0],
+        "merges": [[round(value, 6) for value in row] for row in tree.merges.tolist()],
+        "merged": tree.languages,
+        "cophenetic_correlation": _or_reason(
+            ("value",), lambda: {"value": round(tree.cophenetic_correlation(iou), 6)}
+        ),
+        "language_distances": _against_distances(question, tree.languages, tree.cophenetic()),
+    }
 
 
 def _stability(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str, Any]:
-    names = list(again)
-    first = again[names[0]]
-    layers = {}
+    first, *later = again
+    layers: dict[str, dict[str, Any]] = {}
+    means: dict[str, dict[str, float | None]] = {}
     for side in question.sides:
         chosen = question.compared(side)
         for layer, kept in question.masks.side(side).items():
-            reference = first.kept[layer]
+            sets = {name: masks.kept[layer] for name, masks in again.items()}
+            reference = sets[first]
             layers[layer] = {
-                "with_masks_percent": {
-                    name: _spread(kept, again[name].kept[layer], chosen) for name in names
-                },
-                "with_first_percent": {
-                    name: _spread(reference, again[name].kept[layer], chosen) for name in names[1:]
-                },
+                "with_masks_percent": {name: _alike(kept, sets[name], chosen) for name in sets},
+                "with_first_percent": {name: _alike(reference, sets[name], chosen) for name in later},
                 "other_languages_percent": {
-                    name: _other_languages(reference, again[name].kept[layer], chosen) for name in names
+                    name: _or_reason(("mean",), partial(_of_others, reference, sets[name], chosen))
+                    for name in sets
                 },
                 "random_percent": _percent(float(random_iou_per_direction(reference, reference).mean())),
             }
+        means[side] = {}
+        for name in later:
+            of_layers = [
+                layers[layer]["with_first_percent"][name]["mean_of_compared"]
+                for layer in question.masks.side(side)
+            ]
+            means[side][name] = None if None in of_layers else round(fmean(of_layers), 4)
     return {
         "profiles": {
             name: {
@@ -380,39 +357,26 @@ def _stability(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str
             for name, profile in question.profiles.items()
         },
         "are_split": are_split(list(question.profiles.values())),
-        "first": names[0],
+        "first": first,
         "layers": layers,
-        "mean_over_layers": {
-            side: {name: _mean_over_layers(layers, side, name) for name in names[1:]}
-            for side in question.sides
-        },
+        "mean_over_layers": means,
     }
 
 
-def _mean_over_layers(layers: Mapping[str, Any], side: str, name: str) -> float | None:
-    """IoU (percent) of a side's sets from the first profile with those from another."""
-    means = [
-        of["with_first_percent"][name]["mean_of_compared"]
-        for layer, of in layers.items()
-        if side_of(layer) == side
-    ]
-    return None if None in means else round(fmean(means), 4)
-
-
-def _other_languages(first: Tensor, second: Tensor, chosen: Compared) -> dict[str, Any]:
-    return or_reason(
-        ("mean",), lambda: {"mean": _percent(iou_with_other_languages(first, second, chosen))}, reason_of
-    )
-
-
-def _spread(first: Tensor, second: Tensor, chosen: Compared) -> dict[str, float | None]:
+def _alike(first: Tensor, second: Tensor, chosen: Compared) -> dict[str, float | None]:
     """IoU of each direction's two sets: over all directions, and the mean over those compared."""
     iou = iou_per_direction(first, second)
-    return {
-        "mean": _percent(float(iou.mean())),
-        "min": _percent(float(iou.min())),
-        "mean_of_compared": _percent(float(iou[chosen.rows].mean())) if chosen.rows else None,
-    }
+    of_compared = _percent(float(iou[chosen.rows].mean())) if chosen.rows else None
+    return {**_percents(iou, "mean", "min"), "mean_of_compared": of_compared}
+
+
+def _of_others(first: Tensor, second: Tensor, chosen: Compared) -> dict[str, float]:
+    return {"mean": _percent(iou_with_other_languages(first, second, chosen))}
+
+
+def _percents(fractions: Tensor, *names: str) -> dict[str, float]:
+    """``mean``, ``min`` or ``max``, by name."""
+    return {name: _percent(float(getattr(fractions, name)())) for name in names}
 
 
 def _percent(fraction: float) -> float:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from neuron_spec.directions import GROUPS
 from neuron_spec.neurons.choices import Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import Tree, off_diagonal, pairwise_iou
+from neuron_spec.neurons.overlap import Tree, pairwise_iou
 from neuron_spec.pages import curves, heatmap
-from neuron_spec.pages.family_tests import FAMILY_P, p_of
 from neuron_spec.pages.page import (
     FIGURES,
     Block,
@@ -27,15 +26,12 @@ from neuron_spec.pages.page import (
     not_computed,
     plain,
 )
-from neuron_spec.pages.study_page import StudyPage
+from neuron_spec.pages.study_page import FAMILY_P, StudyPage, p_of
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text, shown_p
 from neuron_spec.scoring.comparison_files import spread
 from neuron_spec.statistics import NothingToCompare, OverSeeds
 from neuron_spec.studies.analysis.measure import Question, analyze
-
-ANALYSIS_JSON = "analysis.json"
-ANALYSIS_TABLE = "analysis.md"
 
 CAPTIONS = {
     "sparsity": "Neurons dropped per layer, of each group of directions",
@@ -63,11 +59,10 @@ def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str
     """Those of the figures that the masks allow: name -> figure."""
     masks, families = question.masks, question.families
     decoder, first = question.compared("decoder"), next(iter(masks.side("decoder")), None)
+    of_all = masks.kept, masks.directions
     makers: dict[str, Callable[[], Figure]] = {
-        "sparsity": lambda: curves.sparsity_per_layer(masks.kept, masks.directions),
-        "overlap": lambda: curves.iou_over_layers(
-            masks.kept, masks.directions, families=families, group=question.group
-        ),
+        "sparsity": lambda: curves.sparsity_per_layer(*of_all),
+        "overlap": lambda: curves.iou_over_layers(*of_all, families=families, group=question.group),
         "dendrogram": lambda: curves.dendrograms(
             {side: _tree(question, side) for side in question.sides},
             families=families,
@@ -75,9 +70,7 @@ def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str
         ),
     }
     if any(question.compared(side).rows for side in question.sides):
-        makers["iou"] = lambda: heatmap.layer_heatmaps(
-            masks.kept, masks.directions, families=families, group=question.group
-        )
+        makers["iou"] = lambda: heatmap.layer_heatmaps(*of_all, families=families, group=question.group)
     if first and decoder.rows:
         makers["iou-first-decoder-layer"] = lambda: heatmap.iou_heatmap(
             pairwise_iou(masks.kept[first][decoder.rows]),
@@ -99,24 +92,26 @@ def _tree(question: Question, side: str) -> Tree | None:
 def _pairs_csv(question: Question) -> str:
     """IoU of every two directions in every layer, and whether the analysis compares them there."""
     directions = question.masks.directions
-    pairs = torch.triu_indices(len(directions), len(directions), offset=1).T.tolist()
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        for side in question.sides:
-            compared = set(question.compared(side).rows)
-            for layer, kept in question.masks.side(side).items():
-                for (a, b), iou in zip(pairs, off_diagonal(pairwise_iou(kept)).tolist(), strict=True):
-                    yield layer, directions[a], directions[b], f"{100 * iou:.4f}", int({a, b} <= compared)
-
-    return csv_text(("layer", "first", "second", "iou_percent", "compared"), rows())
+    rows: list[tuple[object, ...]] = []
+    for side in question.sides:
+        compared = set(question.compared(side).rows)
+        for layer, kept in question.masks.side(side).items():
+            iou = pairwise_iou(kept).tolist()
+            for a, b in combinations(range(len(directions)), 2):
+                is_compared = int({a, b} <= compared)
+                rows.append((layer, directions[a], directions[b], f"{100 * iou[a][b]:.4f}", is_compared))
+    return csv_text(("layer", "first", "second", "iou_percent", "compared"), rows)
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
-    sides, directions = content["sides"], content["directions"]
+    def section(title: str, blocks: Sequence[Block], *figures: str) -> Section:
+        return Section(title, [*blocks, *(pictures[name] for name in figures if name in pictures)])
 
-    def shown(*names: str) -> list[Picture]:
-        return [pictures[name] for name in names if name in pictures]
-
+    directions = content["directions"]
+    dropped: list[Block] = [
+        Paragraph("Percent of neurons, over the directions of a group."),
+        dropped_table([content]),
+    ]
     return Section(
         "",
         [
@@ -124,45 +119,35 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
             *what_is_compared(content),
         ],
         [
-            Section(
-                "Neurons dropped",
-                [
-                    Paragraph("Percent of neurons, over the directions of a group."),
-                    dropped_table([content]),
-                    *shown("sparsity"),
-                ],
+            section("Neurons dropped", dropped, "sparsity"),
+            section(
+                "Overlap of the sets", overlap_blocks([content]), "overlap", "iou-first-decoder-layer", "iou"
             ),
-            Section(
-                "Overlap of the sets",
-                [*overlap_blocks([content]), *shown("overlap", "iou-first-decoder-layer", "iou")],
-            ),
-            Section("Languages by overlap", [*_dendrograms(sides), *shown("dendrogram")]),
-            Section("Stability", _stability(content["stability"])),
+            section("Languages by overlap", _dendrograms(content["sides"]), "dendrogram"),
+            section("Stability", _stability(content["stability"])),
         ],
     )
 
 
 def what_is_compared(content: Mapping[str, Any]) -> list[Block]:
     """Which languages of which directions the overlap of each side is between."""
-    return [
-        Bullets([_compared(side, of["compared"]) for side, of in content["sides"].items()]),
-        Paragraph("A language that stands for several directions overlaps by the mean over their pairs."),
-    ]
-
-
-def _compared(side: str, what: Mapping[str, Any]) -> str:
-    group = {**{group.key: group.text for group in GROUPS}, "all": "all directions"}[what["group"]]
-    line = (
-        f"{side} layers: {len(what['languages'])} {what['languages_by']} languages of {group} "
-        f"({', '.join(what['languages']) or 'none'})"
-    )
-    for key, missing in (
-        ("without_family", "of unknown family, so in no comparison of families"),
-        ("without_distance", "not in the family tree, so in no comparison of distances"),
-    ):
-        if what[key]:
-            line += f"; {missing}: {', '.join(what[key])}"
-    return plain(line)
+    names = {**{group.key: group.text for group in GROUPS}, "all": "all directions"}
+    lines = []
+    for side, of_side in content["sides"].items():
+        what = of_side["compared"]
+        line = (
+            f"{side} layers: {len(what['languages'])} {what['languages_by']} languages of {names[what['group']]} "
+            f"({', '.join(what['languages']) or 'none'})"
+        )
+        for key, missing in (
+            ("without_family", "of unknown family, so in no comparison of families"),
+            ("without_distance", "not in the family tree, so in no comparison of distances"),
+        ):
+            if what[key]:
+                line += f"; {missing}: {', '.join(what[key])}"
+        lines.append(plain(line))
+    text = "A language that stands for several directions overlaps by the mean over their pairs."
+    return [Bullets(lines), Paragraph(text)]
 
 
 # What of several analyses alike, such as of the seeds of a run, stands in one table -----------
@@ -176,17 +161,21 @@ def dropped_table(analyses: Analyses) -> Table:
     for layer, seeds in _layers(analyses, with_means=False).items():
         for group in seeds[0]["dropped_percent"]:
             of = [seed["dropped_percent"][group] for seed in seeds]
-            least, mean, most = (
-                min(d["min"] for d in of),
-                fmean(d["mean"] for d in of),
-                max(d["max"] for d in of),
-            )
-            rows.append([layer, seeds[0]["neurons"], group, least, mean, most])
+            least, most = min(d["min"] for d in of), max(d["max"] for d in of)
+            rows.append([layer, seeds[0]["neurons"], group, least, fmean(d["mean"] for d in of), most])
     return Table(("layer", "neurons", "group", "least", "mean", "most"), rows)
 
 
 def overlap_blocks(analyses: Analyses) -> list[Block]:
     """How far the sets overlap in each layer, and with what: means over seeds, a p and a correlation for each."""
+
+    def mean(parts: Sequence[Mapping[str, Any]], key: str) -> Cell:
+        values = known(parts, key)
+        return spread(OverSeeds.of(values)) if values else None
+
+    def each(parts: Sequence[Mapping[str, Any]], key: str, show: Callable[[float], str]) -> Cell:
+        return ", ".join(map(show, known(parts, key))) or None
+
     rows: list[list[Cell]] = []
     reasons: list[tuple[str, str | None]] = []
     for name, seeds in _layers(analyses, with_means=True).items():
@@ -199,13 +188,13 @@ def overlap_blocks(analyses: Analyses) -> list[Block]:
         rows.append(
             [
                 name,
-                _mean(iou, "mean"),
+                mean(iou, "mean"),
                 f"{min(least):.1f}-{max(most):.1f}" if least else None,
-                _mean(families, "within_percent"),
-                _mean(families, "between_percent"),
-                _each(families, "p", shown_p),
-                _each(distances, "correlation", "{:.2f}".format),
-                _each(distances, "p", shown_p),
+                mean(families, "within_percent"),
+                mean(families, "between_percent"),
+                each(families, "p", shown_p),
+                each(distances, "correlation", "{:.2f}".format),
+                each(distances, "p", shown_p),
             ]
         )
     text = (
@@ -234,27 +223,19 @@ def _layers(analyses: Analyses, *, with_means: bool) -> dict[str, list[Mapping[s
     return layers
 
 
-def _mean(parts: Sequence[Mapping[str, Any]], key: str) -> Cell:
-    values = known(parts, key)
-    return spread(OverSeeds.of(values)) if values else None
-
-
-def _each(parts: Sequence[Mapping[str, Any]], key: str, show: Callable[[float], str]) -> Cell:
-    return ", ".join(map(show, known(parts, key))) or None
-
-
 def _dendrograms(sides: Mapping[str, Any]) -> list[Block]:
     rows: list[list[Cell]] = []
     reasons: list[tuple[str, str | None]] = []
     for side, of in sides.items():
         tree = of["dendrogram"]
-        if tree["reason"]:
-            rows.append([side, None, None, None])
-            reasons.append((side, tree["reason"]))
-            continue
-        fit, distances = tree["cophenetic_correlation"], tree["language_distances"]
-        rows.append([side, _correlation(fit, "value"), _correlation(distances), p_of(distances)])
-        reasons += [(side, part["reason"]) for part in (fit, distances)]
+        reasons.append((side, tree["reason"]))
+        row: list[Cell] = [side, None, None, None]
+        if not tree["reason"]:
+            fit, distances = tree["cophenetic_correlation"], tree["language_distances"]
+            reasons += [(side, part["reason"]) for part in (fit, distances)]
+            values = (fit["value"], distances["correlation"])
+            row = [side, *(None if value is None else f"{value:.2f}" for value in values), p_of(distances)]
+        rows.append(row)
     text = (
         "Average linkage on 1 - IoU, mean over the layers of a side. How the distances in the dendrogram agree: with "
         "1 - IoU, which they picture (cophenetic correlation, Pearson's); with the distances between languages "
@@ -294,29 +275,21 @@ def _stability(stability: Mapping[str, Any] | None) -> list[Block]:
         ),
     ]
     if stability["are_split"]:
-        blocks.append(Paragraph(_split_text(stability, short)))
+        of = Part.parse(stability["profiles"][first]["part"]).of
+        means = [
+            f"{side} P1 with {short[name]} {'–' if mean is None else f'{mean:.1f}'}"
+            for side, by_name in stability["mean_over_layers"].items()
+            for name, mean in by_name.items()
+        ]
+        text = (
+            f"The profiles are {'split halves' if of == 2 else f'parts of {of}'} of one set of sentences. IoU in percent, "
+            f"mean over layers: {', '.join(means)}. A part has fewer tokens than the whole, whose sets are steadier than "
+            "this. The masks' own data may hold the parts' sentences; the parts share none."
+        )
+        blocks.append(Paragraph(text))
     if not later:
         blocks.append(Paragraph("One profile only: nothing to compare it with but the masks."))
     return blocks
-
-
-def _split_text(stability: Mapping[str, Any], short: Mapping[str, str]) -> str:
-    parts = [Part.parse(of["part"]) for of in stability["profiles"].values()]
-    kind = "split halves" if parts[0].of == 2 else f"parts of {parts[0].of}"
-    means = [
-        f"{side} {short[stability['first']]} with {short[name]} {'–' if mean is None else f'{mean:.1f}'}"
-        for side, by_name in stability["mean_over_layers"].items()
-        for name, mean in by_name.items()
-    ]
-    return (
-        f"The profiles are {kind} of one set of sentences. IoU in percent, mean over layers: {', '.join(means)}. "
-        "A part has fewer tokens than the whole, whose sets are steadier than this. The masks' own data may hold "
-        "the parts' sentences; the parts share none."
-    )
-
-
-def _correlation(part: Mapping[str, Any], key: str = "correlation") -> Cell:
-    return None if part[key] is None else f"{part[key]:.2f}"
 
 
 PAGE = StudyPage(

@@ -51,17 +51,14 @@ def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -
     counts = card["pairs"]["train"]
     sentences = [counts[d.placed_by("source")] for d in directions]
     flags = read_flags(config)
-    if _value(flags, "--sampling-method", config) != "temperature":
+
+    def value(name: str) -> str:
+        if f"--{name}" not in flags:
+            raise ArtifactError(f"config file without {name}", where=config)
+        return flags[flags.index(f"--{name}") + 1]
+
+    if value("sampling-method") != "temperature":
         raise ArtifactError("shares are known for sampling-method: temperature", where=config)
-    temperature = float(_value(flags, "--sampling-temperature", config))
-    warming, all_updates = (
-        int(_value(flags, f"--{name}", config)) for name in ("warmup-updates", "max-update")
-    )
-    updates = max(1, round(total * share(sentences, temperature)[directions.index(direction)]))
-    return updates, round(updates * warming / all_updates)
-
-
-def _value(flags: Sequence[str], name: str, config: Path) -> str:
-    if name not in flags:
-        raise ArtifactError(f"config file without {name.removeprefix('--')}", where=config)
-    return flags[flags.index(name) + 1]
+    shares = share(sentences, float(value("sampling-temperature")))
+    updates = max(1, round(total * shares[directions.index(direction)]))
+    return updates, round(updates * int(value("warmup-updates")) / int(value("max-update")))

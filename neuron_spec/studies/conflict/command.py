@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from neuron_spec.artifacts import completed, signature
+    from neuron_spec.artifacts import signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
     from neuron_spec.studies.conflict.measure import Cell, Conflict, Gradients, gradient_products
-    from neuron_spec.studies.conflict.page import CONFLICT_JSON, CONFLICT_TABLE, write_conflict
+    from neuron_spec.studies.conflict.page import PAGE, write_conflict
 
     checkpoints = {
         name: AskedThroughMasks.of(args, path, args.gen_subset) for name, path in names_of(args.path).items()
@@ -64,6 +64,23 @@ def run(args: argparse.Namespace) -> None:
     first = next(iter(checkpoints.values()))
     _require_alike(checkpoints)
     parameters = {**first.parameters, "sentences": args.sentences or "all"}
+
+    def conflict(name: str, asked: AskedThroughMasks) -> Conflict:
+        products, metadata = gradient_products(
+            args.output / "products" / name,
+            asked.names,
+            signature("gradient products", inputs=asked.inputs, parameters=parameters),
+            lambda: Gradients(asked.load_through_masks(args), args.gen_subset, args.sentences),
+            gibibytes=args.gradient_space,
+            description=name,
+        )
+        sizes = {Cell.parse(cell): size for cell, size in metadata["parameters"].items()}
+        return Conflict(products, torch.tensor(metadata["tokens"]), sizes)
+
+    def write() -> None:
+        conflicts = {name: conflict(name, asked) for name, asked in checkpoints.items()}
+        write_conflict(args.output, first.pairs, conflicts, whole, seed=args.seed)
+
     whole = signature(
         "conflict",
         inputs={
@@ -73,25 +90,7 @@ def run(args: argparse.Namespace) -> None:
         },
         parameters={**parameters, **first.reported(args.seed)},
     )
-    if not completed(args.output / CONFLICT_JSON, whole, what="conflict", where=args.output):
-        conflicts = {}
-        for name, asked in checkpoints.items():
-
-            def load(asked: AskedThroughMasks = asked) -> Gradients:
-                return Gradients(asked.load_through_masks(args), args.gen_subset, args.sentences)
-
-            products, metadata = gradient_products(
-                args.output / "products" / name,
-                asked.names,
-                signature("gradient products", inputs=asked.inputs, parameters=parameters),
-                load,
-                gibibytes=args.gradient_space,
-                description=name,
-            )
-            sizes = {Cell.parse(cell): size for cell, size in metadata["parameters"].items()}
-            conflicts[name] = Conflict(products, torch.tensor(metadata["tokens"]), sizes)
-        write_conflict(args.output, first.pairs, conflicts, whole, seed=args.seed)
-    print(args.output / CONFLICT_TABLE)
+    PAGE.make(args.output, whole, write)
 
 
 def names_of(paths: list[Path]) -> dict[str, Path]:

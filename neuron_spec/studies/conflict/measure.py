@@ -28,7 +28,7 @@ from tqdm import tqdm
 from neuron_spec.artifacts import completed, is_made_from, load_tensors, save_tensors, signature_in
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import Part
-from neuron_spec.neurons.pairs import Compared, mean_known, plain_values, square_table
+from neuron_spec.neurons.pairs import Compared, by_name, by_names, mean_known
 
 if TYPE_CHECKING:  # a report starts without fairseq
     from neuron_spec.backends.fairseq.loading import TeacherForced
@@ -126,15 +126,11 @@ class Gradients:
         Args:
             slices: which values of each cell, its parameters laid end to end.
         """
-        halves: list[dict[Cell, Tensor]] = []
+        halves = []
         for text in self.texts:
             grad = self.model.gradients(text, row, each_batch)
-            halves.append(
-                {
-                    cell: torch.cat([grad[name].flatten() for name in self.cells[cell]])[place].cpu()
-                    for cell, place in slices.items()
-                }
-            )
+            flat = {cell: torch.cat([grad[n].flatten() for n in self.cells[cell]]) for cell in slices}
+            halves.append({cell: flat[cell][place].cpu() for cell, place in slices.items()})
         return {cell: torch.stack([half[cell] for half in halves]) for cell in slices}
 
 
@@ -192,83 +188,72 @@ def gradient_products(
             raise ModelError(
                 "no room for the gradients", got=f"{gibibytes:g} GiB", mend="raise --gradient-space"
             )
-        passes = plan_passes(gradients.sizes, values)
-        products = {
-            cell: torch.zeros(2 * len(names), 2 * len(names), dtype=torch.float64) for cell in gradients.sizes
+        passes = {
+            folder / f"pass-{number}.safetensors": slices
+            for number, slices in enumerate(plan_passes(gradients.sizes, values))
         }
         batches = len(passes) * sum(len(text.batches) for text in gradients.texts)
+        products: dict[str, Tensor] = {}
         with tqdm(total=batches, unit="batch", file=sys.stderr, desc=description) as bar:
-            for number, slices in enumerate(passes):
-                places = {str(cell): [place.start, place.stop] for cell, place in slices.items()}
-                of_pass = {**made, "parameters": {**made["parameters"], "pass": places}}
-                for cell, product in _one_pass(
-                    folder, number, names, of_pass, gradients, slices, bar
-                ).items():
-                    products[cell] += product
-        _require_finite(products, names)
-        tokens = [list(pair) for pair in zip(*(text.tokens for text in gradients.texts), strict=True)]
+            for file, slices in passes.items():
+                _one_pass(file, names, made, gradients, slices, bar)
+                for cell, product in load_tensors(file, "products of a pass")[0].items():
+                    products[cell] = products[cell] + product if cell in products else product
+        for cell, product in products.items():
+            if not product.isfinite().all():
+                row = int((~product.diagonal().isfinite()).nonzero()[0, 0]) // 2
+                raise ModelError("a gradient is not finite", where=f"{cell}, {names[row]}")
         metadata = {
             "signature": dict(made),
-            "tokens": tokens,
+            "tokens": [list(pair) for pair in zip(*(text.tokens for text in gradients.texts), strict=True)],
             "parameters": {str(cell): size for cell, size in gradients.sizes.items()},
         }
-        save_tensors(path, {str(cell): product for cell, product in products.items()}, metadata)
-        for number in range(len(passes)):
-            _pass_file(folder, number).unlink(missing_ok=True)
+        save_tensors(path, products, metadata)
+        for file in passes:
+            file.unlink(missing_ok=True)
     tensors, metadata = load_tensors(path, "table of gradient products")
     cells = sorted(map(Cell.parse, tensors), key=lambda cell: cell.place)
     return {cell: tensors[str(cell)] for cell in cells}, metadata
 
 
 def _one_pass(
-    folder: Path,
-    number: int,
+    path: Path,
     names: Sequence[str],
     made: Mapping[str, Any],
     gradients: Gradients,
     slices: Mapping[Cell, slice],
     bar: Any,
-) -> dict[Cell, Tensor]:
-    """The products over some of the parameters; what is on disk already is not computed again."""
-    done, parts = _pass_file(folder, number), folder / f"gradients-{number}"
-    if not _is_of(done, made):
+) -> None:
+    """Write the products over some of the parameters; what is on disk already is not computed again.
+
+    Pieces of other runs, such as of another bound, are made anew.
+    """
+    places = {str(cell): [place.start, place.stop] for cell, place in slices.items()}
+    metadata = {"signature": {**made, "parameters": {**made["parameters"], "pass": places}}}
+
+    def is_here(file: Path) -> bool:
+        return is_made_from(signature_in(file, "gradients"), metadata["signature"])
+
+    parts = path.with_name(path.stem.replace("pass", "gradients"))
+    if not is_here(path):
         files = [parts / f"{name}.safetensors" for name in names]
         for row, file in enumerate(files):
-            if not _is_of(file, made):
-                gradient = gradients.of(row, slices, bar.update)
-                save_tensors(file, {str(cell): g for cell, g in gradient.items()}, {"signature": dict(made)})
-        save_tensors(done, {str(cell): _products(files, cell) for cell in slices}, {"signature": dict(made)})
+            if not is_here(file):
+                halves = gradients.of(row, slices, bar.update)
+                save_tensors(file, {str(cell): values for cell, values in halves.items()}, metadata)
+        save_tensors(path, {cell: _products(files, cell) for cell in places}, metadata)
     shutil.rmtree(parts, ignore_errors=True)
-    tensors, _ = load_tensors(done, "products of a pass")
-    return {cell: tensors[str(cell)] for cell in slices}
 
 
-def _products(files: Sequence[Path], cell: Cell) -> Tensor:
+def _products(files: Sequence[Path], cell: str) -> Tensor:
     """Inner products float64 ``[G, G]`` of gradients on disk, some columns at a time."""
     with ExitStack() as stack:
-        held = [stack.enter_context(safe_open(file, framework="pt")).get_slice(str(cell)) for file in files]
-        values = held[0].get_shape()[1]
+        held = [stack.enter_context(safe_open(file, framework="pt")).get_slice(cell) for file in files]
         total = torch.zeros(2 * len(held), 2 * len(held), dtype=torch.float64)
-        for start in range(0, values, _COLUMNS_AT_A_TIME):
+        for start in range(0, held[0].get_shape()[1], _COLUMNS_AT_A_TIME):
             columns = torch.cat([halves[:, start : start + _COLUMNS_AT_A_TIME] for halves in held]).double()
             total.addmm_(columns, columns.T)
     return total
-
-
-def _pass_file(folder: Path, number: int) -> Path:
-    return folder / f"pass-{number}.safetensors"
-
-
-def _is_of(path: Path, made: Mapping[str, Any]) -> bool:
-    """Whether a piece of a killed run is of this one; pieces of others, such as of another bound, are made anew."""
-    return is_made_from(signature_in(path, "gradients"), made)
-
-
-def _require_finite(products: Mapping[Cell, Tensor], names: Sequence[str]) -> None:
-    for cell, product in products.items():
-        if not product.isfinite().all():
-            row = int((~product.diagonal().isfinite()).nonzero()[0, 0]) // 2
-            raise ModelError("a gradient is not finite", where=f"{cell}, {names[row]}")
 
 
 # Cosines --------------------------------------------------------------------------------------
@@ -355,15 +340,15 @@ def summarize_conflict(compared: Compared, conflict: Conflict, *, seed: int) -> 
     Args:
         seed: of random relabellings.
     """
-    names, products = compared.names, conflict.of(list(conflict.products))
+    names, everything = compared.names, list(conflict.products)
+    products = conflict.of(everything)
     cosine = cosines(products, conflict.tokens)
     return {
-        "tokens": dict(zip(names, conflict.tokens.sum(dim=1).tolist(), strict=True)),
-        "cosine": square_table(names, cosine),
-        "split_half": dict(zip(names, plain_values(across_halves(products).diagonal()), strict=True)),
+        "tokens": by_name(names, conflict.tokens.sum(dim=1)),
+        "cosine": by_names(names, names, cosine),
+        "split_half": by_name(names, across_halves(products).diagonal()),
         "groups": {
-            name: _group(compared, conflict, cells, seed)
-            for name, cells in groups_of(list(conflict.products)).items()
+            name: _group(compared, conflict, cells, seed) for name, cells in groups_of(everything).items()
         },
         "overlap": compared.overlap_tests(cosine, seed),
     }

@@ -5,18 +5,16 @@ Pairs of directions are compared by kind, as `neurons.pairs` has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from neuron_spec.artifacts import CONFLICT, CONFLICT_LAYERS
 from neuron_spec.neurons.pairs import Compared, plain_values
-from neuron_spec.pages.family_tests import FAMILY_HEADER, FAMILY_P, family_cells, overlap_tests
 from neuron_spec.pages.heatmap import direction_maps, layer_grids
-from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table, not_computed
-from neuron_spec.pages.study_page import StudyPage
+from neuron_spec.pages.page import Block, Picture, Section, Table, not_computed
+from neuron_spec.pages.study_page import FAMILY_HEADER, FAMILY_P, StudyPage, family_cells, overlap_tests
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell as TableCell
 from neuron_spec.pages.tables import csv_text, percent, signed
@@ -34,11 +32,9 @@ from neuron_spec.studies.conflict.measure import (
     summarize_conflict,
 )
 
-CONFLICT_JSON = f"{CONFLICT}.json"
-CONFLICT_TABLE = f"{CONFLICT}.md"
-CAPTIONS = {
-    CONFLICT: "Cosine of the gradients of all pairs",
-    CONFLICT_LAYERS: "Mean cosine by layer and part",
+_CAPTIONS = {
+    "conflict": "Cosine of the gradients of all pairs",
+    "conflict-layers": "Mean cosine by layer and part",
 }
 
 _ABOUT = (
@@ -86,47 +82,41 @@ def write_conflict(
         title="Mean cosine of pairs of directions, by layer",
         panels=len(compared.pairs()),  # a line per checkpoint
     )
-    pictures = [drawn(*each, figure) for each, figure in zip(CAPTIONS.items(), (matrix, grid), strict=True)]
+    pictures = [drawn(*each, figure) for each, figure in zip(_CAPTIONS.items(), (matrix, grid), strict=True)]
     PAGE.write(folder, {"checkpoints": checkpoints}, made, pictures, conflict_csv(compared, conflicts))
 
 
 def _grid(groups: Mapping[str, Any], kind: str) -> dict[tuple[str, str], float | None]:
     """(Layer, part) -> mean cosine over the pairs of a kind; embeddings stand beside the layers."""
-    order = [*PARTS, OTHER]
-    cells = {Cell.parse(name): group["kinds"][kind]["mean"] for name, group in groups.items()}
-    shown = [
-        cell for cell in cells if cell.part in order and (cell.layer is not None or cell.part == "embeddings")
-    ]
+    means = {Cell.parse(name): group["kinds"][kind]["mean"] for name, group in groups.items()}
     return {
-        (cell.side if cell.layer is None else f"{cell.side} {cell.layer}", cell.part): cells[cell]
-        for cell in sorted(shown, key=lambda cell: order.index(cell.part))
+        (cell.side if cell.layer is None else f"{cell.side} {cell.layer}", part): mean
+        for part in (*PARTS, OTHER)
+        for cell, mean in means.items()
+        if cell.part == part and (cell.layer is not None or part == "embeddings")
     }
 
 
 def conflict_csv(compared: Compared, conflicts: Mapping[str, Conflict]) -> str:
     """One line per checkpoint, group of parameters and pair; a direction with itself: its split-half cosine."""
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        pairs = torch.triu_indices(len(compared.names), len(compared.names)).T.tolist()
-        for checkpoint, conflict in conflicts.items():
-            for group, cells in groups_of(list(conflict.products)).items():
-                products = conflict.of(cells)
-                tables = cosines(products, conflict.tokens), across_halves(products), disattenuated(products)
-                for i, j in pairs:
-                    values = plain_values(torch.stack([table[i, j] for table in tables]))
-                    names = compared.names[i], compared.names[j]
-                    yield checkpoint, group, *names, *(None if v is None else f"{v:.6f}" for v in values)
-
+    names = compared.names
+    pairs = torch.triu_indices(len(names), len(names)).T.tolist()
+    rows: list[tuple[object, ...]] = []
+    for checkpoint, conflict in conflicts.items():
+        for group, cells in groups_of(list(conflict.products)).items():
+            products = conflict.of(cells)
+            tables = cosines(products, conflict.tokens), across_halves(products), disattenuated(products)
+            for i, j in pairs:
+                values = plain_values(torch.stack([table[i, j] for table in tables]))
+                shown = (None if value is None else f"{value:.6f}" for value in values)
+                rows.append((checkpoint, group, names[i], names[j], *shown))
     header = ("checkpoint", "parameters", "first", "second", "cosine", "across_halves", "disattenuated")
-    return csv_text(header, rows())
+    return csv_text(header, rows)
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
     checkpoints = content["checkpoints"]
-    blocks: list[Block] = [
-        _table("checkpoint", {name: one["groups"][ALL] for name, one in checkpoints.items()}),
-        *pictures.values(),
-    ]
+    overall = _table("checkpoint", {name: one["groups"][ALL] for name, one in checkpoints.items()})
     details = []
     for name, one in checkpoints.items():
         # All but single layers and their parts, which figure and CSV show.
@@ -136,57 +126,44 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
             for group, values in groups.items()
             for kind, test in values["families"].items()
         ]
-        parts = {group: values for group, values in groups.items() if group != ALL}
-        inner: list[Block] = [_table("group", parts), *not_computed(reasons)]
+        del groups[ALL]
+        inner: list[Block] = [_table("group", groups), *not_computed(reasons)]
         details.append(Section(name, inner, overlap_tests(one["overlap"], "cosine"), is_folded=True))
-    return Section("", blocks, details)
+    return Section("", [overall, *pictures.values()], details)
 
 
 def _table(what: str, groups: Mapping[str, Any]) -> Table:
-    header = (
-        what,
-        "pairs",
-        "number",
-        "cosine",
-        "in conflict",
-        "across halves",
-        "split half",
-        "disattenuated",
-    )
-    return Table(
-        (*header, *FAMILY_HEADER, "parameters"),
-        [
-            [
-                name,
-                kind,
-                of["pairs"],
-                signed(of["mean"]),
-                percent(of["conflict_fraction"]),
-                signed(of["across_halves"]),
-                signed(of["split_half"]),
-                _corrected(of),
-                *family_cells(group["families"].get(kind), 2),
-                f"{group['parameters']:,}",
-            ]
-            for name, group in groups.items()
-            for kind, of in group["kinds"].items()
-        ],
-    )
-
-
-def _corrected(pairs: Mapping[str, Any]) -> TableCell:
-    if pairs["disattenuated"] is None:
-        return None
-    return f"{pairs['disattenuated']:+.2f} ({pairs['disattenuated_pairs']} of {pairs['pairs']})"
+    cosine = ("cosine", "in conflict", "across halves", "split half", "disattenuated")
+    rows: list[list[TableCell]] = []
+    for name, group in groups.items():
+        for kind, pairs in group["kinds"].items():
+            corrected = pairs["disattenuated"]
+            rows.append(
+                [
+                    name,
+                    kind,
+                    pairs["pairs"],
+                    signed(pairs["mean"]),
+                    percent(pairs["conflict_fraction"]),
+                    signed(pairs["across_halves"]),
+                    signed(pairs["split_half"]),
+                    None
+                    if corrected is None
+                    else f"{corrected:+.2f} ({pairs['disattenuated_pairs']} of {pairs['pairs']})",
+                    *family_cells(group["families"].get(kind), 2),
+                    f"{group['parameters']:,}",
+                ]
+            )
+    return Table((what, "pairs", "number", *cosine, *FAMILY_HEADER, "parameters"), rows)
 
 
 PAGE = StudyPage(
-    name=CONFLICT,
+    name="conflict",
     title="Gradient conflict",
-    csv=f"{CONFLICT}.csv",
+    csv="conflict.csv",
     csv_holds="pair",
     show=_show,
-    about=[*map(Paragraph, _ABOUT)],
-    captions=CAPTIONS,
+    about=_ABOUT,
+    captions=_CAPTIONS,
 )
 section = PAGE.section

@@ -34,25 +34,20 @@ from neuron_spec.backends.fairseq.compat import add_over_processes
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.modules.specialized_attention import SpecializedAttention
-from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1
+from neuron_spec.modules.specialized_ffn import SpecializedFC1
 from neuron_spec.modules.taps import tapped
-from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.activations import ActivationCounts, side_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.neurons.selection import cumulative, parse_k
-from neuron_spec.studies.dynamic.masks import (
-    RunningCounts,
-    Scores,
-    budgets,
-    straight_through,
-    top,
-)
+from neuron_spec.studies.dynamic.masks import RunningCounts, Scores, budgets, straight_through, top
 from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
 RULES = ("reselect", "learned", "none")
 # Gradients of these are the same in all processes, and so are scores.
 _DDP_BACKENDS = ("legacy_ddp", "no_c10d", "c10d", "pytorch_ddp")
-_HALF = ("fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16")
+HALF = ("fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16")
+RECOMPUTED = ("checkpoint_activations", "offload_activations")
 
 
 class _Flag(NamedTuple):
@@ -155,7 +150,8 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
         if self.args.dynamic_masks == "learned":
             scores = Scores(kept, self._budget, self._flag("score_gap"), counts)
             model.dynamics = scores
-            _write(kept, scores.masks())
+            for site, rows in scores.masks().items():
+                kept[site].copy_(rows)
             return
         masks.require_neurons(where=self.args.neuron_masks)
         running = RunningCounts(masks.widths, len(masks.directions), self._flag("count_decay"))
@@ -169,13 +165,12 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
             return None
         profile = ActivationCounts.load(path)
         absent = profile.missing(masks.directions)
-        if profile.widths != masks.widths or absent:
+        are_others = profile.widths != masks.widths
+        if are_others or absent:
             raise ModelError(
                 "the profile is not that of the masks",
                 where=path,
-                got=f"layers {profile.widths}"
-                if profile.widths != masks.widths
-                else f"no {', '.join(sorted(absent))}",
+                got=f"layers {profile.widths}" if are_others else f"no {', '.join(sorted(absent))}",
                 expected=f"layers {masks.widths}, and all directions of {self.args.neuron_masks}",
                 mend="give the profile that --neuron-masks were selected from",
             )
@@ -207,11 +202,9 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
 
     def _collects(self, update_num: int) -> bool:
         """Whether update ``update_num``, from 0, is counted: some are, as long as a selection is to come."""
-        every = self._flag("reselect_every")
+        every, until = self._flag("reselect_every"), self._flag("reselect_until")
         next_selection = math.ceil(max(update_num + 1, self._flag("reselect_from")) / every) * every
-        return update_num % self._flag("collect_every") == 0 and next_selection <= self._flag(
-            "reselect_until"
-        )
+        return update_num % self._flag("collect_every") == 0 and bool(next_selection <= until)
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """As fairseq's, after which the masks move."""
@@ -230,24 +223,24 @@ class NeuronSpecDynamicTask(NeuronSpecializationTask):
             done = update_num + 1
             first, last = self._flag("reselect_from"), self._flag("reselect_until")
             if done % self._flag("reselect_every") == 0 and first <= done <= last:
-                self._move(kept, ours.dynamics.select(kept, self._chooser()))
+                self._move(kept, ours.dynamics.select(kept, self._choose))
         self._to_log |= self._measured
 
-    def _chooser(self) -> Callable[[str, int, Tensor], Tensor]:
+    def _choose(self, layer: str, row: int, counts: Tensor) -> Tensor:
         if self.args.reselect_k is not None:
-            k = parse_k(self.args.reselect_k, "--reselect-k")
-            return lambda layer, row, counts: cumulative(counts, k)
-        return lambda layer, row, counts: top(counts[None], self._budget[layer][row : row + 1].cpu())[0]
+            return cumulative(counts, parse_k(self.args.reselect_k, "--reselect-k"))
+        return top(counts[None], self._budget[layer][row : row + 1].cpu())[0]
 
     def _move(self, kept: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
         new = {site: rows.to(kept[site].device) for site, rows in new.items()}
         # One wait for the device. Masks that stay are not written, so that nothing is derived from them anew.
         changed = torch.stack([(rows != kept[site]).any() for site, rows in new.items()]).tolist()
-        moved = churn(kept, new) if any(changed) else 0.0
+        self._to_log = {"mask_churn": churn(kept, new) if any(changed) else 0.0}
+        for site, is_new in zip(new, changed, strict=True):
+            if is_new:
+                kept[site].copy_(new[site])
         if any(changed):
-            _write(kept, {site: new[site] for site, is_new in zip(new, changed, strict=True) if is_new})
             self._measure(kept)
-        self._to_log = {"mask_churn": moved}
 
     def _measure(self, kept: Mapping[str, Tensor]) -> None:
         self._measured = {"mask_kept_fraction": kept_fraction(kept), "mask_overlap": mean_overlap(kept)}
@@ -266,11 +259,6 @@ def unwrapped(model: Any) -> NeuronSpecTransformer:
     return model
 
 
-def _write(kept: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
-    for site, rows in new.items():
-        kept[site].copy_(rows)
-
-
 @contextmanager
 def counted(
     model: NeuronSpecTransformer, running: RunningCounts, net_input: Mapping[str, Any], padding: int
@@ -282,18 +270,16 @@ def counted(
     def count(layer: str, fc1: SpecializedFC1, preactivation: Tensor) -> None:
         # Activation checkpointing has a first pass without gradient; the second counts.
         if torch.is_grad_enabled() and layer in running.layers:
-            rows = _rows(fc1.route, preactivation.device)
-            running.count(layer, preactivation, real[layer.partition(".")[0]], rows)
+            route = fc1.route
+            assert route is not None
+            rows = route.rows
+            if rows is None:
+                rows = torch.tensor(route.distinct, device=preactivation.device)
+            running.count(layer, preactivation, real[side_of(layer)], rows)
 
     counts = {layer: partial(count, layer, fc1) for layer, fc1 in model.ffn_layers().items()}
     with tapped(model, before_masks=counts):
         yield
-
-
-def _rows(route: Route | None, device: torch.device) -> Tensor:
-    """int64 ``[B]``, or ``[1]`` of all sentences."""
-    assert route is not None
-    return torch.tensor(route.distinct, device=device) if route.rows is None else route.rows
 
 
 @contextmanager
@@ -307,7 +293,10 @@ def scored(model: NeuronSpecTransformer, scores: Scores) -> Iterator[None]:
         effects[layer] = fc1.activation(preactivation) - dropped
 
     def give(site: str, module: SpecializedFC1 | SpecializedAttention, emitted: Tensor) -> Tensor:
-        return straight_through(emitted, _of_route(scores[site], module.route), effects.pop(site))
+        route = module.route
+        assert route is not None
+        of_sentences = scores[site][route.distinct[0] if route.rows is None else route.rows]  # [F] or [B, F]
+        return straight_through(emitted, of_sentences, effects.pop(site))
 
     fc1s = {layer: fc1 for layer, fc1 in model.ffn_layers().items() if fc1.neuron_mask is not None}
     attentions = {site: module for site, module in model.attentions().items() if module.head_mask is not None}
@@ -317,12 +306,6 @@ def scored(model: NeuronSpecTransformer, scores: Scores) -> Iterator[None]:
     taps |= {site: partial(give, site, attention) for site, attention in attentions.items()}
     with tapped(model, taps, before_masks=before_masks):
         yield
-
-
-def _of_route(scores: Tensor, route: Route | None) -> Tensor:
-    """``[F]`` if all sentences take the same row, else ``[B, F]``."""
-    assert route is not None
-    return scores[route.distinct[0]] if route.rows is None else scores[route.rows]
 
 
 def _require_valid(args: argparse.Namespace) -> None:
@@ -347,10 +330,8 @@ def _require_valid(args: argparse.Namespace) -> None:
             raise ModelError(f"{flag_name(name)} is out of range", got=value, expected=flag.expected)
     refused = {"use_bmuf": "it averages weights over processes by itself"}
     if rule == "learned":
-        refused |= dict.fromkeys(_HALF, "scores are trained in single precision; --amp keeps them so")
-        refused |= dict.fromkeys(
-            ("checkpoint_activations", "offload_activations"), "a layer's second pass was never tried"
-        )
+        refused |= dict.fromkeys(HALF, "scores are trained in single precision; --amp keeps them so")
+        refused |= dict.fromkeys(RECOMPUTED, "a layer's second pass was never tried")
     refuse(args, f"--dynamic-masks {rule}", refused)
     if args.missing_direction != "error":
         raise ModelError(
@@ -364,9 +345,8 @@ def _require_valid(args: argparse.Namespace) -> None:
 
 def require_absent(args: argparse.Namespace, names: Iterable[str], what: str) -> None:
     """Raises: ModelError, which says ``what``, if one of these flags is given, which are None where they are not."""
-    if given := [
-        f"{flag_name(name)} {getattr(args, name)}" for name in names if getattr(args, name) is not None
-    ]:
+    values = {flag_name(name): getattr(args, name) for name in names}
+    if given := [f"{flag} {value}" for flag, value in values.items() if value is not None]:
         raise ModelError(what, got=", ".join(given), mend="leave them out")
 
 

@@ -18,8 +18,6 @@ from pathlib import Path
 
 from neuron_spec.arguments import add_device, add_model_and_text, real_number
 
-_CHECKPOINTS = ("last", "best")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_text(
@@ -44,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        choices=_CHECKPOINTS,
+        choices=("last", "best"),
         default="last",
         help="which checkpoint of the fine-tuning is masked; best needs validation (default %(default)s)",
     )

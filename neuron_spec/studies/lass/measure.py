@@ -40,11 +40,6 @@ class Masking:
     def __post_init__(self) -> None:
         require_alpha(self.alpha)
 
-    @property
-    def file_name(self) -> str:
-        which = "" if self.checkpoint == "last" else f"-{self.checkpoint}"
-        return f"alpha-{self.alpha:g}{which}.safetensors"
-
 
 def make_masks(training: FineTuning, masking: Masking, output: Path, work: Path) -> WeightMasks:
     """The masks of all directions, in ``output``; several processes may share ``work``, not a direction.
@@ -62,7 +57,9 @@ def make_masks(training: FineTuning, masking: Masking, output: Path, work: Path)
     for number, direction in enumerate(training.directions, start=1):
         print(f"{direction} ({number} of {len(training.directions)})", file=sys.stderr)
         copy = Copy(training, direction, work / str(direction), keep=masking.keep_checkpoints)
-        part, signature = copy.folder / masking.file_name, training.signature("lass", [direction])
+        which = "" if masking.checkpoint == "last" else f"-{masking.checkpoint}"
+        part = copy.folder / f"alpha-{masking.alpha:g}{which}.safetensors"
+        signature = training.signature("lass", [direction])
         copy.make(part, partial(_mask, copy, masking, part, signature), signature)
         parts.append(WeightMasks.load(part))
     masks = WeightMasks.join(

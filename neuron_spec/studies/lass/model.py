@@ -12,8 +12,7 @@ but one that a direction drops and others keep moves on by momentum in that dire
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,11 +24,8 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import (
     NeuronSpecTransformer,
-    SpecializedDecoder,
-    SpecializedDecoderLayer,
-    SpecializedEncoder,
-    SpecializedEncoderLayer,
     register_architectures,
+    sides_of,
 )
 from neuron_spec.modules.specialized_ffn import Route
 from neuron_spec.neurons.by_direction import unpack
@@ -55,23 +51,25 @@ class _MaskedLayer:
         Raises:
             ModelError: if the batch holds several directions.
         """
-        with _replaced_weights(self.linears, self._masked_weights(route)):
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
-
-    def _masked_weights(self, route: Route | None) -> list[Tensor]:
         if route is None:  # without masks
-            return [linear.weight for linear in self.linears]
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
         if len(route.distinct) != 1:
             raise ModelError(
                 "weight masks need one direction per batch",
                 got=f"a batch of {len(route.distinct)}",
                 mend="drop --batching mixed",
             )
-        # Not times the mask: a gradient that overflowed, in half precision, would not be zero times zero.
-        return [
-            torch.where(kept, linear.weight, 0.0)
-            for linear, kept in zip(self.linears, self._kept(route.distinct[0]), strict=True)
-        ]
+        try:
+            for linear, kept in zip(self.linears, self._kept(route.distinct[0]), strict=True):
+                # The Linears compute with other tensors; their parameters stay registered, in their order: an
+                # instance's own attribute is found before a module's parameter. fairseq's attention reads its
+                # projections' weights past their forward, so replacing what those compute would not do.
+                # Not times the mask: a gradient that overflowed, in half precision, would not be zero times zero.
+                vars(linear)["weight"] = torch.where(kept, linear.weight, 0.0)
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            for linear in self.linears:
+                vars(linear).pop("weight", None)
 
     def _kept(self, row: int) -> list[Tensor]:
         """bool ``[O, I]`` per Linear; unpacked when the direction changes, and for one direction at a time."""
@@ -88,50 +86,13 @@ class _MaskedLayer:
         return self._unpacked[2]
 
 
-@contextmanager
-def _replaced_weights(linears: Sequence[nn.Linear], weights: Sequence[Tensor]) -> Iterator[None]:
-    """Let the Linears compute with other tensors; their parameters stay registered, in their order.
-
-    An instance's own attribute is found before a module's parameter. fairseq's attention reads its projections'
-    weights past their forward, so replacing what those compute would not do.
-    """
-    try:
-        for linear, weight in zip(linears, weights, strict=True):
-            vars(linear)["weight"] = weight
-        yield
-    finally:
-        for linear in linears:
-            vars(linear).pop("weight", None)
-
-
-class MaskedEncoderLayer(_MaskedLayer, SpecializedEncoderLayer):
-    """An encoder layer of masked weights."""
-
-
-class MaskedDecoderLayer(_MaskedLayer, SpecializedDecoderLayer):
-    """A decoder layer of masked weights."""
-
-
-class MaskedEncoder(SpecializedEncoder):
-    """Routes by the masks' directions."""
-
-    layer_class = MaskedEncoderLayer
-
-
-class MaskedDecoder(SpecializedDecoder):
-    """Routes by the masks' directions."""
-
-    layer_class = MaskedDecoderLayer
-
-
 @register_model("neuron_spec_lass")
 class NeuronSpecLass(NeuronSpecTransformer):
     """fairseq's transformer with a mask on every weight of its layers."""
 
     masks_flag = "--weight-masks"
     no_masks = "this model takes masks of weights (--weight-masks), not of neurons"
-    encoder_class = MaskedEncoder
-    decoder_class = MaskedDecoder
+    encoder_class, decoder_class = sides_of(_MaskedLayer)
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -163,14 +124,8 @@ class NeuronSpecLass(NeuronSpecTransformer):
         if args.batching != "one-direction":
             raise ModelError("weight masks need one direction per batch", got="--batching mixed")
         masks = WeightMasks.load(path)
-        require_trainable(
-            masks,
-            args,
-            directions=directions,
-            langs=langs,
-            symbols=self.encoder.dictionary.symbols,
-            where=path,
-        )
+        symbols = self.encoder.dictionary.symbols
+        require_trainable(masks, args, directions=directions, langs=langs, symbols=symbols, where=path)
         self.set_weight_masks(masks, langs, where=path)
 
     def set_weight_masks(self, masks: WeightMasks, langs: Sequence[str], where: object = None) -> None:
@@ -187,11 +142,7 @@ class NeuronSpecLass(NeuronSpecTransformer):
             setattr(linear, _MASK, masks.packed[key].to(linear.weight.device))
 
     def weight_masks(self, langs: Sequence[str]) -> WeightMasks:
-        """The masks that the model carries.
-
-        Raises:
-            ModelError: if it has none.
-        """
+        """The masks that the model carries. Raises: ModelError if it has none."""
         directions, order = self.masked_directions(langs)
         linears = self.linears()
         packed = {key: getattr(linear, _MASK).cpu()[order] for key, linear in linears.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,12 +67,10 @@ def adapt(
 def accumulate(parameters: Sequence[Tensor], gradients: Gradients, scale: float) -> None:
     """Add ``scale`` times the gradients to ``p.grad``, as a backward pass would."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:
-            continue
-        if parameter.grad is None:
-            parameter.grad = gradient * scale
-        else:
+        if gradient is not None and parameter.grad is not None:
             parameter.grad.add_(gradient, alpha=scale)
+        elif gradient is not None:
+            parameter.grad = gradient * scale
 
 
 def reptile(parameters: Sequence[Tensor], loss: Loss, *, steps: int, rate: float) -> Tensor:
@@ -81,10 +80,5 @@ def reptile(parameters: Sequence[Tensor], loss: Loss, *, steps: int, rate: float
     (ours: Reptile itself leaves the scale to the outer rate). So one step gives the ordinary gradient, bit for
     bit, and clipping and the outer learning rate mean what they do in ordinary training.
     """
-    return adapt(
-        parameters,
-        loss,
-        steps=steps,
-        rate=rate,
-        seen=lambda gradients: accumulate(parameters, gradients, 1 / steps),
-    )
+    add = partial(accumulate, parameters, scale=1 / steps)
+    return adapt(parameters, loss, steps=steps, rate=rate, seen=add)

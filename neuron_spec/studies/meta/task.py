@@ -36,6 +36,8 @@ from torch import Tensor
 
 from neuron_spec.errors import ModelError
 from neuron_spec.studies.dynamic.task import (
+    HALF,
+    RECOMPUTED,
     Batch,
     NeuronSpecDynamicTask,
     refuse,
@@ -49,14 +51,8 @@ QUERIES = ("rest", "all")
 _SUPPORT_FRACTION = 0.5
 # What an inner step does not go together with, and why.
 _REFUSED = {
-    **dict.fromkeys(
-        ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"),
-        "inner steps are taken in single precision",
-    ),
-    **dict.fromkeys(
-        ("checkpoint_activations", "offload_activations"),
-        "recomputed activations cannot give the gradients of inner steps",
-    ),
+    **dict.fromkeys((*HALF, "amp"), "inner steps are taken in single precision"),
+    **dict.fromkeys(RECOMPUTED, "recomputed activations cannot give the gradients of inner steps"),
     "tpu": "inner steps were never run there",
     "use_bmuf": "it averages weights over processes by itself",
 }
@@ -129,7 +125,13 @@ class NeuronSpecMetaTask(NeuronSpecDynamicTask):
         )
         if self.args.meta == "none":
             return ordinary(sample)
-        support, query = self._split(sample)
+        support = query = sample  # of Reptile, and of a single sentence
+        if self.args.meta == "fomaml" and (number := len(sample["target"])) > 1:
+            chosen = support_rows(number, self.args.support_fraction or _SUPPORT_FRACTION)
+            padding = self.target_dictionary.pad()
+            support = rows_of(sample, chosen, padding=padding)
+            if self.args.query != "all":
+                query = rows_of(sample, ~chosen, padding=padding)
         if ignore_grad:  # a batch that only fills a gap: its gradient is zero
             loss, size, log = ordinary(query)
             return loss, size, log | {"inner_loss": torch.zeros_like(loss), "inner_size": 0.0}
@@ -158,15 +160,6 @@ class NeuronSpecMetaTask(NeuronSpecDynamicTask):
                 loss, size, log = ordinary(query)
         inner_size = float(before[0][1])
         return loss, size, log | {"inner_loss": losses.mean() * inner_size, "inner_size": inner_size}
-
-    def _split(self, batch: Batch) -> tuple[Batch, Batch]:
-        """Support and query of a micro-batch. A single sentence is both."""
-        size = len(batch["target"])
-        if self.args.meta == "reptile" or size == 1:
-            return batch, batch
-        chosen = support_rows(size, self.args.support_fraction or _SUPPORT_FRACTION)
-        rows = partial(rows_of, batch, padding=self.target_dictionary.pad())
-        return rows(chosen), batch if self.args.query == "all" else rows(~chosen)
 
     def reduce_metrics(self, logging_outputs: list[Batch], criterion: Any) -> None:
         super().reduce_metrics(logging_outputs, criterion)
@@ -224,8 +217,5 @@ def _require_valid(args: argparse.Namespace) -> None:
         if not is_valid(got):
             raise ModelError(f"{flag} does not fit --meta {args.meta}", got=got, expected=expected)
     refuse(args, f"--meta {args.meta}", _REFUSED)
-    require_backend(
-        args,
-        _DDP_BACKENDS,
-        f"--meta {args.meta} on several processes needs gradients that are reduced at the end of an update",
-    )
+    why = f"--meta {args.meta} on several processes needs gradients that are reduced at the end of an update"
+    require_backend(args, _DDP_BACKENDS, why)

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,7 @@ from neuron_spec.studies.pruning.importance_command import add_what_is_measured
 
 if TYPE_CHECKING:
     from neuron_spec.directions import Direction
-    from neuron_spec.studies.pruning.meter import ImportanceMeter
-
-DEFAULT_STEP, DEFAULT_FLOOR = 0.1, 0.95
+    from neuron_spec.studies.pruning.importance import ImportanceMeter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,14 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step-fraction",
         type=float,
-        default=DEFAULT_STEP,
+        default=0.1,
         metavar="X",
         help="how many of a set's remaining units one step removes, of heads and of neurons (default %(default)s)",
     )
     parser.add_argument(
         "--quality-floor",
         type=float,
-        default=DEFAULT_FLOOR,
+        default=0.95,
         metavar="X",
         help="least quality of every direction: the dense model's perplexity over the pruned one's (default %(default)s)",
     )
@@ -90,86 +89,8 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.data_bin import data_sha256
     from neuron_spec.backends.fairseq.fine_tuning import FineTuning
     from neuron_spec.errors import ModelError
+    from neuron_spec.studies.pruning.importance import ImportanceMeter
     from neuron_spec.studies.pruning.measure import Rules, Voters, prune, prune_fine_tuned
-    from neuron_spec.studies.pruning.meter import ImportanceMeter
-
-    _require_goes_together(args)
-    rules = Rules(args.sites, args.neuron_sets, args.step_fraction, args.quality_floor, args.max_steps)
-    asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
-    if asked.is_specialized:
-        raise ModelError(
-            "pruning starts from a dense model",
-            where=args.path,
-            got="a checkpoint with masks",
-            expected="a dense checkpoint, multilingual or fine-tuned",
-        )
-
-    def sign(some: Sequence[Direction], inputs: Mapping[str, str], **parameters: Any) -> dict[str, Any]:
-        data = data_sha256(args.data_bin, args.gen_subset, some)
-        return signature(
-            "prune",
-            inputs={"checkpoint": asked.checkpoint_sha256, "data": data, **inputs},
-            parameters={
-                **vars(rules),
-                "subset": args.gen_subset,
-                "sentences": args.sentences or "all",
-                "directions": [str(direction) for direction in some],
-                "dropped_neurons": args.dropped_neurons or "as trained",
-                **parameters,
-            },
-        )
-
-    def load(path: Path, some: Sequence[Direction]) -> ImportanceMeter:
-        return asked.load(
-            ImportanceMeter,
-            path=path,
-            directions=some,
-            dropped_neurons=args.dropped_neurons,
-            max_tokens=args.max_tokens,
-            cpu=args.cpu,
-        )
-
-    if args.fine_tune is None:
-        metadata = {
-            "checkpoint_sha256": asked.checkpoint_sha256,
-            "langs": asked.langs,
-            "signature": sign(asked.directions, {}),
-        }
-        masks = prune(
-            args.output,
-            lambda: load(args.path, asked.directions),
-            args.gen_subset,
-            rules,
-            metadata,
-            sentences=args.sentences,
-        )
-    else:
-        flags = [*read_flags(args.fine_tune), *(["--cpu"] if args.cpu else []), *args.fairseq_flags]
-        training = FineTuning(args.path, args.data_bin, asked.directions, flags)
-
-        def sign_voters(some: Sequence[Direction], seeds: Sequence[int]) -> dict[str, Any]:
-            text = {"training data": training.data_sha256(some)}
-            return sign(some, text, flags=training.flags, seeds=list(seeds))
-
-        masks = prune_fine_tuned(
-            args.output,
-            Voters(training, args.work, args.voters or [1], args.keep_checkpoints),
-            load,
-            args.gen_subset,
-            rules,
-            sign_voters,
-            sentences=args.sentences,
-        )
-    print(f"{'dropped, percent':<32}{'min':>8}{'mean':>8}{'max':>8}", file=sys.stderr)
-    for site, dropped in masks.sparsity(masks.sites).items():
-        low, mean, high = (100 * float(v) for v in (dropped.min(), dropped.mean(), dropped.max()))
-        print(f"{site:<32}{low:>8.1f}{mean:>8.1f}{high:>8.1f}", file=sys.stderr)
-    print(args.output)
-
-
-def _require_goes_together(args: argparse.Namespace) -> None:
-    """Raises: ModelError if flags of fine-tuning stand without it, or it without its folder."""
-    from neuron_spec.errors import ModelError
 
     given = {"--work": args.work, "--voters": args.voters, "--keep-checkpoints": args.keep_checkpoints}
     given["flags after --"] = args.fairseq_flags
@@ -181,3 +102,52 @@ def _require_goes_together(args: argparse.Namespace) -> None:
         )
     if args.fine_tune is not None and args.work is None:
         raise ModelError("where are the fine-tuned copies to be?", mend="give --work DIR")
+    rules = Rules(args.sites, args.neuron_sets, args.step_fraction, args.quality_floor, args.max_steps)
+    asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
+    if asked.is_specialized:
+        raise ModelError(
+            "pruning starts from a dense model",
+            where=args.path,
+            got="a checkpoint with masks",
+            expected="a dense checkpoint, multilingual or fine-tuned",
+        )
+
+    training = None
+    if args.fine_tune is not None:
+        flags = [*read_flags(args.fine_tune), *(["--cpu"] if args.cpu else []), *args.fairseq_flags]
+        training = FineTuning(args.path, args.data_bin, asked.directions, flags)
+
+    def sign(some: Sequence[Direction], seeds: Sequence[int] = ()) -> dict[str, Any]:
+        data = data_sha256(args.data_bin, args.gen_subset, some)
+        inputs = {"checkpoint": asked.checkpoint_sha256, "data": data}
+        parameters = {
+            **vars(rules),
+            "subset": args.gen_subset,
+            "sentences": args.sentences or "all",
+            "directions": [str(direction) for direction in some],
+            "dropped_neurons": args.dropped_neurons or "as trained",
+        }
+        if training is not None:
+            inputs["training data"] = training.data_sha256(some)
+            parameters |= {"flags": training.flags, "seeds": list(seeds)}
+        return signature("prune", inputs=inputs, parameters=parameters)
+
+    options = {"dropped_neurons": args.dropped_neurons, "max_tokens": args.max_tokens, "cpu": args.cpu}
+
+    def load(path: Path, some: Sequence[Direction]) -> ImportanceMeter:
+        return asked.load(ImportanceMeter, path=path, directions=some, **options)
+
+    text: dict[str, Any] = {"subset": args.gen_subset, "sentences": args.sentences}
+    if training is None:
+        metadata: dict[str, Any] = {"checkpoint_sha256": asked.checkpoint_sha256, "langs": asked.langs}
+        metadata["signature"] = sign(asked.directions)
+        dense = partial(load, args.path, asked.directions)
+        masks = prune(args.output, dense, rules=rules, metadata=metadata, **text)
+    else:
+        voters = Voters(training, args.work, args.voters or [1], args.keep_checkpoints)
+        masks = prune_fine_tuned(args.output, voters, load, rules=rules, sign=sign, **text)
+    print(f"{'dropped, percent':<32}{'min':>8}{'mean':>8}{'max':>8}", file=sys.stderr)
+    for site, dropped in masks.sparsity(masks.sites).items():
+        low, mean, high = (100 * float(v) for v in (dropped.min(), dropped.mean(), dropped.max()))
+        print(f"{site:<32}{low:>8.1f}{mean:>8.1f}{high:>8.1f}", file=sys.stderr)
+    print(args.output)

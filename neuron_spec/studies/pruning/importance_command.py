@@ -47,8 +47,7 @@ def run(args: argparse.Namespace) -> None:
 
     from neuron_spec.artifacts import completed, hash_text, signature
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.studies.pruning.importance import Importance
-    from neuron_spec.studies.pruning.meter import ImportanceMeter
+    from neuron_spec.studies.pruning.importance import Importance, ImportanceMeter
 
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
     whole = signature(

@@ -33,7 +33,7 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.studies.pruning.meter import ImportanceMeter
+from neuron_spec.studies.pruning.importance import ImportanceMeter
 from neuron_spec.studies.pruning.sets import (
     PrunedSet,
     join,
@@ -102,8 +102,11 @@ def prune(
     is_begun = completed(so_far, metadata["signature"], what=_WHAT, quiet=True)
     meter = load()
     pruning = _Pruning(meter, meter.read(subset, sentences=sentences), rules)
-    if is_begun:
-        pruning.resume(NeuronMasks.load(so_far))
+    if is_begun:  # go on after the last step that was saved
+        saved = NeuronMasks.load(so_far)
+        pruning.kept, pruning.history = dict(saved.kept), saved.metadata["steps"]
+        pruning.open, nats = saved.metadata["open"], saved.metadata["nats"]
+        pruning.nats = {row: nats[str(d)] for row, d in enumerate(pruning.directions)}
     while pruning.step():
         pruning.masks(metadata).save(so_far)
     masks = pruning.masks(metadata)
@@ -193,8 +196,13 @@ def prune_fine_tuned(
         assert completed(part, signature, what=_WHAT, quiet=True)
         return NeuronMasks.load(part)
 
-    of_voters = {d: {str(seed): of_voter(d, seed) for seed in voters.seeds} for d in training.directions}
-    voted = [vote([*of.values()]) if len(of) > 1 else next(iter(of.values())) for of in of_voters.values()]
+    voted, quality, seconds = [], {}, {}
+    for direction in training.directions:
+        of_seeds = {str(seed): of_voter(direction, seed) for seed in voters.seeds}
+        voted.append(vote([*of_seeds.values()]) if len(of_seeds) > 1 else next(iter(of_seeds.values())))
+        name = str(direction)
+        quality[name] = {seed: voter.metadata["quality"][name] for seed, voter in of_seeds.items()}
+        seconds[name] = {seed: voter.metadata["fine_tuning_seconds"] for seed, voter in of_seeds.items()}
     masks = join(
         voted,
         {
@@ -204,14 +212,8 @@ def prune_fine_tuned(
             "langs": training.langs,
             "neuron_sets": rules.neuron_sets,
             "voters": len(voters.seeds),
-            "quality": {
-                str(d): {seed: masks.metadata["quality"][str(d)] for seed, masks in of_seeds.items()}
-                for d, of_seeds in of_voters.items()
-            },
-            "fine_tuning_seconds": {
-                str(d): {seed: masks.metadata["fine_tuning_seconds"] for seed, masks in of_seeds.items()}
-                for d, of_seeds in of_voters.items()
-            },
+            "quality": quality,
+            "fine_tuning_seconds": seconds,
             "signature": whole,
         },
     )
@@ -236,13 +238,6 @@ class _Pruning:
         self.stale = set(range(len(self.directions)))
         self.dictionary = hash_text(*meter.model.encoder.dictionary.symbols)
 
-    def resume(self, saved: NeuronMasks) -> None:
-        """Go on after the last step that was saved."""
-        self.kept = dict(saved.kept)
-        self.history = saved.metadata["steps"]
-        self.open = saved.metadata["open"]
-        self.nats = {row: saved.metadata["nats"][str(d)] for row, d in enumerate(self.directions)}
-
     def masks(self, metadata: Mapping[str, Any]) -> NeuronMasks:
         """The masks so far, and how they came about."""
         of_pruning = {
@@ -261,7 +256,15 @@ class _Pruning:
         if not self.open or len(self.history) == self.rules.max_steps:
             return False
         number = len(self.history) + 1
-        self._measure_importance(f"step {number}: importance")
+        # Of the directions of open sets whose masks changed: after a step taken back it is what it was.
+        rows = self.stale.intersection(_rows([pruned for pruned in self.sets if pruned.name in self.open]))
+        if rows:
+            self.meter.set_masks(NeuronMasks(self.directions, self.kept))
+            with self._bar(rows, f"step {number}: importance") as bar:
+                measured = self.meter.importance(self.text, rows, bar.update)
+            for site, values in measured.items():
+                self.importance.setdefault(site, torch.zeros_like(values))[list(rows)] = values[list(rows)]
+            self.stale -= rows
         proposed = {site: kept.clone() for site, kept in self.kept.items()}
         removed = {
             pruned: self._propose(pruned, proposed) for pruned in self.sets if pruned.name in self.open
@@ -290,7 +293,16 @@ class _Pruning:
             pending = _rows(back)
         self.stale |= {row for row in range(len(self.directions)) if self._differs(row, proposed)}
         self.kept, self.nats, self.open = proposed, nats, still_open
-        self.history.append(self._record(number))
+        left = {site: kept.double().mean().item() for site, kept in self.kept.items()}
+        quality = self._by_name({row: round(self._quality(row, nats), 6) for row in nats})
+        tqdm.write(
+            f"step {number}: {100 * sum(left.values()) / len(left):.1f} % kept, quality at least "
+            f"{min(quality.values()):.4f}, {len(self.open)} of {len(self.sets)} sets open",
+            file=sys.stderr,
+        )
+        kept_percent = {site: round(100 * value, 3) for site, value in left.items()}
+        record = {"step": number, "kept_percent": kept_percent, "quality": quality}
+        self.history.append(record | {"open_sets": len(self.open)})
         return True
 
     def _propose(self, pruned: PrunedSet, proposed: dict[str, Tensor]) -> int:
@@ -306,21 +318,6 @@ class _Pruning:
             for is_heads in (True, False)
         )
 
-    def _record(self, number: int) -> dict[str, Any]:
-        left = {site: kept.double().mean().item() for site, kept in self.kept.items()}
-        quality = self._by_name({row: round(self._quality(row, self.nats), 6) for row in self.nats})
-        tqdm.write(
-            f"step {number}: {100 * sum(left.values()) / len(left):.1f} % kept, quality at least "
-            f"{min(quality.values()):.4f}, {len(self.open)} of {len(self.sets)} sets open",
-            file=sys.stderr,
-        )
-        return {
-            "step": number,
-            "kept_percent": {site: round(100 * value, 3) for site, value in left.items()},
-            "quality": quality,
-            "open_sets": len(self.open),
-        }
-
     def _quality(self, row: int, nats: Mapping[int, float]) -> float:
         return math.exp(self.dense[row] - nats[row])
 
@@ -329,18 +326,6 @@ class _Pruning:
 
     def _by_name(self, values: Mapping[int, float]) -> dict[str, float]:
         return {str(self.directions[row]): value for row, value in values.items()}
-
-    def _measure_importance(self, words: str) -> None:
-        """Of the directions of open sets whose masks changed: after a step taken back it is what it was."""
-        rows = self.stale.intersection(_rows([pruned for pruned in self.sets if pruned.name in self.open]))
-        if not rows:
-            return
-        self.meter.set_masks(NeuronMasks(self.directions, self.kept))
-        with self._bar(rows, words) as bar:
-            measured = self.meter.importance(self.text, rows, bar.update)
-        for site, values in measured.items():
-            self.importance.setdefault(site, torch.zeros_like(values))[list(rows)] = values[list(rows)]
-        self.stale -= rows
 
     def _nats(self, kept: dict[str, Tensor], rows: Collection[int], words: str) -> dict[int, float]:
         """Mean nats per target token of these directions."""

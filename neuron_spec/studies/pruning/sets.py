@@ -78,7 +78,7 @@ def without_least_important(
         if not sites:
             continue
         left = torch.cat([kept[site] for site in sites])
-        ranks = torch.cat([_rank(importance[site], kept[site]) for site in sites])
+        ranks = torch.cat([_ranks(importance[site], kept[site]) for site in sites])
         number = max(1, int(step_fraction * int(left.sum()) + 1e-9))
         least = ranks.argsort(stable=True)[:number]
         left[least[ranks[least].isfinite()]] = False
@@ -86,7 +86,7 @@ def without_least_important(
     return after
 
 
-def _rank(importance: Tensor, kept: Tensor) -> Tensor:
+def _ranks(importance: Tensor, kept: Tensor) -> Tensor:
     """Importance relative to the site's, float64 ``[F]``; infinite for what cannot be removed."""
     of_kept = importance.double().where(kept, 0.0)
     ranks = (of_kept / of_kept.norm().clamp(min=torch.finfo(of_kept.dtype).tiny)).where(kept, torch.inf)

@@ -23,8 +23,6 @@ from neuron_spec.arguments import (
     whole_number,
 )
 
-ROWS = "rows"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_text(parser)
@@ -63,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from neuron_spec.artifacts import completed, signature
+    from neuron_spec.artifacts import signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
     from neuron_spec.studies.transfer.measure import INTACT, Lookahead, Transfer, transfer_rows
-    from neuron_spec.studies.transfer.page import TRANSFER_JSON, TRANSFER_TABLE, write_transfer
+    from neuron_spec.studies.transfer.page import PAGE, write_transfer
 
     asked = AskedThroughMasks.of(args, args.path, args.gen_subset, args.train_subset)
     inputs = {**asked.inputs, "training data": asked.data_sha256(args.train_subset)}
@@ -85,28 +83,14 @@ def run(args: argparse.Namespace) -> None:
             sentences=args.sentences,
         )
 
+    def write() -> None:
+        rows = transfer_rows(args.output / "rows", asked.names, sign, load, args.lr)
+        nats = torch.tensor([[*row["nats"].values()] for row in rows.values()], dtype=torch.float64)
+        tokens = [*rows[INTACT]["tokens"].values()]
+        transfer = Transfer(tokens, nats[0], nats[1:], rows[INTACT]["norm"])
+        write_transfer(args.output, asked.pairs, transfer, whole, seed=args.seed)
+
     parameters = {**asked.parameters, **step, **asked.reported(args.seed)}
-    whole = signature(
-        "transfer", inputs=inputs, parameters={**parameters, "normalize_rows": args.normalize_rows}
-    )
-    if not completed(args.output / TRANSFER_JSON, whole, what="transfer", where=args.output):
-        rows = transfer_rows(args.output / ROWS, asked.names, sign, load, args.lr)
-        losses = {
-            name: torch.tensor([row["nats"][n] for n in asked.names], dtype=torch.float64)
-            for name, row in rows.items()
-        }
-        transfer = Transfer(
-            [int(rows[INTACT]["tokens"][name]) for name in asked.names],
-            losses[INTACT],
-            torch.stack([losses[name] for name in asked.names]),
-            rows[INTACT]["norm"],
-        )
-        write_transfer(
-            args.output,
-            asked.pairs,
-            transfer,
-            whole,
-            seed=args.seed,
-            normalize_rows=args.normalize_rows,
-        )
-    print(args.output / TRANSFER_TABLE)
+    parameters["normalize_rows"] = args.normalize_rows
+    whole = signature("transfer", inputs=inputs, parameters=parameters)
+    PAGE.make(args.output, whole, write)

@@ -11,22 +11,20 @@ Axis letters: D directions.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import Part
-from neuron_spec.neurons.pairs import Compared, mean_known, square_table
+from neuron_spec.neurons.pairs import Compared, by_name, by_names, mean_known
 
 if TYPE_CHECKING:  # a report starts without fairseq
-    from neuron_spec.backends.fairseq.loading import TeacherForced, Text
+    from neuron_spec.backends.fairseq.loading import TeacherForced
 
 INTACT = "intact"
 
@@ -37,6 +35,7 @@ class Lookahead:
     Attributes:
         steps: one text per step.
         valid: what losses are measured on.
+        norm: the length of all trained parameters taken as one vector.
     """
 
     def __init__(
@@ -50,15 +49,7 @@ class Lookahead:
         ]
         self.valid = model.read(gen_subset)
         self._before = {name: p.detach().clone() for name, p in model.trained.items()}
-
-    @property
-    def norm(self) -> float:
-        """The length of all trained parameters taken as one vector."""
-        return _length(self._before)
-
-    def batches(self, row: int | None) -> int:
-        """How many one row takes."""
-        return len(self.valid.batches) + sum(len(t.of(row)) for t in self.steps if row is not None)
+        self.norm = _length(self._before)
 
     def losses(self, row: int | None, lr: float, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
         """Every direction's loss on the validation text, nats per token, after the steps on one direction.
@@ -71,26 +62,23 @@ class Lookahead:
         """
         try:
             for text in self.steps if row is not None else ():
-                self._step(text, row, lr, each_batch)
+                assert row is not None
+                gradient = self.model.gradients(text, row, each_batch)
+                length = _length(gradient)
+                if not 0 < length < float("inf"):
+                    raise ModelError(
+                        "a gradient without a direction to step in",
+                        where=self.model.directions[row],
+                        got=f"length {length}",
+                    )
+                with torch.no_grad():
+                    for name, parameter in self.model.trained.items():
+                        parameter.sub_(gradient[name], alpha=lr / length)
             return self.model.mean_losses(self.valid, each_batch)
         finally:
             with torch.no_grad():
                 for name, parameter in self.model.trained.items():
                     parameter.copy_(self._before[name])
-
-    def _step(self, text: Text, row: int | None, lr: float, each_batch: Callable[[], Any]) -> None:
-        assert row is not None
-        gradient = self.model.gradients(text, row, each_batch)
-        length = _length(gradient)
-        if not 0 < length < float("inf"):
-            raise ModelError(
-                "a gradient without a direction to step in",
-                where=self.model.directions[row],
-                got=f"length {length}",
-            )
-        with torch.no_grad():
-            for name, parameter in self.model.trained.items():
-                parameter.sub_(gradient[name], alpha=lr / length)
 
 
 def _length(tensors: Mapping[str, Tensor]) -> float:
@@ -107,10 +95,8 @@ def transfer_rows(
     """Every direction's loss after no step, ``intact``, and after steps on each direction.
 
     Args:
-        folder: where each finished row is written at once, so that a killed run goes on.
+        folder, sign, load: as `measured_rows` takes them.
         names: of the D directions.
-        sign: the signature of a row.
-        load: called if a row is missing.
 
     Returns:
         ``intact`` and the directions' names -> ``nats``, direction -> its loss per target token, and besides
@@ -118,25 +104,23 @@ def transfer_rows(
     """
     from neuron_spec.backends.fairseq.loading import measured_rows
 
-    def missing_rows(missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        lookahead = load()
-        rows = {name: None if name == INTACT else names.index(name) for name in missing}
-        batches = sum(map(lookahead.batches, rows.values()))
-        with tqdm(total=batches, unit="batch", file=sys.stderr) as bar:
-            for name, row in rows.items():
-                bar.set_description(f"after a step on {name}" if row is not None else INTACT)
-                nats = lookahead.losses(row, lr, bar.update)
-                yield (
-                    name,
-                    {
-                        "nats": dict(zip(names, nats, strict=True)),
-                        "tokens": dict(zip(names, lookahead.valid.tokens, strict=True)),
-                        "step_tokens": [] if row is None else [t.tokens[row] for t in lookahead.steps],
-                        "norm": lookahead.norm,
-                    },
-                )
+    rows: dict[str, int | None] = {INTACT: None, **{name: row for row, name in enumerate(names)}}
 
-    return measured_rows([INTACT, *names], folder, sign, missing_rows, what="row of a transfer")
+    def batches(ahead: Lookahead, name: str) -> int:
+        row = rows[name]
+        return len(ahead.valid.batches) + sum(len(t.of(row)) for t in ahead.steps if row is not None)
+
+    def measure(ahead: Lookahead, name: str, each_batch: Callable[[], Any]) -> dict[str, Any]:
+        row = rows[name]
+        return {
+            "nats": ahead.model.by_name(ahead.losses(row, lr, each_batch)),
+            "tokens": ahead.model.by_name(ahead.valid.tokens),
+            "step_tokens": [] if row is None else [text.tokens[row] for text in ahead.steps],
+            "norm": ahead.norm,
+        }
+
+    what = "row of a transfer"
+    return measured_rows(rows, folder, sign, load, batches=batches, measure=measure, what=what)
 
 
 @dataclass(frozen=True)
@@ -177,23 +161,23 @@ def summarize_transfer(compared: Compared, transfer: Transfer, *, seed: int) -> 
         seed: of random relabellings.
     """
     names, change = compared.names, transfer.change
-    groups = {}
-    for kind, pairs in compared.pairs().items():
-        groups[kind] = {
-            "pairs": int(pairs.sum()),
-            "own": mean_known(change.diagonal()[pairs.any(dim=1)]),
-            "others": mean_known(change[pairs]),
-            "relative": mean_known(transfer.relative[pairs]),
-            "harmed_fraction": mean_known((change[pairs] > 0).double()),
-        }
     return {
         "unit": "nats per target token",
         "tokens": dict(zip(names, transfer.tokens, strict=True)),
         "parameter_norm": transfer.norm,
-        "intact": dict(zip(names, transfer.intact.tolist(), strict=True)),
-        "change": square_table(names, change),
-        "relative": square_table(names, transfer.relative),
-        "groups": groups,
+        "intact": by_name(names, transfer.intact),
+        "change": by_names(names, names, change),
+        "relative": by_names(names, names, transfer.relative),
+        "groups": {
+            kind: {
+                "pairs": int(pairs.sum()),
+                "own": mean_known(change.diagonal()[pairs.any(dim=1)]),
+                "others": mean_known(change[pairs]),
+                "relative": mean_known(transfer.relative[pairs]),
+                "harmed_fraction": mean_known((change[pairs] > 0).double()),
+            }
+            for kind, pairs in compared.pairs().items()
+        },
         "families": compared.family_tests(-change, seed),
         "overlap": compared.overlap_tests(-change, seed),
     }

@@ -5,23 +5,26 @@ Pairs of directions are compared by kind, as `neurons.pairs` has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import TRANSFER
-from neuron_spec.neurons.pairs import Compared
-from neuron_spec.pages.family_tests import FAMILY_HEADER, FAMILY_P, family_cells, overlap_tests
+from neuron_spec.neurons.pairs import Compared, plain_values
 from neuron_spec.pages.heatmap import direction_maps
-from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table, not_computed
-from neuron_spec.pages.study_page import StudyPage
+from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table
+from neuron_spec.pages.study_page import (
+    FAMILY_HEADER,
+    FAMILY_P,
+    StudyPage,
+    family_cells,
+    overlap_tests,
+    reasons_of,
+)
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, counted, csv_text, percent, signed
 from neuron_spec.studies.transfer.measure import Transfer, summarize_transfer
 
-TRANSFER_JSON = f"{TRANSFER}.json"
-TRANSFER_TABLE = f"{TRANSFER}.md"
-CAPTION = "Change of every direction's loss by a step on another"
+_CAPTIONS = {"transfer": "Change of every direction's loss by a step on another"}
 
 _ABOUT = (
     "How the validation loss of every direction changes, in nats per target token, when the model takes steps of gradient "
@@ -34,86 +37,73 @@ _ABOUT = (
 
 
 def write_transfer(
-    folder: Path,
-    compared: Compared,
-    transfer: Transfer,
-    made: Mapping[str, Any],
-    *,
-    seed: int,
-    normalize_rows: bool = False,
+    folder: Path, compared: Compared, transfer: Transfer, made: Mapping[str, Any], *, seed: int
 ) -> None:
     """Write ``transfer.csv``, ``.md``, the figure and, last, ``transfer.json``.
 
     Args:
-        made: the signature.
+        made: the signature; by its ``normalize_rows`` changes are drawn over what the row's own direction gains.
         seed: of random relabellings.
-        normalize_rows: draw changes over what the row's own direction gains.
     """
+    is_relative = made["parameters"]["normalize_rows"]
+    label = "change, over the row's own gain" if is_relative else "change (thousandths of a nat per token)"
     figure = direction_maps(
-        {"": transfer.relative if normalize_rows else 1000 * transfer.change},
+        {"": transfer.relative if is_relative else 1000 * transfer.change},
         compared.directions,
         compared.family_of,
         title="Change of a direction's loss by a step on another",
-        label="change, over the row's own gain"
-        if normalize_rows
-        else "change (thousandths of a nat per token)",
+        label=label,
         rows="step on",
         columns="validation loss of",
         positive_is_red=True,
     )
+    rows: list[tuple[object, ...]] = []
+    for i, stepped in enumerate(compared.names):
+        for j, name in enumerate(compared.names):
+            intact, after = transfer.intact[j].item(), transfer.after[i, j].item()
+            (ratio,) = plain_values(transfer.relative[i, j, None])
+            of_pair = f"{intact:.6f}", f"{after:.6f}", f"{after - intact:.8f}"
+            rows.append((stepped, name, *of_pair, None if ratio is None else f"{ratio:.6f}"))
+    table = csv_text(("step_on", "direction", "intact", "after", "change", "relative"), rows)
     numbers = summarize_transfer(compared, transfer, seed=seed)
-    PAGE.write(folder, numbers, made, [drawn(TRANSFER, CAPTION, figure)], transfer_csv(compared, transfer))
-
-
-def transfer_csv(compared: Compared, transfer: Transfer) -> str:
-    """One line per direction that is stepped on and direction that is measured."""
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        relative = transfer.relative
-        for i, stepped in enumerate(compared.names):
-            for j, name in enumerate(compared.names):
-                intact, after = transfer.intact[j].item(), transfer.after[i, j].item()
-                ratio = None if relative[i, j].isnan() else f"{relative[i, j].item():.6f}"
-                yield stepped, name, f"{intact:.6f}", f"{after:.6f}", f"{after - intact:.8f}", ratio
-
-    return csv_text(("step_on", "direction", "intact", "after", "change", "relative"), rows())
+    pictures = [drawn(*each, figure) for each in _CAPTIONS.items()]
+    PAGE.write(folder, numbers, made, pictures, table)
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
     lr, steps = (content["signature"]["parameters"][key] for key in ("lr", "steps"))
     families = content["families"]
-    header = ("pairs", "number", "own", "others", "over own gain", "harmed", *FAMILY_HEADER)
+    rows: list[list[Cell]] = [
+        [
+            kind,
+            pairs["pairs"],
+            signed(pairs["own"], 5),
+            signed(pairs["others"], 5),
+            signed(pairs["relative"]),
+            percent(pairs["harmed_fraction"]),
+            *family_cells(families.get(kind), 5),
+        ]
+        for kind, pairs in content["groups"].items()
+    ]
     blocks: list[Block] = [
         Paragraph(
             f"{counted(steps, 'step')} on each direction, {lr:g} long, beside parameters of length "
             f"{content['parameter_norm']:.1f}."
         ),
-        Table(header, [_row(kind, of, families.get(kind)) for kind, of in content["groups"].items()]),
-        *not_computed((kind, test["reason"]) for kind, test in families.items()),
+        Table(("pairs", "number", "own", "others", "over own gain", "harmed", *FAMILY_HEADER), rows),
+        *reasons_of(families),
         *pictures.values(),
     ]
     return Section("", blocks, overlap_tests(content["overlap"], "gain"))
 
 
-def _row(kind: str, pairs: Mapping[str, Any], family_test: Mapping[str, Any] | None) -> list[Cell]:
-    return [
-        kind,
-        pairs["pairs"],
-        signed(pairs["own"], 5),
-        signed(pairs["others"], 5),
-        signed(pairs["relative"]),
-        percent(pairs["harmed_fraction"]),
-        *family_cells(family_test, 5),
-    ]
-
-
 PAGE = StudyPage(
-    name=TRANSFER,
+    name="transfer",
     title="Transfer between directions",
-    csv=f"{TRANSFER}.csv",
+    csv="transfer.csv",
     csv_holds="pair",
     show=_show,
-    about=[*map(Paragraph, _ABOUT)],
-    captions={TRANSFER: CAPTION},
+    about=_ABOUT,
+    captions=_CAPTIONS,
 )
 section = PAGE.section

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from neuron_spec.corpora.cleaning import fault_of_pair, fault_of_text, is_mostly_letters, normalize
+from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, is_mostly_letters, normalize
 
 
 @pytest.mark.parametrize(
