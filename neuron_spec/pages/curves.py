@@ -207,25 +207,20 @@ def dendrograms(
             ax.set_xticks([])
             ax.set_yticks([])
             say(ax, _NO_PAIR)
-        else:
-            _draw_tree(ax, tree, {code: leaves[family_of(code, families)] for code in tree.languages})
+            continue
+        # Root at the left, leaves at the right.
+        codes, lines = tree.drawing()
+        for places, distances in lines:
+            ax.plot([100 * d for d in distances], places, color=MUTED, linewidth=1.1, zorder=1)
+        for place, code in enumerate(codes):
+            ax.plot([0], [place], **leaves[family_of(code, families)], clip_on=False, zorder=2)
+        ax.set_yticks(range(len(codes)), codes, fontsize=9)
+        ax.yaxis.tick_right()
+        ax.tick_params(axis="y", pad=7)
+        ax.set_ylim(len(codes) - 0.4, -0.6)
+        ax.set_xlim(105 * max(5e-3, *(d for _, distances in lines for d in distances)), 0)
     legend_above(figure, title, leaves)
     return figure
-
-
-def _draw_tree(ax: Axes, tree: Tree, looks: Mapping[str, Look]) -> None:
-    """Root at the left, leaves at the right; ``looks``: of a leaf."""
-    leaves, lines = tree.drawing()
-    for places, distances in lines:
-        ax.plot([100 * d for d in distances], places, color=MUTED, linewidth=1.1, zorder=1)
-    longest = max(5e-3, *(d for _, distances in lines for d in distances))
-    for place, code in enumerate(leaves):
-        ax.plot([0], [place], **looks[code], clip_on=False, zorder=2)
-    ax.set_yticks(range(len(leaves)), leaves, fontsize=9)
-    ax.yaxis.tick_right()
-    ax.tick_params(axis="y", pad=7)
-    ax.set_ylim(len(leaves) - 0.4, -0.6)
-    ax.set_xlim(100 * 1.05 * longest, 0)
 
 
 # Over the values of a setting, over shots, over updates ------------------------------------
@@ -263,9 +258,10 @@ def line_panels(
         looks: of the names; None: one after the other.
         zero: the y axis starts there, or a line marks it.
     """
+    ticks = ticks or {}
     names = list(dict.fromkeys(name for panels in rows for lines in panels.values() for name in lines))
     looks = looks or {name: look(number) for number, name in enumerate(names)}
-    sizes = [max(3.0, 0.5 * len(_values(lines, ticks or {})) + 0.9) for lines in max(rows, key=len).values()]
+    sizes = [max(3.0, 0.5 * len(_values(lines, ticks)) + 0.9) for lines in max(rows, key=len).values()]
     figure = new_figure(0.6 + sum(sizes), 1.0 + 2.7 * len(rows))
     share: Literal["row", "none"] = "row" if row_labels else "none"
     grid = figure.subplots(len(rows), len(sizes), squeeze=False, sharey=share, width_ratios=sizes)
@@ -274,7 +270,7 @@ def line_panels(
             ax.remove()
         for ax, (panel, lines) in zip(axes, panels.items(), strict=False):
             plain_axis(ax, grid="y", title=panel)
-            values = _values(lines, ticks or {})
+            values = _values(lines, ticks)
             has_intervals = any(low is not None for curve in lines.values() for _, low, _ in curve.values())
             step = min(0.14, 0.5 / len(names)) if has_intervals else 0.0
             for name, curve in lines.items():

@@ -1,4 +1,4 @@
-"""What all figures share: colours, order of directions, axes, legends, and how they are written.
+"""What all figures share: colours, order of directions, axes, legends, and how they are rendered.
 
 Figures are made without pyplot, so drawing one changes no global state and needs no display. All take fractions
 (0-1) and show percent. Families come from the language table unless `families` (language -> family) is given.
@@ -8,10 +8,8 @@ Languages without a known family stand last, as "unknown".
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import rc_context
@@ -20,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from neuron_spec.artifacts import atomic_path
 from neuron_spec.directions import GROUPS, UNKNOWN, Direction, Group, family_of
 from neuron_spec.pages.page import Picture
 
@@ -35,12 +32,6 @@ TICK_STEPS = [1, 2, 5, 10]
 LEGEND_COLUMNS = 4
 
 Look = Mapping[str, Any]  # of a line, in a panel and in the legend: what matplotlib's Line2D takes
-
-
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a PNG or, if ``path`` ends so, an SVG, whole or not at all; the same figure gives the same bytes."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(rendered(figure, "svg" if Path(path).suffix == ".svg" else "png"))
 
 
 def rendered(figure: Figure, kind: str) -> bytes:

@@ -60,10 +60,8 @@ class PairedScore:
 
     @classmethod
     def of(cls, baseline: ResampledScore, system: ResampledScore) -> PairedScore:
-        """sacreBLEU makes its p-value as Moses does, from how far the *sizes* of the resampled differences exceed
-        their mean: one tail of two. It counts draws that differ by more than the systems; for equal ones there is
-        none.
-        """
+        # sacreBLEU makes its p-value as Moses does, from how far the *sizes* of the resampled differences exceed their
+        # mean: one tail of two.
         sizes = np.abs(system.single - baseline.single)
         hits = int((sizes - sizes.mean() > abs(baseline.score - system.score)).sum())
         p_value = 1.0 if system.score == baseline.score else (1 + hits) / (1 + len(sizes))

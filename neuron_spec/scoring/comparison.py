@@ -140,12 +140,6 @@ class Comparison:
     def seeds(self) -> int:
         return max(len(row.seeds) for row in self.directions)
 
-    def directions_of(self, system: str, metric: str) -> list[DirectionComparison]:
-        return [row for row in self.directions if (row.system, row.metric) == (system, metric)]
-
-    def groups_of(self, system: str, metric: str) -> list[GroupComparison]:
-        return [row for row in self.groups if (row.system, row.metric) == (system, metric)]
-
 
 @dataclass(frozen=True)
 class Difference:

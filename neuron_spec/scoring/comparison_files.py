@@ -171,12 +171,10 @@ def sections_of(comparison: Comparison) -> list[Section]:
     sections = []
     for system in comparison.systems:
         bleu, chrf = (_groups(comparison, system, metric) for metric in METRICS)
-        directions = {
-            f"{title}, every direction": _directions(comparison, system, metric)
-            for metric, title in METRICS.items()
-        }
-        tables = {"chrF++, means": chrf, **directions}
-        details = [Section(title, [table], is_folded=True) for title, table in tables.items()]
+        details = [Section("chrF++, means", [chrf], is_folded=True)]
+        for metric, title in METRICS.items():
+            table = _directions(comparison, system, metric)
+            details.append(Section(f"{title}, every direction", [table], is_folded=True))
         sections.append(Section(f"{system} against {comparison.baseline}", [bleu], details))
     return [*sections, Section("How to read this", [Bullets(_notes(comparison))], is_folded=True)]
 
@@ -197,7 +195,8 @@ def _groups(comparison: Comparison, system: str, metric: str) -> Table:
                 "/".join(map(str, row.holm_results.values())),
                 row.directions,
             ]
-            for row in comparison.groups_of(system, metric)
+            for row in comparison.groups
+            if (row.system, row.metric) == (system, metric)
         ],
     )
 
@@ -225,7 +224,8 @@ def _directions(comparison: Comparison, system: str, metric: str) -> Table:
                 ),
                 row.seeds[0].result if len(row.seeds) == 1 else _counted([seed.result for seed in row.seeds]),
             ]
-            for row in comparison.directions_of(system, metric)
+            for row in comparison.directions
+            if (row.system, row.metric) == (system, metric)
         ],
     )
 
@@ -256,15 +256,12 @@ def _notes(comparison: Comparison) -> list[str]:
         f"groups of fewer than {FEWEST_DIRECTIONS} cannot reach 0.05, and show no interval. That of a dozen is "
         "still somewhat narrow.",
     ]
-    if comparison.seeds > 1:
-        notes.append(
-            "±: sample standard deviation over seeds. Wins, ties and losses count each seed. A group's p is of "
-            "its directions' means over seeds."
-        )
-    else:
-        notes.append(
-            "One seed: how much a training run differs from the next is not in any of these figures."
-        )
+    notes.append(
+        "±: sample standard deviation over seeds. Wins, ties and losses count each seed. A group's p is of its "
+        "directions' means over seeds."
+        if comparison.seeds > 1
+        else "One seed: how much a training run differs from the next is not in any of these figures."
+    )
     smallest = min(1.0, directions / (samples + 1))
     if smallest >= alpha:
         notes.append(

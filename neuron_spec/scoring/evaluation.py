@@ -259,10 +259,8 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
     mend = "run `neuron-spec evaluate` to the end"
     content = read_json(require_file(folder / SCORES_JSON, "complete evaluation", mend), "scores")
     try:
-        scores = [
-            DirectionScore(direction=Direction.parse(name), **values)
-            for name, values in content["directions"].items()
-        ]
+        named = content["directions"].items()
+        scores = [DirectionScore(direction=Direction.parse(name), **values) for name, values in named]
         made_from, families, tiers = content["signature"], content["families"], content["tiers"]
     except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(

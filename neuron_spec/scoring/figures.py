@@ -58,30 +58,23 @@ def scores_bars(
     axes = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
     for ax, (group, members) in zip(axes, panels.items(), strict=True):
         plain_axis(ax, grid="x", title=group.arrow, x=metric)
-        _draw_scores(ax, rows, members, looks)
+        lines = {d.arrow: {name: row[str(d)] for name, row in rows.items() if str(d) in row} for d in members}
+        places: list[float] = [*range(len(members))]
+        if shared := [scores for scores in lines.values() if len(scores) == len(rows)]:
+            label = "mean" if len(shared) == len(members) else f"mean of {len(shared)}"
+            lines[label] = {system: fmean(scores[system] for scores in shared) for system in rows}
+            places.append(len(members) + 0.4)
+            ax.axhline(len(members) - 0.3, color=MUTED, linewidth=0.6)
+        for y, scores in zip(places, lines.values(), strict=True):
+            ends = min(scores.values()), max(scores.values())
+            ax.plot(ends, [y, y], color="#BBBBBB", linewidth=1.2, zorder=1)
+            for system, score in scores.items():
+                ax.plot([score], [y], **looks[system], zorder=2)
+        ax.set_yticks(places, list(lines))
         ax.margins(x=0.06)
         ax.set_ylim(longest + 1.1, -0.7)  # equal line heights in all panels
     legend_above(figure, f"{metric} per direction", looks)
     return figure
-
-
-def _draw_scores(
-    ax: Axes, rows: Mapping[str, Mapping[str, float]], members: Sequence[Direction], looks: Mapping[str, Look]
-) -> None:
-    """A line per direction, and one of the mean over those that all systems have."""
-    lines = {d.arrow: {system: row[str(d)] for system, row in rows.items() if str(d) in row} for d in members}
-    places: list[float] = [*range(len(members))]
-    if shared := [scores for scores in lines.values() if len(scores) == len(rows)]:
-        label = "mean" if len(shared) == len(members) else f"mean of {len(shared)}"
-        lines[label] = {system: fmean(scores[system] for scores in shared) for system in rows}
-        places.append(len(members) + 0.4)
-        ax.axhline(len(members) - 0.3, color=MUTED, linewidth=0.6)
-    for y, scores in zip(places, lines.values(), strict=True):
-        ends = min(scores.values()), max(scores.values())
-        ax.plot(ends, [y, y], color="#BBBBBB", linewidth=1.2, zorder=1)
-        for system, score in scores.items():
-            ax.plot([score], [y], **looks[system], zorder=2)
-    ax.set_yticks(places, list(lines))
 
 
 def score_differences(comparison: Comparison) -> Figure:

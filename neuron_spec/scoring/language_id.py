@@ -105,21 +105,17 @@ class LanguageIdentifier:
         """
         result = {}
         for language, texts in text.items():
-            self.require(language)
+            if language not in self.languages:
+                raise CorpusError(
+                    "the language identifier does not know a language",
+                    got=language,
+                    expected=f"one of {', '.join(self.languages)}",
+                    mend="fit it on text of every target language",
+                )
             if not texts:
                 raise CorpusError("no text to measure a language identifier on", got=language)
             result[language] = self.identify(texts).count(language) / len(texts)
         return result
-
-    def require(self, language: str) -> None:
-        """Raises: CorpusError if ``language`` was not learned."""
-        if language not in self.languages:
-            raise CorpusError(
-                "the language identifier does not know a language",
-                got=language,
-                expected=f"one of {', '.join(self.languages)}",
-                mend="fit it on text of every target language",
-            )
 
 
 def _code_points(texts: Sequence[str]) -> NDArray[np.uint32]:

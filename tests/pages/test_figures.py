@@ -16,7 +16,7 @@ from neuron_spec.pages.heatmap import (
     layer_heatmaps,
     loss_increase_heatmap,
 )
-from neuron_spec.pages.style import COLORS, INK, MUTED, in_family_order, look, rendered, save
+from neuron_spec.pages.style import COLORS, INK, MUTED, in_family_order, look, rendered
 from neuron_spec.scoring.figures import scores_bars
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -48,7 +48,7 @@ def random_kept(directions, fraction=0.7, layers=LAYERS):
 
 
 def check_png(figure, path):
-    save(figure, path)
+    path.write_bytes(rendered(figure, "png"))
     content = path.read_bytes()
     assert content.startswith(PNG)
     assert len(content) > 3000
@@ -223,7 +223,7 @@ def test_same_figure_same_bytes(tmp_path, kind):
     directions = CASES["six languages"]
     paths = [tmp_path / f"{name}.{kind}" for name in "ab"]
     for path in paths:
-        save(sparsity_per_layer(random_kept(directions), directions), path)
+        path.write_bytes(rendered(sparsity_per_layer(random_kept(directions), directions), kind))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 

@@ -18,7 +18,7 @@ from sacrebleu.significance import PairedTest
 
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
-from neuron_spec.pages.style import save
+from neuron_spec.pages.style import rendered
 from neuron_spec.scoring.bootstrap import PairedScore, resampled_scores
 from neuron_spec.scoring.comparison import LOSS, METRICS, TIE, WIN, compare, comparison_signature
 from neuron_spec.scoring.comparison_files import comparison_markdown, write_comparison
@@ -314,7 +314,7 @@ def test_one_direction_or_two_languages_suffice(count, good, bad, tmp_path):
     write_comparison(tmp_path, result)
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "nan" not in text and "| en-de " in text
-    save(score_differences(result), tmp_path / "comparison.png")
+    (tmp_path / "comparison.png").write_bytes(rendered(score_differences(result), "png"))
 
 
 def test_groups_are_those_of_the_evaluation(good, bad):
@@ -577,6 +577,7 @@ def test_figure_marks_what_is_significant(tmp_path, good, bad):
     assert labels == ["en→de", "en→qa", "de→en", "nl→en", "de→nl"]
     for name, start in (("figure.png", b"\x89PNG"), ("figure.svg", b"<?xml")):
         for path in (tmp_path / "one" / name, tmp_path / "two" / name):
-            save(figure, path)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(rendered(figure, path.suffix[1:]))
         assert (tmp_path / "one" / name).read_bytes().startswith(start)
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -16,7 +16,7 @@ from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages.heatmap import loss_increase_heatmap
-from neuron_spec.pages.style import save
+from neuron_spec.pages.style import rendered
 from neuron_spec.statistics import NothingToCompare, diagonal_test
 from neuron_spec.studies.ablation import measure as ablation
 from neuron_spec.studies.ablation.measure import (
@@ -380,7 +380,7 @@ def test_the_figure(pairs, tmp_path):
     framed = [patch for ax in figure.axes for patch in ax.patches if not patch.get_fill()]
     assert len(framed) == len(pairs)
     path = tmp_path / "figure.png"
-    save(figure, path)
+    path.write_bytes(rendered(figure, path.suffix[1:]))
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
@@ -404,7 +404,7 @@ def test_a_figure_of_languages_and_without_controls(tmp_path):
     figure = draw(pairs, torch.rand(3, 4), ["en", "de", "es"], [1, 1, 2, None], random=float("nan"))
     ax = figure.axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["de", "en", "es"]
-    save(figure, tmp_path / "figure.svg")
+    (tmp_path / "figure.svg").write_bytes(rendered(figure, "svg"))
 
 
 def cells(ax: Any) -> dict[tuple[int, int], str]:

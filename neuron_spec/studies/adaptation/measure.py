@@ -43,6 +43,7 @@ from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, f
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
+from neuron_spec.scoring.comparison import METRICS
 from neuron_spec.scoring.evaluation import (
     ALL,
     Evaluation,
@@ -280,12 +281,6 @@ class Adaptation:
         )
 
     def _as_plain(self, results: Mapping[Direction, Mapping[int, Evaluation]]) -> dict[str, Any]:
-        scores = {
-            direction: {
-                str(n): {"bleu": of.scores[0].bleu, "chrf": of.scores[0].chrf} for n, of in curve.items()
-            }
-            for direction, curve in results.items()
-        }
         return {
             **({"command": command} if (command := command_line()) else {}),
             "checkpoint_sha256": self._inputs["checkpoint"],
@@ -296,8 +291,13 @@ class Adaptation:
             "borrow": self._borrow,
             "borrowed": self._borrowed,
             "directions": {
-                str(direction): {"in_training": direction in self.trained, "shots": shots}
-                for direction, shots in scores.items()
+                str(direction): {
+                    "in_training": direction in self.trained,
+                    "shots": {
+                        str(n): {m: getattr(of.scores[0], m) for m in METRICS} for n, of in curve.items()
+                    },
+                }
+                for direction, curve in results.items()
             },
         }
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -47,8 +47,7 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Dropped:
+class Dropped(NamedTuple):
     """Percent of neurons dropped: least and most over layers and directions, and their mean."""
 
     min: float
@@ -204,14 +203,13 @@ def write_sweep(run: Path, sweep: Sweep) -> Path:
     """Write ``sweep.csv``, ``.png``, ``.svg`` and, last, ``.md``, whose path is returned."""
     rows = changes(sweep)
     dropped = {point.value: point.dropped for point in sweep.points}
-    names = ("min", "mean", "max")
     lines = []
     for row in rows:
         of = dropped[row.value] if row.system == SPECIALIZED else None
-        cells = [*row.values(_COLUMNS).values(), *(of and getattr(of, name) for name in names)]
+        cells = [*row.values(_COLUMNS).values(), *(of or [None] * 3)]
         rounded = [f"{cell:.4f}" if isinstance(cell, float) else cell for cell in cells]
         lines.append([f"{row.value:g}", *rounded])
-    header = [sweep.parameter, *_COLUMNS, *(f"dropped_{name}_percent" for name in names)]
+    header = [sweep.parameter, *_COLUMNS, *(f"dropped_{name}_percent" for name in Dropped._fields)]
     write_text(run / f"{SWEEP}.csv", csv_text(header, lines))
     picture = drawn(SWEEP, "BLEU change", _draw(sweep, rows))
     write_pictures(run, [picture])

@@ -33,6 +33,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.studies.systems.measure import read_systems, write_systems
 
-    print(
-        write_systems(args.output, read_systems(args.seed, args.comparison, args.benchmark, args.checkpoint))
-    )
+    systems = read_systems(args.seed, args.comparison, args.benchmark, args.checkpoint)
+    print(write_systems(args.output, systems))

@@ -127,18 +127,12 @@ def read_systems(
                 expected=timed_as,
                 mend="run benchmarks/systems.py again, on the same seed",
             )
+        mend = "train it, or name another --seed"
         # Those of its directions, or its only one.
         paths = sorted((seed / name).glob(f"*/{checkpoint}")) or [
-            require_file(
-                seed / name / checkpoint,
-                "checkpoint of a compared system",
-                "train it, or name another --seed",
-            )
+            require_file(seed / name / checkpoint, "checkpoint of a compared system", mend)
         ]
-        states = [read_checkpoint(path) for path in paths]
-        for path, state in zip(paths, states, strict=True):
-            inputs[str(path.parent.relative_to(seed))] = weights_sha256(state)
-        costs[name] = _cost(name, seed, states, directions, timed and timed[timed_as])
+        costs[name] = _cost(name, seed, paths, directions, timed and timed[timed_as], inputs)
     return Systems(
         baseline=compared.baseline,
         directions=directions,
@@ -152,12 +146,16 @@ def read_systems(
 def _cost(
     name: str,
     seed: Path,
-    states: Sequence[Mapping[str, Any]],
+    paths: Sequence[Path],
     directions: int,
     timed: Mapping[str, Any] | None,
+    inputs: dict[str, str],
 ) -> Cost:
+    """Also says in ``inputs`` which weights were counted."""
     total = trained = adapters = model_bytes = 0
-    for state in states:
+    for path in paths:
+        state = read_checkpoint(path)
+        inputs[str(path.parent.relative_to(seed))] = weights_sha256(state)
         parameters = parameters_of(state)
         total += sum(tensor.numel() for tensor in parameters.values())
         trained += sum(tensor.numel() for tensor in trained_of(state, parameters).values())
@@ -186,7 +184,7 @@ def _cost(
     return Cost(
         parameters=total,
         trained_parameters=trained,
-        bytes_per_direction=(model_bytes if len(states) > 1 else adapters + of_masks) / directions,
+        bytes_per_direction=(model_bytes if len(paths) > 1 else adapters + of_masks) / directions,
         extraction_seconds=float(sum(seconds)) if seconds else None,
         training_tokens_per_s=training.get("tokens_per_s"),
         training_ratio=training.get("ratio"),
