@@ -139,11 +139,14 @@ class TeacherForced:
         dataset = task.data_manager.load_dataset(subset, training=False, epoch=1)
         sizes = [*map(len, dataset.datasets)]
         starts = np.cumsum(sizes) - sizes
-        chosen = np.concatenate(
-            [start + _spread(size, sentences, part) for start, size in zip(starts, sizes, strict=True)]
-        )
+        indices_of = []
+        for start, size in zip(starts, sizes, strict=True):
+            count = size if sentences is None else min(size, sentences)
+            turns = torch.arange(count)
+            indices_of.append(start + (turns * size // max(1, count))[part.holds(turns)].numpy())
         longest = utils.resolve_max_positions(task.max_positions(), self.model.max_positions())
-        chosen = task.filter_indices_by_size(chosen, dataset, longest, ignore_invalid_inputs=True)
+        everything = np.concatenate(indices_of)
+        chosen = task.filter_indices_by_size(everything, dataset, longest, ignore_invalid_inputs=True)
         row_of = {direction_id(d, task.langs): row for row, d in enumerate(self.directions)}
         text = Text([0] * len(self.directions), [])
         for indices in dataset.batch_by_size(chosen, max_tokens=self._max_tokens):
@@ -190,13 +193,6 @@ class TeacherForced:
         """The batch's sum, in nats."""
         loss: Tensor = self._criterion(self.model, batch)[0]
         return loss
-
-
-def _spread(size: int, sentences: int | None, part: Part) -> np.ndarray:
-    """Indices of sentences of a set of ``size``, spread evenly and dealt to parts in turns."""
-    count = size if sentences is None else min(size, sentences)
-    turns = torch.arange(count)
-    return (turns * size // max(1, count))[part.holds(turns)].numpy()
 
 
 def measured_rows(
