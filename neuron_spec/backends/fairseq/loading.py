@@ -96,8 +96,8 @@ class TeacherForced:
         (self.model,), saved = checkpoint_utils.load_model_ensemble([str(path)], task=task)
         if masks is not None:
             self.model.set_masks(masks, task.langs)
-        self._cuda = torch.cuda.is_available() and not cpu
-        self.model.eval().to(dtype=dtype, device="cuda" if self._cuda else "cpu")
+        self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+        self.model.eval().to(dtype=dtype, device=self.device)
         if self.model.has_masks:
             self.model.masks(task.langs).require_directions(directions, where=path)
         self._criterion = CrossEntropyCriterion(task, sentence_avg=False)
@@ -113,11 +113,6 @@ class TeacherForced:
     def by_name(self, values: Iterable[Any]) -> dict[str, Any]:
         """Direction -> its value."""
         return dict(zip(map(str, self.directions), values, strict=True))
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
 
     def read(self, subset: str, *, sentences: int | None = None, part: Part = WHOLE) -> Text:
         """The text of a subset; kept on the device, as it is small beside the model.
@@ -153,7 +148,7 @@ class TeacherForced:
             batch = dataset.collater([dataset[index] for index in indices])
             row = row_of[batch["net_input"]["distinct_ids"][0]]
             text.tokens[row] += batch["ntokens"]
-            text.batches.append((row, utils.move_to_cuda(batch) if self._cuda else batch))
+            text.batches.append((row, utils.move_to_cuda(batch) if self.device.type == "cuda" else batch))
         if empty := [str(d) for d, n in zip(self.directions, text.tokens, strict=True) if not n]:
             raise ModelError(
                 "no text to measure a loss on",

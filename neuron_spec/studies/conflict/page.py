@@ -25,8 +25,8 @@ _ABOUT = (
     "between one direction's first half of its text and the other's second, to be held against *split half*, the same "
     "of a direction with itself: the most that noise lets a pair reach. Where directions have sentences in common, as in "
     "a parallel corpus, the plain cosine holds their common noise too. *Disattenuated*: the one over the other, where "
-    f"both directions' split-half cosines are {measure.LEAST_SPLIT_HALF:g} or more; how many pairs that are stands behind it. "
-    "*Same family*, *other families*: mean cosine of such pairs.",
+    f"both directions' split-half cosines are {measure.LEAST_SPLIT_HALF:g} or more; how many pairs that are stands behind "
+    "it. *Same family*, *other families*: mean cosine of such pairs.",
     f"{FAMILY_P} Tests are not corrected for their number. Within a group of parameters, biases go with their weights.",
 )
 
