@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 
 from neuron_spec.pages.page import Block, Bullets, Code, Page, Paragraph, Picture, Section, Table
-from neuron_spec.pages.tables import Cell, columns_of_numbers, shown
+from neuron_spec.pages.tables import columns_of_numbers, shown
 
 _LARGEST_SVG = 150_000  # bytes; a larger one is slower to draw than a PNG is to load
 _INLINE = re.compile(
@@ -27,26 +27,17 @@ _INLINE = re.compile(
 
 def as_html(page: Page) -> str:
     """The whole page."""
-    style, script = (_resource(name) for name in ("page.css", "page.js"))
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src {_hash(style)}",
-            f"script-src {_hash(script)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
+    style, script = (
+        files("neuron_spec.pages").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js")
     )
-    ids = [f"s{number}" for number in range(1, len(page.sections) + 1)]
-    links = "\n".join(
-        f'<li><a href="#{name}">{escape(section.title)}</a></li>'
-        for name, section in zip(ids, page.sections, strict=True)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
     )
-    body = "\n".join(
-        f'<section id="{name}">\n{_section(section, level=2)}\n</section>'
-        for name, section in zip(ids, page.sections, strict=True)
-    )
+    sections = list(enumerate(page.sections, start=1))
+    links = "\n".join(f'<li><a href="#s{n}">{escape(section.title)}</a></li>' for n, section in sections)
+    body = "\n".join(f'<section id="s{n}">\n{_section(section, 2)}\n</section>' for n, section in sections)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -74,22 +65,17 @@ def as_html(page: Page) -> str:
 """
 
 
-def _resource(name: str) -> str:
-    return files("neuron_spec.pages").joinpath(name).read_text(encoding="utf-8")
-
-
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _section(section: Section, level: int) -> str:
-    inner = "\n".join(
-        [_blocks(section.blocks), *(_section(below, min(level + 1, 6)) for below in section.sections)]
-    )
+    below = (_section(inner, min(level + 1, 6)) for inner in section.sections)
+    content = "\n".join([_blocks(section.blocks), *below])
     title = f"<h{level}>{escape(section.title)}</h{level}>"
     if section.is_folded:
-        return f"<details>\n<summary>{title}</summary>\n{inner}\n</details>"
-    return f"{title}\n{inner}"
+        return f"<details>\n<summary>{title}</summary>\n{content}\n</details>"
+    return f"{title}\n{content}"
 
 
 def _blocks(blocks: Sequence[Block]) -> str:
@@ -107,8 +93,15 @@ def _block(block: Block) -> str:
             return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
         case Table():
             return _table(block)
-        case Picture():
-            return _picture(block)
+        case Picture(name, caption, png, svg):
+            kind, content = "png", png
+            if svg is not None and len(svg) <= _LARGEST_SVG:
+                kind, content = "svg+xml", svg
+            return (
+                f'<figure><button type="button" class="zoom" title="Show in full size">'
+                f'<img alt="{escape(name)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+                f"</button><figcaption>{inline(caption)}</figcaption></figure>"
+            )
 
 
 def inline(text: str) -> str:
@@ -117,51 +110,28 @@ def inline(text: str) -> str:
     for mark in _INLINE.finditer(text):
         parts.append(escape(text[end : mark.start()]))
         name = str(mark.lastgroup)
-        inner = mark[name]
-        if name == "literal":
-            parts.append(escape(inner))
-        else:
-            parts.append(f"<{name}>{escape(inner) if name == 'code' else inline(inner)}</{name}>")
+        content = inline(mark[name]) if name in ("strong", "em") else escape(mark[name])
+        parts.append(content if name == "literal" else f"<{name}>{content}</{name}>")
         end = mark.end()
     return "".join([*parts, escape(text[end:])])
 
 
 def _table(table: Table) -> str:
-    numbers = columns_of_numbers(table.header, table.rows)
-    header = "".join(
-        f"<th{_class(is_number)} scope='col'>"
-        + (escape(name) if table.is_text else f'<button type="button">{escape(name)}</button>')
-        + "</th>"
-        for name, is_number in zip(table.header, numbers, strict=True)
+    classes = [
+        ' class="number"' if is_number else "" for is_number in columns_of_numbers(table.header, table.rows)
+    ]
+    names = [escape(name) for name in table.header]
+    # Translations may run from right to left.
+    kind, direction = ("text", ' dir="auto"') if table.is_text else ("sortable", "")
+    if not table.is_text:
+        names = [f'<button type="button">{name}</button>' for name in names]
+    header = "".join(f"<th{of} scope='col'>{name}</th>" for of, name in zip(classes, names, strict=True))
+    rows = (
+        "".join(f"<td{of}{direction}>{escape(shown(c))}</td>" for of, c in zip(classes, row, strict=True))
+        for row in table.rows
     )
-    rows = "\n".join(
-        "<tr>" + "".join(map(_cell, row, numbers, [table.is_text] * len(row))) + "</tr>" for row in table.rows
-    )
-    kind = "text" if table.is_text else "sortable"
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}">\n'
-        f"<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
-    )
-
-
-def _cell(cell: Cell, is_number: bool, is_text: bool) -> str:
-    # Translations may run from right to left.
-    direction = ' dir="auto"' if is_text else ""
-    return f"<td{_class(is_number)}{direction}>{escape(shown(cell))}</td>"
-
-
-def _class(is_number: bool) -> str:
-    return ' class="number"' if is_number else ""
-
-
-def _picture(picture: Picture) -> str:
-    if picture.svg is not None and len(picture.svg) <= _LARGEST_SVG:
-        kind, content = "svg+xml", picture.svg
-    else:
-        kind, content = "png", picture.png
-    text = inline(picture.caption)
-    return (
-        f'<figure><button type="button" class="zoom" title="Show in full size">'
-        f'<img alt="{escape(picture.name)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
-        f"</button><figcaption>{text}</figcaption></figure>"
+        f"<thead><tr>{header}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
     )

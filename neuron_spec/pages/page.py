@@ -97,10 +97,8 @@ def not_computed(reasons: Iterable[tuple[str, str | None]]) -> list[Block]:
     for place, reason in dict.fromkeys(reasons):
         if reason:
             places.setdefault(reason, []).append(place)
-    items = [
-        plain(f"{reason} ({'; '.join(of) if len(of) < 5 else f'{len(of)} lines'})")
-        for reason, of in places.items()
-    ]
+    where = {reason: "; ".join(of) if len(of) < 5 else f"{len(of)} lines" for reason, of in places.items()}
+    items = [plain(f"{reason} ({of})") for reason, of in where.items()]
     return [Paragraph("Not computed:"), Bullets(items)] if items else []
 
 
@@ -111,18 +109,15 @@ def how_it_was_made(made: Mapping[str, Any], files: str) -> Section:
         made: the signature.
         files: a sentence about where more stands.
     """
-    parameters = {
-        name: value for name, value in made["parameters"].items() if isinstance(value, (str, int, float))
-    }
-    blocks: list[Block] = [Code(command)] if (command := made.get("command")) else []
-    blocks += [
-        Paragraph(
-            f"Stage: {plain(made['stage'])}. Parameters: {plain(parameters_text(parameters))}. {files}"
-        ),
+    parameters = {name: of for name, of in made["parameters"].items() if isinstance(of, (str, int, float))}
+    text = f"Stage: {plain(made['stage'])}. Parameters: {plain(parameters_text(parameters))}. {files}"
+    blocks: list[Block] = [
+        Paragraph(text),
         Table(("made from", "sha256"), [[name, str(value)] for name, value in made["inputs"].items()]),
         Paragraph(f"Versions: {plain(versions_text(made))}."),
     ]
-    return Section("How it was made", blocks, is_folded=True)
+    command = [Code(made["command"])] if made.get("command") else []
+    return Section("How it was made", [*command, *blocks], is_folded=True)
 
 
 def parameters_text(parameters: Mapping[str, Any]) -> str:
@@ -152,15 +147,11 @@ def plain(text: str) -> str:
     return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
 
 
-def pictures(page: Page) -> Iterator[Picture]:
+def pictures(of: Page | Section) -> Iterator[Picture]:
     """All figures of a page, in their order."""
-
-    def below(section: Section | Page) -> Iterator[Picture]:
-        yield from (block for block in section.blocks if isinstance(block, Picture))
-        for inner in section.sections:
-            yield from below(inner)
-
-    return below(page)
+    yield from (block for block in of.blocks if isinstance(block, Picture))
+    for section in of.sections:
+        yield from pictures(section)
 
 
 def write_pictures(folder: Path, pictures: Iterable[Picture], kinds: Sequence[str] = ("png", "svg")) -> None:
@@ -174,31 +165,24 @@ def write_pictures(folder: Path, pictures: Iterable[Picture], kinds: Sequence[st
 
 def as_markdown(page: Page, figures: str = FIGURES) -> str:
     """The page; its figures are files in the folder ``figures`` beside it, or in its own where that is empty."""
-    parts = _parts(page, 1, f"{figures}/" if figures else "")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(_parts(page, 1, f"{figures}/" if figures else "")) + "\n"
 
 
-def _parts(of: Page | Section, level: int, figures: str) -> list[str]:
-    parts = [f"{'#' * level} {plain(of.title)}", *(_block(block, figures) for block in of.blocks)]
+def _parts(of: Page | Section, level: int, figures: str) -> Iterator[str]:
+    yield f"{'#' * level} {plain(of.title)}"
+    for block in of.blocks:
+        match block:
+            case Paragraph(text):
+                yield text
+            case Bullets(items):
+                yield "\n".join(f"- {item}" for item in items)
+            case Table(header, rows):
+                cells = [[plain(shown(c)) if isinstance(c, str) else c for c in row] for row in rows]
+                yield markdown_table([plain(name) for name in header], cells)
+            case Code(text):
+                fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+                yield f"{fence}bash\n{text}\n{fence}"
+            case Picture(name, caption):
+                yield f"![{caption}]({figures}{name}.png)"
     for section in of.sections:
-        parts += _parts(section, level + 1, figures)
-    return parts
-
-
-def _block(block: Block, figures: str) -> str:
-    match block:
-        case Paragraph(text):
-            return text
-        case Bullets(items):
-            return "\n".join(f"- {item}" for item in items)
-        case Table(header, rows):
-            return markdown_table([plain(name) for name in header], [[_cell(c) for c in row] for row in rows])
-        case Code(text):
-            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-            return f"{fence}bash\n{text}\n{fence}"
-        case Picture(name, caption):
-            return f"![{caption}]({figures}{name}.png)"
-
-
-def _cell(cell: Cell) -> Cell:
-    return plain(shown(cell)) if isinstance(cell, str) else cell
+        yield from _parts(section, level + 1, figures)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from neuron_spec.artifacts import completed, read_json, recorded_command, write_json, write_text
 from neuron_spec.pages.page import (
     Block,
@@ -27,6 +29,7 @@ from neuron_spec.pages.page import (
     not_computed,
     write_pictures,
 )
+from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, shown_p, signed
 
 FAMILY_HEADER = ("same family", "other families", "p")  # of `family_cells`
@@ -94,14 +97,14 @@ class StudyPage:
         folder: Path,
         numbers: Mapping[str, Any],
         made: Mapping[str, Any],
-        pictures: Sequence[Picture],
+        figures: Mapping[str, Figure],
         csv_text: str,
     ) -> Path:
         """Write figures, CSV, page and, last, ``NAME.json``, the mark of completeness, whose path is returned."""
-        write_pictures(folder / self.figures, pictures)
+        pictures = {name: drawn(name, self.captions[name], figure) for name, figure in figures.items()}
+        write_pictures(folder / self.figures, pictures.values())
         write_text(folder / self.csv, csv_text)
-        by_name = {picture.name: picture for picture in pictures}
-        write_text(folder / f"{self.name}.md", self.as_markdown(numbers, made, by_name))
+        write_text(folder / f"{self.name}.md", self.as_markdown(numbers, made, pictures))
         path = folder / f"{self.name}.json"
         write_json(path, {"signature": dict(made), **numbers})
         return path

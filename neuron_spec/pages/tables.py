@@ -19,20 +19,18 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
     Raises:
         ValueError: if a row is not as long as the header.
     """
-    lines = [[_escaped(shown(cell)) for cell in line] for line in (header, *rows)]
-    columns = list(zip(*lines, strict=True))
-    right = columns_of_numbers(header, rows)
-    widths = [max(3, *map(len, column)) for column in columns]
-    rule = ["-" * (width - 1) + (":" if r else "-") for width, r in zip(widths, right, strict=True)]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.rjust(width) if r else cell.ljust(width)
-            for cell, width, r in zip(line, widths, right, strict=True)
-        )
-        + " |"
-        for line in (lines[0], rule, *lines[1:])
-    )
+    lines = [
+        [shown(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)
+    ]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    columns = list(zip(widths, columns_of_numbers(header, rows), strict=True))
+    rule = ["-" * (width - 1) + (":" if is_right else "-") for width, is_right in columns]
+    texts = []
+    for line in (lines[0], rule, *lines[1:]):
+        cells = zip(line, columns, strict=True)
+        padded = (cell.rjust(width) if is_right else cell.ljust(width) for cell, (width, is_right) in cells)
+        texts.append(f"| {' | '.join(padded)} |")
+    return "\n".join(texts)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -76,13 +74,5 @@ def counted(number: int, noun: str) -> str:
 def columns_of_numbers(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
     """Of each column, whether all its cells are numbers, at least one of them known."""
     columns = zip(*([shown(cell) for cell in line] for line in (header, *rows)), strict=True)
-    return [_holds_numbers(cells) for _, *cells in columns]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _holds_numbers(cells: Sequence[str]) -> bool:
-    values = [cell for cell in cells if cell != _NO_VALUE]
-    return bool(values) and all(_NUMBER.fullmatch(value) for value in values)
+    known = [[cell for cell in cells if cell != _NO_VALUE] for _, *cells in columns]
+    return [bool(values) and all(map(_NUMBER.fullmatch, values)) for values in known]

@@ -1,18 +1,12 @@
 """Switching neurons off and measuring what the model loses: are specialized neurons functional, or only
 correlated with their direction?
 
-The definition is ours. A neuron that is switched off emits zero for every direction, its constant
-ReLU(bias) included; all else stays. The loss is the mean negative log-likelihood of a target token, as
-`teacher_forcing` has it.
-
-Sets of directions overlap by far the most, so a model without one whole set is a ruin for all. What tells
-directions apart are the *distinctive* neurons of a set: those that the fewest other sets hold.
-
-`summarize` gives what the losses say, as it stands in ``ablation.json``: nats per target token, and whether a direction
-loses more by its own neurons than by those of others. What cannot be computed is None, with the reason beside it.
+The definition is ours. A neuron that is switched off emits zero for every direction, its constant ReLU(bias) included;
+all else stays. Sets of directions overlap by far the most, so a model without one whole set is a ruin for all. What
+tells directions apart are the *distinctive* neurons of a set: those that the fewest other sets hold.
 
 Axis letters: D directions, F ffn, S sets, n directions of one group. True = kept, or switched off where the text
-says so.
+says so. What cannot be computed is None, with the reason beside it.
 """
 
 from __future__ import annotations

@@ -14,13 +14,11 @@ from neuron_spec.directions import family_of
 from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table
 from neuron_spec.pages.study_page import FAMILY_HEADER, FAMILY_P, StudyPage, family_cells, p_of, reasons_of
-from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text, signed
 
 if TYPE_CHECKING:  # a report starts without fairseq
     from neuron_spec.studies.ablation.measure import Ablation
 
-_CAPTIONS = {"ablation": "Loss increase of every direction without each set's neurons"}
 
 _ABOUT = (
     "What a direction loses when the neurons of each set in turn emit nothing, for all directions alike: the rise of "
@@ -30,10 +28,6 @@ _ABOUT = (
     "ways to deal the group's sets out, or of random ones, that cost at least as much as the true one; one-sided, and "
     "untouched by sets that matter to all or directions that suffer from any. *Random*: as many random neurons of each "
     "layer. *Remaining sets*: those of directions of another group, or, of sets per language, English's.",
-)
-_SPECIALIZED = (
-    "The checkpoint is specialized: a direction runs without the neurons that it drops anyway, so that the "
-    "sets of others can cost it little."
 )
 
 
@@ -59,8 +53,7 @@ def write_ablation(
         partial(family_of, families=ablation.families),
     )
     numbers = {"switched_off": dict(switched_off), **summarize(ablation, seed=seed)}
-    pictures = [drawn(*each, figure) for each in _CAPTIONS.items()]
-    return PAGE.write(folder, numbers, made, pictures, as_csv(ablation))
+    return PAGE.write(folder, numbers, made, {"ablation": figure}, as_csv(ablation))
 
 
 def as_csv(ablation: Ablation) -> str:
@@ -79,7 +72,12 @@ def as_csv(ablation: Ablation) -> str:
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
     parameters, groups = content["signature"]["parameters"], content["groups"]
     what = "the distinctive neurons of each set" if parameters["ablate"] == "distinctive" else "whole sets"
-    specialized = f" {_SPECIALIZED}" if parameters["checkpoint"] == "specialized" else ""
+    text = f"Switched off: {what}."
+    if parameters["checkpoint"] == "specialized":
+        text += (
+            " The checkpoint is specialized: a direction runs without the neurons that it drops anyway, so that the sets "
+            "of others can cost it little."
+        )
     rows: list[list[Cell]] = []
     for name, group in groups.items():
         n, largest = len(group["directions"]), group["own_is_largest"]
@@ -96,7 +94,7 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
         )
     header = ("evaluated", "directions", "own", "others", "random", "own is largest", "p", "remaining sets")
     blocks: list[Block] = [
-        Paragraph(f"Switched off: {what}.{specialized}"),
+        Paragraph(text),
         Table((*header, "intact loss"), rows),
         *reasons_of(groups),
         *pictures.values(),
@@ -140,7 +138,7 @@ PAGE = StudyPage(
     csv_holds="loss",
     show=_show,
     about=_ABOUT,
-    captions=_CAPTIONS,
+    captions={"ablation": "Loss increase of every direction without each set's neurons"},
     picture_name="{figure}-{folder}",
 )
 section = PAGE.section

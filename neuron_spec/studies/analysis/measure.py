@@ -39,8 +39,7 @@ from neuron_spec.neurons.stability import (
 )
 from neuron_spec.statistics import PERMUTATIONS, NothingToCompare, PermutationTest, mantel
 
-DISTANCES_HEADER = ["language", "language", "distance"]
-
+DISTANCES_HEADER = "language,language,distance"
 Distances = dict[frozenset[str], float]  # of unordered pairs of languages
 
 
@@ -106,12 +105,13 @@ def read_distances(path: Path, pairs: Sequence[tuple[str, str]]) -> Distances:
     """
     text = require_file(path, "table of distances").read_text(encoding="utf-8-sig")
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text))]
-    if not rows or rows[0] != DISTANCES_HEADER:
+    header = ",".join(rows[0]) if rows else ""
+    if header != DISTANCES_HEADER:
         raise ArtifactError(
             "not a table of distances between languages",
             where=path,
-            got=f"first line {','.join(rows[0]) if rows else ''!r}",
-            expected=",".join(DISTANCES_HEADER),
+            got=f"first line {header!r}",
+            expected=DISTANCES_HEADER,
         )
     distances: Distances = {}
     for number, row in enumerate(rows[1:], start=2):

@@ -27,7 +27,6 @@ from neuron_spec.pages.page import (
     plain,
 )
 from neuron_spec.pages.study_page import FAMILY_P, StudyPage, p_of
-from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text, shown_p
 from neuron_spec.scoring.comparison_files import spread
 from neuron_spec.statistics import NothingToCompare, OverSeeds
@@ -51,8 +50,7 @@ def write_analysis(
         again: what `select_from_profiles` returns.
         made: the signature.
     """
-    pictures = [drawn(name, CAPTIONS[name], figure) for name, figure in draw(question).items()]
-    return PAGE.write(folder, analyze(question, again), made, pictures, _pairs_csv(question))
+    return PAGE.write(folder, analyze(question, again), made, draw(question), _pairs_csv(question))
 
 
 def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str, Figure]:
@@ -158,8 +156,8 @@ Analyses = Sequence[Mapping[str, Any]]
 def dropped_table(analyses: Analyses) -> Table:
     """Percent of neurons that each group of directions drops, over directions and seeds."""
     rows: list[list[Cell]] = []
-    for layer, seeds in _layers(analyses, with_means=False).items():
-        for group in seeds[0]["dropped_percent"]:
+    for layer, seeds in _layers(analyses).items():
+        for group in seeds[0].get("dropped_percent", ()):
             of = [seed["dropped_percent"][group] for seed in seeds]
             least, most = min(d["min"] for d in of), max(d["max"] for d in of)
             rows.append([layer, seeds[0]["neurons"], group, least, fmean(d["mean"] for d in of), most])
@@ -178,7 +176,7 @@ def overlap_blocks(analyses: Analyses) -> list[Block]:
 
     rows: list[list[Cell]] = []
     reasons: list[tuple[str, str | None]] = []
-    for name, seeds in _layers(analyses, with_means=True).items():
+    for name, seeds in _layers(analyses).items():
         iou, families, distances = (
             [seed[part] for seed in seeds] for part in ("iou_percent", "families", "language_distances")
         )
@@ -212,14 +210,13 @@ def known(parts: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [part[key] for part in parts if part["reason"] is None]
 
 
-def _layers(analyses: Analyses, *, with_means: bool) -> dict[str, list[Mapping[str, Any]]]:
-    """Layer -> what stands of it in each analysis; the mean over a side's layers may follow them."""
+def _layers(analyses: Analyses) -> dict[str, list[Mapping[str, Any]]]:
+    """Layer -> what stands of it in each analysis; the mean over a side's layers follows them."""
     layers: dict[str, list[Mapping[str, Any]]] = {}
     for side, of_side in analyses[0]["sides"].items():
         for layer in of_side["layers"]:
             layers[layer] = [of["sides"][side]["layers"][layer] for of in analyses]
-        if with_means:
-            layers[f"{side}, mean"] = [of["sides"][side]["mean_over_layers"] for of in analyses]
+        layers[f"{side}, mean"] = [of["sides"][side]["mean_over_layers"] for of in analyses]
     return layers
 
 

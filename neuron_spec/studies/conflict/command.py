@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from neuron_spec.arguments import (
     add_device,
@@ -24,9 +22,6 @@ from neuron_spec.arguments import (
     real_number,
     whole_number,
 )
-
-if TYPE_CHECKING:
-    from neuron_spec.backends.fairseq.asked import Asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,14 +50,33 @@ def run(args: argparse.Namespace) -> None:
 
     from neuron_spec.artifacts import signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
+    from neuron_spec.backends.fairseq.checkpoints import differing_token_flags
+    from neuron_spec.errors import ModelError, NeuronSpecError
     from neuron_spec.studies.conflict.measure import Cell, Conflict, Gradients, gradient_products
     from neuron_spec.studies.conflict.page import PAGE, write_conflict
 
-    checkpoints = {
-        name: AskedThroughMasks.of(args, path, args.gen_subset) for name, path in names_of(args.path).items()
-    }
-    first = next(iter(checkpoints.values()))
-    _require_alike(checkpoints)
+    # Where files share a name, their folders tell them apart.
+    names = [path.stem for path in args.path]
+    if len(set(names)) < len(names):
+        names = [f"{path.resolve().parent.name}-{path.stem}" for path in args.path]
+    if len(set(names)) < len(names):
+        raise NeuronSpecError(
+            "checkpoints with the same name in folders of the same name",
+            got=", ".join(map(str, args.path)),
+            mend="name each once, or copy them elsewhere",
+        )
+    asked_each = [AskedThroughMasks.of(args, path, args.gen_subset) for path in args.path]
+    checkpoints, first = dict(zip(names, asked_each, strict=True)), asked_each[0]
+    for name, asked in checkpoints.items():
+        differ = differing_token_flags(first.trained, asked.trained)
+        if differ or asked.directions != first.directions:
+            raise ModelError(
+                "checkpoints of other directions or language tokens",
+                where=f"{names[0]}, {name}",
+                got="; ".join(f"{flag}: {one} and {two}" for flag, (one, two) in differ.items())
+                or f"{len(first.directions)} and {len(asked.directions)} directions, or another order",
+                mend="name --lang-pairs that both know, or compare them one by one",
+            )
     parameters = {**first.parameters, "sentences": args.sentences or "all"}
 
     def conflict(name: str, asked: AskedThroughMasks) -> Conflict:
@@ -91,42 +105,3 @@ def run(args: argparse.Namespace) -> None:
         parameters={**parameters, **first.reported(args.seed)},
     )
     PAGE.make(args.output, whole, write)
-
-
-def names_of(paths: list[Path]) -> dict[str, Path]:
-    """A short name for each checkpoint: its file's or, where several share that, with its folder's.
-
-    Raises:
-        NeuronSpecError: if these are the same too.
-    """
-    from neuron_spec.errors import NeuronSpecError
-
-    for names in (
-        [path.stem for path in paths],
-        [f"{path.resolve().parent.name}-{path.stem}" for path in paths],
-    ):
-        if len(set(names)) == len(names):
-            return dict(zip(names, paths, strict=True))
-    raise NeuronSpecError(
-        "checkpoints with the same name in folders of the same name",
-        got=", ".join(map(str, paths)),
-        mend="name each once, or copy them elsewhere",
-    )
-
-
-def _require_alike(checkpoints: Mapping[str, Asked]) -> None:
-    """Raises: ModelError if checkpoints that stand side by side have other directions or language tokens."""
-    from neuron_spec.backends.fairseq.checkpoints import differing_token_flags
-    from neuron_spec.errors import ModelError
-
-    (name, first), *others = checkpoints.items()
-    for other, asked in others:
-        differ = differing_token_flags(first.trained, asked.trained)
-        if differ or asked.directions != first.directions:
-            raise ModelError(
-                "checkpoints of other directions or language tokens",
-                where=f"{name}, {other}",
-                got="; ".join(f"{flag}: {one} and {two}" for flag, (one, two) in differ.items())
-                or f"{len(first.directions)} and {len(asked.directions)} directions, or another order",
-                mend="name --lang-pairs that both know, or compare them one by one",
-            )

@@ -72,12 +72,6 @@ class Cell(NamedTuple):
         layer = "" if self.layer is None else f".layers.{self.layer}"
         return f"{self.side}{layer} {self.part}"
 
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """By which cells are ordered: sides, layers, parts."""
-        sides, parts = ("encoder", "decoder", SHARED), [*PARTS, OTHER]
-        return sides.index(self.side), -1 if self.layer is None else self.layer, parts.index(self.part)
-
     @classmethod
     def parse(cls, text: str) -> Cell:
         """Read what `str` wrote."""
@@ -129,25 +123,47 @@ class Gradients:
         halves = []
         for text in self.texts:
             grad = self.model.gradients(text, row, each_batch)
-            flat = {cell: torch.cat([grad[n].flatten() for n in self.cells[cell]]) for cell in slices}
-            halves.append({cell: flat[cell][place].cpu() for cell, place in slices.items()})
+            half = {}
+            for cell, place in slices.items():
+                half[cell] = torch.cat([grad[name].flatten() for name in self.cells[cell]])[place].cpu()
+            halves.append(half)
         return {cell: torch.stack([half[cell] for half in halves]) for cell in slices}
+
+    def write_products(
+        self, path: Path, made: Mapping[str, Any], slices: Mapping[Cell, slice], each_batch: Callable[[], Any]
+    ) -> None:
+        """Write the products over some of the parameters; what is on disk already is not computed again.
+
+        Pieces of other runs, such as of another bound, are made anew.
+        """
+        places = {str(cell): [place.start, place.stop] for cell, place in slices.items()}
+        metadata = {"signature": {**made, "parameters": {**made["parameters"], "pass": places}}}
+
+        def is_here(file: Path) -> bool:
+            return is_made_from(signature_in(file, "gradients"), metadata["signature"])
+
+        parts = path.with_name(path.stem.replace("pass", "gradients"))
+        if not is_here(path):
+            files = [parts / f"{direction}.safetensors" for direction in self.model.directions]
+            for row, file in enumerate(files):
+                if not is_here(file):
+                    halves = self.of(row, slices, each_batch)
+                    save_tensors(file, {str(cell): values for cell, values in halves.items()}, metadata)
+            save_tensors(path, {cell: _products(files, cell) for cell in places}, metadata)
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def plan_passes(sizes: Mapping[Cell, int], values: int) -> list[dict[Cell, slice]]:
     """Which parameters each pass over the text looks at: at most ``values`` of them, all in as few as that takes."""
-    passes: list[dict[Cell, slice]] = [{}]
-    room = values
-    for cell, size in sizes.items():
-        start = 0
-        while start < size:
-            if room == 0:
-                passes.append({})
-                room = values
-            stop = min(size, start + room)
-            passes[-1][cell] = slice(start, stop)
-            room -= stop - start
-            start = stop
+    passes = []
+    for begin in range(0, sum(sizes.values()), values):
+        slices, offset = {}, 0
+        for cell, size in sizes.items():
+            start, stop = max(0, begin - offset), min(size, begin + values - offset)
+            if start < stop:
+                slices[cell] = slice(start, stop)
+            offset += size
+        passes.append(slices)
     return passes
 
 
@@ -196,7 +212,7 @@ def gradient_products(
         products: dict[str, Tensor] = {}
         with tqdm(total=batches, unit="batch", file=sys.stderr, desc=description) as bar:
             for file, slices in passes.items():
-                _one_pass(file, names, made, gradients, slices, bar)
+                gradients.write_products(file, made, slices, bar.update)
                 for cell, product in load_tensors(file, "products of a pass")[0].items():
                     products[cell] = products[cell] + product if cell in products else product
         for cell, product in products.items():
@@ -212,37 +228,12 @@ def gradient_products(
         for file in passes:
             file.unlink(missing_ok=True)
     tensors, metadata = load_tensors(path, "table of gradient products")
-    cells = sorted(map(Cell.parse, tensors), key=lambda cell: cell.place)
-    return {cell: tensors[str(cell)] for cell in cells}, metadata
+    sides, parts = ("encoder", "decoder", SHARED), [*PARTS, OTHER]
 
+    def place(cell: Cell) -> tuple[int, int, int]:
+        return sides.index(cell.side), -1 if cell.layer is None else cell.layer, parts.index(cell.part)
 
-def _one_pass(
-    path: Path,
-    names: Sequence[str],
-    made: Mapping[str, Any],
-    gradients: Gradients,
-    slices: Mapping[Cell, slice],
-    bar: Any,
-) -> None:
-    """Write the products over some of the parameters; what is on disk already is not computed again.
-
-    Pieces of other runs, such as of another bound, are made anew.
-    """
-    places = {str(cell): [place.start, place.stop] for cell, place in slices.items()}
-    metadata = {"signature": {**made, "parameters": {**made["parameters"], "pass": places}}}
-
-    def is_here(file: Path) -> bool:
-        return is_made_from(signature_in(file, "gradients"), metadata["signature"])
-
-    parts = path.with_name(path.stem.replace("pass", "gradients"))
-    if not is_here(path):
-        files = [parts / f"{name}.safetensors" for name in names]
-        for row, file in enumerate(files):
-            if not is_here(file):
-                halves = gradients.of(row, slices, bar.update)
-                save_tensors(file, {str(cell): values for cell, values in halves.items()}, metadata)
-        save_tensors(path, {cell: _products(files, cell) for cell in places}, metadata)
-    shutil.rmtree(parts, ignore_errors=True)
+    return {cell: tensors[str(cell)] for cell in sorted(map(Cell.parse, tensors), key=place)}, metadata
 
 
 def _products(files: Sequence[Path], cell: str) -> Tensor:

@@ -15,27 +15,8 @@ from neuron_spec.neurons.pairs import Compared, plain_values
 from neuron_spec.pages.heatmap import direction_maps, layer_grids
 from neuron_spec.pages.page import Block, Picture, Section, Table, not_computed
 from neuron_spec.pages.study_page import FAMILY_HEADER, FAMILY_P, StudyPage, family_cells, overlap_tests
-from neuron_spec.pages.style import drawn
-from neuron_spec.pages.tables import Cell as TableCell
-from neuron_spec.pages.tables import csv_text, percent, signed
-from neuron_spec.studies.conflict.measure import (
-    ALL,
-    LEAST_SPLIT_HALF,
-    OTHER,
-    PARTS,
-    Cell,
-    Conflict,
-    across_halves,
-    cosines,
-    disattenuated,
-    groups_of,
-    summarize_conflict,
-)
-
-_CAPTIONS = {
-    "conflict": "Cosine of the gradients of all pairs",
-    "conflict-layers": "Mean cosine by layer and part",
-}
+from neuron_spec.pages.tables import Cell, csv_text, percent, signed
+from neuron_spec.studies.conflict import measure
 
 _ABOUT = (
     "The cosine of two directions' gradients of their mean losses: below 0, a step for one raises the loss of the other. "
@@ -44,14 +25,19 @@ _ABOUT = (
     "between one direction's first half of its text and the other's second, to be held against *split half*, the same "
     "of a direction with itself: the most that noise lets a pair reach. Where directions have sentences in common, as in "
     "a parallel corpus, the plain cosine holds their common noise too. *Disattenuated*: the one over the other, where "
-    f"both directions' split-half cosines are {LEAST_SPLIT_HALF:g} or more; how many pairs that are stands behind it. "
-    "*Same family*, *other families*: mean cosine of such pairs.",
+    f"both directions' split-half cosines are {measure.LEAST_SPLIT_HALF:g} or more; how many pairs that are stands behind "
+    "it. *Same family*, *other families*: mean cosine of such pairs.",
     f"{FAMILY_P} Tests are not corrected for their number. Within a group of parameters, biases go with their weights.",
 )
 
 
 def write_conflict(
-    folder: Path, compared: Compared, conflicts: Mapping[str, Conflict], made: Mapping[str, Any], *, seed: int
+    folder: Path,
+    compared: Compared,
+    conflicts: Mapping[str, measure.Conflict],
+    made: Mapping[str, Any],
+    *,
+    seed: int,
 ) -> None:
     """Write ``conflict.csv``, ``.md``, the figures and, last, ``conflict.json``.
 
@@ -60,10 +46,12 @@ def write_conflict(
         made: the signature.
         seed: of random relabellings.
     """
-    checkpoints = {name: summarize_conflict(compared, one, seed=seed) for name, one in conflicts.items()}
+    checkpoints = {
+        name: measure.summarize_conflict(compared, one, seed=seed) for name, one in conflicts.items()
+    }
     matrix = direction_maps(
         {
-            name: cosines(one.of(list(one.products)), one.tokens).fill_diagonal_(torch.nan)
+            name: measure.cosines(one.of(list(one.products)), one.tokens).fill_diagonal_(torch.nan)
             for name, one in conflicts.items()
         },
         compared.directions,
@@ -82,30 +70,34 @@ def write_conflict(
         title="Mean cosine of pairs of directions, by layer",
         panels=len(compared.pairs()),  # a line per checkpoint
     )
-    pictures = [drawn(*each, figure) for each, figure in zip(_CAPTIONS.items(), (matrix, grid), strict=True)]
-    PAGE.write(folder, {"checkpoints": checkpoints}, made, pictures, conflict_csv(compared, conflicts))
+    figures = {"conflict": matrix, "conflict-layers": grid}
+    PAGE.write(folder, {"checkpoints": checkpoints}, made, figures, conflict_csv(compared, conflicts))
 
 
 def _grid(groups: Mapping[str, Any], kind: str) -> dict[tuple[str, str], float | None]:
     """(Layer, part) -> mean cosine over the pairs of a kind; embeddings stand beside the layers."""
-    means = {Cell.parse(name): group["kinds"][kind]["mean"] for name, group in groups.items()}
+    means = {measure.Cell.parse(name): group["kinds"][kind]["mean"] for name, group in groups.items()}
     return {
         (cell.side if cell.layer is None else f"{cell.side} {cell.layer}", part): mean
-        for part in (*PARTS, OTHER)
+        for part in (*measure.PARTS, measure.OTHER)
         for cell, mean in means.items()
         if cell.part == part and (cell.layer is not None or part == "embeddings")
     }
 
 
-def conflict_csv(compared: Compared, conflicts: Mapping[str, Conflict]) -> str:
+def conflict_csv(compared: Compared, conflicts: Mapping[str, measure.Conflict]) -> str:
     """One line per checkpoint, group of parameters and pair; a direction with itself: its split-half cosine."""
     names = compared.names
     pairs = torch.triu_indices(len(names), len(names)).T.tolist()
     rows: list[tuple[object, ...]] = []
     for checkpoint, conflict in conflicts.items():
-        for group, cells in groups_of(list(conflict.products)).items():
+        for group, cells in measure.groups_of(list(conflict.products)).items():
             products = conflict.of(cells)
-            tables = cosines(products, conflict.tokens), across_halves(products), disattenuated(products)
+            tables = (
+                measure.cosines(products, conflict.tokens),
+                measure.across_halves(products),
+                measure.disattenuated(products),
+            )
             for i, j in pairs:
                 values = plain_values(torch.stack([table[i, j] for table in tables]))
                 shown = (None if value is None else f"{value:.6f}" for value in values)
@@ -116,7 +108,7 @@ def conflict_csv(compared: Compared, conflicts: Mapping[str, Conflict]) -> str:
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
     checkpoints = content["checkpoints"]
-    overall = _table("checkpoint", {name: one["groups"][ALL] for name, one in checkpoints.items()})
+    overall = _table("checkpoint", {name: one["groups"][measure.ALL] for name, one in checkpoints.items()})
     details = []
     for name, one in checkpoints.items():
         # All but single layers and their parts, which figure and CSV show.
@@ -126,7 +118,7 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
             for group, values in groups.items()
             for kind, test in values["families"].items()
         ]
-        del groups[ALL]
+        del groups[measure.ALL]
         inner: list[Block] = [_table("group", groups), *not_computed(reasons)]
         details.append(Section(name, inner, overlap_tests(one["overlap"], "cosine"), is_folded=True))
     return Section("", [overall, *pictures.values()], details)
@@ -134,7 +126,7 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
 
 def _table(what: str, groups: Mapping[str, Any]) -> Table:
     cosine = ("cosine", "in conflict", "across halves", "split half", "disattenuated")
-    rows: list[list[TableCell]] = []
+    rows: list[list[Cell]] = []
     for name, group in groups.items():
         for kind, pairs in group["kinds"].items():
             corrected = pairs["disattenuated"]
@@ -164,6 +156,9 @@ PAGE = StudyPage(
     csv_holds="pair",
     show=_show,
     about=_ABOUT,
-    captions=_CAPTIONS,
+    captions={
+        "conflict": "Cosine of the gradients of all pairs",
+        "conflict-layers": "Mean cosine by layer and part",
+    },
 )
 section = PAGE.section

@@ -75,13 +75,8 @@ def run(args: argparse.Namespace) -> None:
         return signature("transfer row", inputs=inputs, parameters={**asked.parameters, **steps})
 
     def load() -> Lookahead:
-        return Lookahead(
-            asked.load_through_masks(args),
-            train_subset=args.train_subset,
-            gen_subset=args.gen_subset,
-            steps=args.steps,
-            sentences=args.sentences,
-        )
+        given = {name: getattr(args, name) for name in ("train_subset", "gen_subset", "steps", "sentences")}
+        return Lookahead(asked.load_through_masks(args), **given)
 
     def write() -> None:
         rows = transfer_rows(args.output / "rows", asked.names, sign, load, args.lr)

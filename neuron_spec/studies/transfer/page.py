@@ -20,11 +20,8 @@ from neuron_spec.pages.study_page import (
     overlap_tests,
     reasons_of,
 )
-from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, counted, csv_text, percent, signed
 from neuron_spec.studies.transfer.measure import Transfer, summarize_transfer
-
-_CAPTIONS = {"transfer": "Change of every direction's loss by a step on another"}
 
 _ABOUT = (
     "How the validation loss of every direction changes, in nats per target token, when the model takes steps of gradient "
@@ -66,8 +63,7 @@ def write_transfer(
             rows.append((stepped, name, *of_pair, None if ratio is None else f"{ratio:.6f}"))
     table = csv_text(("step_on", "direction", "intact", "after", "change", "relative"), rows)
     numbers = summarize_transfer(compared, transfer, seed=seed)
-    pictures = [drawn(*each, figure) for each in _CAPTIONS.items()]
-    PAGE.write(folder, numbers, made, pictures, table)
+    PAGE.write(folder, numbers, made, {"transfer": figure}, table)
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
@@ -104,6 +100,6 @@ PAGE = StudyPage(
     csv_holds="pair",
     show=_show,
     about=_ABOUT,
-    captions=_CAPTIONS,
+    captions={"transfer": "Change of every direction's loss by a step on another"},
 )
 section = PAGE.section
