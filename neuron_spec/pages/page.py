@@ -20,7 +20,7 @@ from neuron_spec.pages.tables import Cell, markdown_table, shown
 FIGURES = "figures"
 
 # A mark between letters, as in neuron_spec, is none.
-_MARKS = re.compile(r"[\\`*\[\]<&~$]|(?<!\w)_|_(?!\w)")
+_MARKS = re.compile(r"[\\`*\[\]&~$]|<(?!\d)|(?<!\w)_|_(?!\w)")
 
 
 @dataclass(frozen=True)
