@@ -35,7 +35,6 @@ data_bin=$run/corpus/data-bin
 # Before the first stage
 needs_environment() {
   $dry_run && return
-  # analyze needs scipy.
-  { command -v neuron-spec && python -c 'import scipy'; } &>/dev/null || scripts/00_install.sh analysis
+  command -v neuron-spec &>/dev/null || scripts/00_install.sh
   [[ $size != gpu ]] || has_gpu || refuse "torch sees no GPU here: choose --cpu (hours) or --smoke (minutes)"
 }

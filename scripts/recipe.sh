@@ -12,9 +12,8 @@ recipe() {
   choose_size
   stop_in_time
   if ! $dry_run && [[ -z $slurm ]]; then
-    # analyze needs scipy, official scoring sacremoses.
-    { command -v neuron-spec && python -c 'import scipy, sacremoses'; } &>/dev/null ||
-      scripts/00_install.sh analysis,official-scoring
+    # Official scoring needs sacremoses.
+    { command -v neuron-spec && python -c 'import sacremoses'; } &>/dev/null || scripts/00_install.sh official-scoring
   fi
   [[ $size == smoke ]] || needs_disk
   steps

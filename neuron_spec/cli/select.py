@@ -18,7 +18,7 @@ from neuron_spec.neurons.choices import DEFAULT_K, METHODS, NEURON_SETS, SIDES
 
 DEFAULT_SEED = 1
 
-_COVERING = tuple(method for method in METHODS if method != "top-fraction")
+_COVERING = ("cumulative", "matched-random", "intersection-of-all", "other-direction")
 # Which methods look at a flag; all look at the others.
 _METHODS_OF = {
     **dict.fromkeys(("k", "encoder_k", "decoder_k", "k_for"), _COVERING),

@@ -1,1 +1,1 @@
-"""Torch modules; no fairseq."""
+"""Torch modules; only `specialized_attention` needs fairseq."""

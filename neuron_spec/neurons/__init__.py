@@ -1,1 +1,1 @@
-"""The method itself: neurons counted, selected and compared; torch only, no fairseq."""
+"""The method itself: neurons counted, selected and compared; without fairseq."""

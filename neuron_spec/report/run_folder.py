@@ -4,8 +4,7 @@
 - several seeds, as the built-in experiments': ``corpus/`` and for each seed ``seed-N/masks/SYSTEM.safetensors``
   and ``seed-N/evaluation/SYSTEM/``. The report's sets are the specialized system's, or else the static one's.
 
-Beside these, in the run's folder or a seed's, may stand what further commands wrote, ``ablation*/``, ``conflict*/``,
-``transfer*/`` and ``adaptation*/``, and the logs of trainings, ``SYSTEM/train.log``.
+Beside these, in the run's folder or a seed's, may stand what studies leave (`studies.STUDIES`).
 """
 
 from __future__ import annotations

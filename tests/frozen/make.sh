@@ -112,7 +112,7 @@ find "$output" \( -name '*.pt' -not -path '*/checkpoints/*' -o -name '*.png' -o 
 python "$here/log_probabilities.py" $data_bin "$output"/checkpoints/*.pt > "$output/log_probabilities.json"
 python - "$output" > "$output/identities.json" <<'END'
 import json, pathlib, sys
-from neuron_spec.checkpoints import checkpoint_sha256
+from neuron_spec.checkpoints import checkpoint_sha256  # of a later version: neuron_spec.backends.fairseq.checkpoints
 from neuron_spec.neurons.masks import NeuronMasks
 
 folder = pathlib.Path(sys.argv[1])
