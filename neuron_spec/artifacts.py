@@ -153,13 +153,18 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     if Path(path).suffix == ".safetensors":
         tensors, metadata = load_tensors(path, "artefact")
         signed = metadata.get("signature") or {}
-        made_from = {key: value for key, value in signed.items() if key not in ("command", "commit")}
+        made_from = without_who_made_it(signed)
         if made_from != signed:
             with tempfile.TemporaryDirectory() as folder:
                 save_tensors(f"{folder}/artefact", tensors, {**metadata, "signature": made_from})
                 return hash_file(f"{folder}/artefact")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def without_who_made_it(made: Mapping[str, Any]) -> dict[str, Any]:
+    """A signature without command and commit, which change nothing in an artefact."""
+    return {key: value for key, value in made.items() if key not in ("command", "commit")}
 
 
 def hash_text(*parts: str) -> str:
@@ -289,7 +294,14 @@ def signature_in(path: str | os.PathLike[str], what: str) -> dict[str, Any] | No
     content = read_json(path, what) if Path(path).suffix == ".json" else load_tensors(path, what)[1]
     if not isinstance(content, dict):
         return {}
-    return dict(content if Path(path).name == SIGNATURE else content.get("signature") or {})
+    made = dict(content if Path(path).name == SIGNATURE else content.get("signature") or {})
+    # Of masks, the summary beside them says who made them.
+    summary = Path(path).with_suffix(".json")
+    if Path(path).suffix == ".safetensors" and made and summary.is_file():
+        beside = read_json(summary, "summary")
+        if isinstance(beside, dict) and is_made_from(beside.get("signature"), made):
+            return dict(beside["signature"])
+    return made
 
 
 def completed(

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from neuron_spec.artifacts import load_tensors, save_tensors
+from neuron_spec.artifacts import load_tensors, running, save_tensors, signature, signature_in, write_json
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import ActivationCounts
@@ -153,3 +153,18 @@ def test_a_kind_fits_whole_or_is_absent():
 def test_what_is_no_site(site):
     with pytest.raises(ArtifactError, match="not a site"):
         masks(widths={site: 4})
+
+
+def test_the_same_masks_have_the_same_bytes_whoever_made_them(tmp_path):
+    paths = [tmp_path / name / "masks.safetensors" for name in "ab"]
+    for path in paths:
+        with running(["neuron-spec", "select", path.parent.name]):
+            made = signature("select", inputs={}, parameters={"k": 90})
+        NeuronMasks(
+            parse_directions("en-qa"), {"encoder.layers.0": torch.eye(1, 9).bool()}, {"signature": made}
+        ).save(path)
+        assert signature_in(path, "masks")["command"] == f"neuron-spec select {path.parent.name}"
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    # A summary of other masks says nothing of these.
+    write_json(paths[0].with_suffix(".json"), {"signature": {**made, "stage": "another"}})
+    assert "command" not in signature_in(paths[0], "masks")
