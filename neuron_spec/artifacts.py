@@ -254,7 +254,7 @@ def is_made_from(existing: Mapping[str, Any] | None, wanted: Mapping[str, Any]) 
     """Whether a signature names the same stage, inputs and parameters; versions may differ."""
     # A round trip through JSON, so that tuples and lists compare equal.
     plain = json.loads(json.dumps(dict(wanted)))
-    return existing is not None and all(existing.get(key) == plain[key] for key in _COMPARED)
+    return isinstance(existing, Mapping) and all(existing.get(key) == plain[key] for key in _COMPARED)
 
 
 def is_already_here(
@@ -292,9 +292,9 @@ def signature_in(path: str | os.PathLike[str], what: str) -> dict[str, Any] | No
     if not Path(path).is_file():
         return None
     content = read_json(path, what) if Path(path).suffix == ".json" else load_tensors(path, what)[1]
-    if not isinstance(content, dict):
-        return {}
-    made = dict(content if Path(path).name == SIGNATURE else content.get("signature") or {})
+    if isinstance(content, dict) and Path(path).name != SIGNATURE:
+        content = content.get("signature")
+    made = dict(content) if isinstance(content, dict) else {}
     # Of masks, the summary beside them says who made them.
     summary = Path(path).with_suffix(".json")
     if Path(path).suffix == ".safetensors" and made and summary.is_file():
