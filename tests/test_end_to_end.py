@@ -115,9 +115,9 @@ def test_related_languages_overlap_more_than_unrelated_ones(folder: Path) -> Non
     assert all(contrast > 0 for contrast in contrasts.values()), contrasts
 
 
-def test_a_specialized_checkpoint_carries_its_masks_and_needs_no_mask_file(folder: Path) -> None:
-    assert is_specialized(read_checkpoint(folder / "specialized" / "checkpoint_last.pt"))
-    assert not is_specialized(read_checkpoint(folder / "dense" / "checkpoint_last.pt"))
+@pytest.fixture(scope="module")
+def generated_log(folder: Path) -> Path:
+    """What ``fairseq-generate`` says of the specialized checkpoint, without the file of its masks."""
     hidden = (folder / "masks.safetensors").rename(folder / "hidden.safetensors")
     try:
         log = run(
@@ -126,19 +126,25 @@ def test_a_specialized_checkpoint_carries_its_masks_and_needs_no_mask_file(folde
         )  # fmt: skip
     finally:
         hidden.rename(folder / "masks.safetensors")
-    (folder / "en-qx").mkdir(exist_ok=True)
-    (folder / "en-qx" / "generate-test.txt").write_text(log)
-    generated = read_generate_output(folder / "en-qx" / "generate-test.txt").hypotheses
+    path = folder / "en-qx" / "generate-test.txt"
+    path.parent.mkdir()
+    path.write_text(log)
+    return path
+
+
+def test_a_specialized_checkpoint_carries_its_masks_and_needs_no_mask_file(
+    folder: Path, generated_log: Path
+) -> None:
+    assert is_specialized(read_checkpoint(folder / "specialized" / "checkpoint_last.pt"))
+    assert not is_specialized(read_checkpoint(folder / "dense" / "checkpoint_last.pt"))
+    generated = read_generate_output(generated_log).hypotheses
     ours = folder / "evaluation" / "specialized" / "hypotheses" / "en-qx.txt"
     # Another batch size, fairseq's own command: the same translations.
     assert generated == ours.read_text().splitlines()
 
 
-def test_existing_logs_are_scored_like_our_own_translations(folder: Path) -> None:
-    log = folder / "en-qx" / "generate-test.txt"
-    if not log.is_file():
-        pytest.skip("the log is written by the test before")
-    run("neuron-spec", "evaluate", "--generate-output", log, "--output", folder / "from-log")
+def test_existing_logs_are_scored_like_our_own_translations(folder: Path, generated_log: Path) -> None:
+    run("neuron-spec", "evaluate", "--generate-output", generated_log, "--output", folder / "from-log")
     (score,) = read_evaluation(folder / "from-log").scores
     own = {s.direction: s for s in read_evaluation(folder / "evaluation" / "specialized").scores}
     assert score.bleu == pytest.approx(own[score.direction].bleu)

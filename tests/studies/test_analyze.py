@@ -134,3 +134,8 @@ def test_few_directions_and_no_sparsity_give_sensible_pages(tmp_path, capsys, pa
     assert found["languages"].get("qa", {"family": "unknown"})["family"] == "unknown"
     linked = {line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
     assert linked and all((out / figure).stat().st_size > 1000 for figure in linked)
+
+
+def test_a_profile_is_no_mask_file(profile, tmp_path, capsys):
+    assert main(["analyze", str(profile), "--output", str(tmp_path / "out")]) == 2
+    assert "not a mask file" in capsys.readouterr().err

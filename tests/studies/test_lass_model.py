@@ -350,9 +350,7 @@ def test_a_zero_shot_direction_is_composed_at_run_time_as_in_the_file(workshop):
     model.set_weight_masks(masks, workshop.langs)
     got = log_probabilities(model, net_input)
     composed = build(workshop)[2]
-    # The encoder's of qa-en, the decoder's of en-qb.
-    packed = {key: bits[[0 if key.startswith("encoder") else 1]] for key, bits in masks.packed.items()}
-    composed.set_weight_masks(WeightMasks([Direction("qa", "qb")], packed, masks.widths), workshop.langs)
+    composed.set_weight_masks(masks.compose(Direction("qa", "qb")), workshop.langs)
     assert torch.equal(got, log_probabilities(composed, net_input))
     with pytest.raises(ModelError, match="qm-qb"):  # nobody comes from qm
         log_probabilities(model, as_direction(batch_of(workshop, task, QA_EN), "qm-qb", workshop.langs))

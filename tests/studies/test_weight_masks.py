@@ -150,6 +150,19 @@ def test_a_direction_without_masks_is_named():
         masks().kept(next(iter(SHAPES)), Direction("qb", "en"))
 
 
+def test_zero_shot_takes_the_encoder_of_the_source_and_the_decoder_of_the_target():
+    ours = masks()
+    composed = ours.compose(Direction("qa", "qb"))
+    assert composed.directions == [Direction("qa", "qb")] and composed.shapes == SHAPES
+    for key in SHAPES:
+        part = Direction("qa", "en") if key.startswith("encoder") else Direction("en", "qb")
+        assert torch.equal(composed.kept(key, Direction("qa", "qb")), ours.kept(key, part))
+    joined = WeightMasks.join([ours, composed])
+    assert joined.directions == [*DIRECTIONS, Direction("qa", "qb")]
+    with pytest.raises(DirectionError, match="qb-en"):
+        ours.compose(Direction("qb", "qa"))
+
+
 # Refusals
 
 

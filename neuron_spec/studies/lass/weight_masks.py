@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import differences, hash_state, write_json
-from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.directions import ENGLISH, Direction, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, SelectionError
+from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
 from neuron_spec.neurons.choices import SIDES
 
@@ -178,6 +179,19 @@ class WeightMasks(Masks):
                 **differences(ours, theirs, at_most=4),
                 mend="make them from the checkpoint that training starts from, with neuron-spec lass",
             )
+
+    def compose(self, direction: Direction, pivot: str = ENGLISH) -> WeightMasks:
+        """A zero-shot direction's masks, of it alone: x-z takes the encoder's of x-en and the decoder's of en-z.
+
+        Raises:
+            DirectionError: if one of the two has no masks.
+        """
+        encoder, decoder = self.rows([Direction(direction.source, pivot), Direction(pivot, direction.target)])
+        packed = {
+            key: bits[[encoder if side_of(key) == "encoder" else decoder]]
+            for key, bits in self.packed.items()
+        }
+        return WeightMasks([direction], packed, dict(self.widths), dict(self.metadata))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one bit per weight to ``path``, and a readable summary to the same name with .json."""
