@@ -308,9 +308,9 @@ class Training:
     def __init__(self, workshop: Any, *flags: str, task: str = "neuron_spec_meta") -> None:
         from fairseq.trainer import Trainer
 
-        cfg, self.task, model = workshop.build(
-            "--update-freq", "2", "--clip-norm", "1", "--max-tokens", "200", *flags, task=task
-        )
+        stepping = ["--update-freq", "2", "--clip-norm", "1", "--max-tokens", "200"]
+        stepping += ["--num-workers", "0"]
+        cfg, self.task, model = workshop.build(*stepping, *flags, task=task)
         model.set_masks(workshop.masks(model), workshop.langs)
         self.trainer = Trainer(cfg, self.task, model, self.task.build_criterion(cfg.criterion))
         self.epoch = self.trainer.get_train_iterator(epoch=1)
