@@ -3,8 +3,8 @@
 Both read the same evaluations, each in a process of its own, taken in turns. Their numbers are compared too.
 
 example:
-  git worktree add /tmp/before HEAD~1
-  python benchmarks/comparison.py --against /tmp/before
+  git worktree add ../before HEAD~1
+  python benchmarks/comparison.py --against ../before
 """
 
 from __future__ import annotations
