@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from net_inputs import log_probabilities, require_no_order_nor_padding, require_sentence_by_sentence, rows_of
 from torch import Tensor
 
 from neuron_spec.directions import Direction, direction_id
@@ -37,21 +37,10 @@ def one_direction(batch: dict[str, Any], number: int) -> dict[str, Tensor]:
     return rows_of(batch["net_input"], batch["net_input"]["direction_ids"] == number)
 
 
-def rows_of(net_input: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-    chosen = {key: value[rows] for key, value in net_input.items() if key != "distinct_ids"}
-    return {**chosen, "distinct_ids": tuple(chosen["direction_ids"].unique().tolist())}
-
-
 def all_in(net_input: dict[str, Any], direction: str, langs: Sequence[str]) -> dict[str, Any]:
     number = direction_id(Direction.parse(direction), langs)
     ids = torch.full_like(net_input["direction_ids"], number)
     return {**net_input, "direction_ids": ids, "distinct_ids": (number,)}
-
-
-def log_probabilities(model: Any, net_input: dict[str, Tensor]) -> Tensor:
-    """float ``[B, T, V]``."""
-    with torch.no_grad():
-        return model.get_normalized_probs(model(**net_input), log_probs=True)
 
 
 def loss_and_gradients(
@@ -174,31 +163,12 @@ def test_mixed_batches_equal_sentence_by_sentence(specialized, batch, ffn_path):
     _, _, model, _ = specialized
     for fc1 in model.ffn_layers().values():
         fc1.ffn_path = ffn_path
-    mixed = log_probabilities(model, batch["net_input"])
-    for row in range(len(mixed)):
-        source, target = (
-            int(batch["net_input"][key][row].ne(1).sum()) for key in ("src_tokens", "prev_output_tokens")
-        )
-        alone = rows_of(batch["net_input"], torch.tensor([row]))
-        alone["src_tokens"] = alone["src_tokens"][:, -source:]  # left-padded
-        alone["prev_output_tokens"] = alone["prev_output_tokens"][:, :target]
-        got = log_probabilities(model, alone)
-        torch.testing.assert_close(got[0], mixed[row, :target], atol=1e-5, rtol=1e-5)
+    require_sentence_by_sentence(model, batch["net_input"], tolerance=1e-5)
 
 
 def test_neither_row_order_nor_padding_matters(specialized, batch):
     _, _, model, _ = specialized
-    net_input = batch["net_input"]
-    expected = log_probabilities(model, net_input)
-    order = torch.randperm(len(expected), generator=torch.Generator().manual_seed(1))
-    shuffled = log_probabilities(model, rows_of(net_input, order))
-    torch.testing.assert_close(shuffled, expected[order], atol=1e-5, rtol=1e-5)
-    padded = dict(net_input)
-    padded["src_tokens"] = F.pad(net_input["src_tokens"], (3, 0), value=1)
-    padded["prev_output_tokens"] = F.pad(net_input["prev_output_tokens"], (0, 2), value=1)
-    got = log_probabilities(model, padded)[:, :-2]
-    real = net_input["prev_output_tokens"].ne(1)
-    torch.testing.assert_close(got[real], expected[real], atol=1e-5, rtol=1e-5)
+    require_no_order_nor_padding(model, batch["net_input"], tolerance=1e-5)
 
 
 def test_dropped_rows_get_no_gradient_from_their_direction(specialized, batch, workshop):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from net_inputs import log_probabilities, rows_of
 from torch import Tensor
 
 from neuron_spec.directions import direction_id, parse_directions
@@ -38,16 +39,6 @@ def head_masks(workshop: Any, model: Any, pairs: str = "") -> NeuronMasks:
 def with_neurons(workshop: Any, model: Any) -> NeuronMasks:
     heads = head_masks(workshop, model)
     return NeuronMasks(heads.directions, heads.kept | workshop.masks(model).kept)
-
-
-def rows_of(net_input: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-    chosen = {key: value[rows] for key, value in net_input.items() if key != "distinct_ids"}
-    return {**chosen, "distinct_ids": tuple(chosen["direction_ids"].unique().tolist())}
-
-
-def log_probabilities(model: Any, net_input: dict[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        return model.get_normalized_probs(model(**net_input), log_probs=True)
 
 
 def loss_and_gradients(

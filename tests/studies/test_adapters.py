@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from net_inputs import log_probabilities, require_no_order_nor_padding, require_sentence_by_sentence, rows_of
 from torch import Tensor
 
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
@@ -47,19 +47,9 @@ def build(workshop: Any, *flags: str, seed: int = 1, new: bool = False) -> tuple
     return cfg, task, model
 
 
-def rows_of(net_input: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-    chosen = {key: value[rows] for key, value in net_input.items() if key != "distinct_ids"}
-    return {**chosen, "distinct_ids": tuple(chosen["direction_ids"].unique().tolist())}
-
-
 def of_direction(batch: dict[str, Any], number: int) -> dict[str, Any]:
     rows = batch["net_input"]["direction_ids"] == number
     return {**batch, "net_input": rows_of(batch["net_input"], rows), "target": batch["target"][rows]}
-
-
-def log_probabilities(model: Any, net_input: dict[str, Any]) -> Tensor:
-    with torch.no_grad():
-        return model.get_normalized_probs(model(**net_input), log_probs=True)
 
 
 def gradients(cfg: Any, task: Any, model: Any, *batches: dict[str, Any]) -> dict[str, Tensor]:
@@ -111,30 +101,12 @@ def test_each_side_has_adapters_in_every_layer(workshop, batch, side):
 
 def test_a_mixed_batch_equals_sentence_by_sentence(workshop, batch):
     _, _, model = build(workshop)
-    mixed = log_probabilities(model, batch["net_input"])
-    for row in range(len(mixed)):
-        source, target = (
-            int(batch["net_input"][key][row].ne(1).sum()) for key in ("src_tokens", "prev_output_tokens")
-        )
-        alone = rows_of(batch["net_input"], torch.tensor([row]))
-        alone["src_tokens"] = alone["src_tokens"][:, -source:]  # left-padded
-        alone["prev_output_tokens"] = alone["prev_output_tokens"][:, :target]
-        got = log_probabilities(model, alone)
-        torch.testing.assert_close(got[0], mixed[row, :target], atol=1e-4, rtol=1e-4)
+    require_sentence_by_sentence(model, batch["net_input"], tolerance=1e-4)
 
 
 def test_neither_row_order_nor_padding_matters(workshop, batch):
     _, _, model = build(workshop)
-    net_input = batch["net_input"]
-    expected = log_probabilities(model, net_input)
-    order = torch.randperm(len(expected), generator=torch.Generator().manual_seed(1))
-    got = log_probabilities(model, rows_of(net_input, order))
-    torch.testing.assert_close(got, expected[order], atol=1e-4, rtol=1e-4)
-    padded = dict(net_input)
-    padded["src_tokens"] = F.pad(net_input["src_tokens"], (3, 0), value=1)
-    padded["prev_output_tokens"] = F.pad(net_input["prev_output_tokens"], (0, 2), value=1)
-    got, real = log_probabilities(model, padded)[:, :-2], net_input["prev_output_tokens"].ne(1)
-    torch.testing.assert_close(got[real], expected[real], atol=1e-4, rtol=1e-4)
+    require_no_order_nor_padding(model, batch["net_input"], tolerance=1e-4)
 
 
 def test_families_come_from_the_card_beside_the_data(workshop):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from net_inputs import log_probabilities
 from torch import Tensor
 
 from neuron_spec.artifacts import hash_text
@@ -50,12 +51,6 @@ def as_direction(sample: dict[str, Any], direction: str, langs: Any) -> dict[str
     number = direction_id(Direction.parse(direction), langs)
     ids = torch.full_like(net_input["direction_ids"], number)
     return {**net_input, "direction_ids": ids, "distinct_ids": (number,)}
-
-
-def log_probabilities(model: Any, net_input: dict[str, Any]) -> Tensor:
-    """float ``[B, T, V]``."""
-    with torch.no_grad():
-        return model.get_normalized_probs(model(**net_input), log_probs=True)
 
 
 def gradients(cfg: Any, task: Any, model: Any, sample: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
