@@ -74,6 +74,15 @@ def add_model_and_text(
         parser.add_argument("--gen-subset", default=subset, metavar="NAME", help=what_for)
 
 
+def add_sentences(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sentences",
+        type=whole_number(1),
+        metavar="N",
+        help="of each direction, spread over its set (default: all)",
+    )
+
+
 def add_device(
     parser: argparse.ArgumentParser, *, max_tokens: int | None = 4000, precision: str | None = None
 ) -> None:

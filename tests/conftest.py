@@ -106,6 +106,18 @@ class Workshop:
                     parameter.uniform_(-0.3, 0.3)
         return cfg, task, model.eval()
 
+    def fine_tuning(self, **flags: Any) -> str:
+        """YAML of fairseq's flags for copies of the tiny model, 3 updates each."""
+        shape = {f"{side}-{name}": value for side in ("encoder", "decoder") for name, value in (
+            ("layers", 2), ("embed-dim", 16), ("attention-heads", 2), ("ffn-embed-dim", 48 if side == "encoder" else 40),
+        )}  # fmt: skip
+        values = {
+            "arch": "neuron_spec_transformer_tiny", **shape, "criterion": "label_smoothed_cross_entropy",
+            "optimizer": "adam", "lr": 0.01, "max-update": 3, "max-tokens": 500, "disable-validation": "true",
+            "num-workers": 0, **flags,
+        }  # fmt: skip
+        return "".join(f"{key}: {value}\n" for key, value in values.items())
+
     def batches(
         self, task: Any, split: str = "valid", *, max_tokens: int = 200, epoch: int = 1, multiple: int = 8
     ) -> list[dict[str, Any]]:

@@ -207,15 +207,7 @@ def test_a_training_holds_its_folder_after_we_are_gone(tmp_path):
 @pytest.mark.slow
 def test_the_real_commands(workshop, checkpoint, data_bin, tmp_path, monkeypatch):
     config = tmp_path / "finetune.yaml"
-    shape = {f"{side}-{name}": value for side in ("encoder", "decoder") for name, value in (
-        ("layers", 2), ("embed-dim", 16), ("attention-heads", 2), ("ffn-embed-dim", 48 if side == "encoder" else 40),
-    )}  # fmt: skip
-    values = {
-        "arch": "neuron_spec_transformer_tiny", **shape, "criterion": "label_smoothed_cross_entropy",
-        "optimizer": "adam", "lr": 0.01, "max-update": 3, "max-tokens": 500, "disable-validation": "true",
-        "num-workers": 0,
-    }  # fmt: skip
-    config.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+    config.write_text(workshop.fine_tuning())
     command = ["lass", data_bin, "--path", checkpoint, "--config", config, "--alpha", 0.6, "--cpu"]
     command += ["--work", tmp_path / "work", "--output", tmp_path / "m.safetensors", "--lang-pairs", "en-qa"]
     assert main([*map(str, command), "--keep-checkpoints"]) == 0

@@ -327,18 +327,9 @@ def test_voters_are_different_seeds(workshop, voters):
 @pytest.mark.slow
 def test_the_real_command_from_fine_tuning_to_training_with_the_masks(workshop, checkpoint, tmp_path):
     config = tmp_path / "finetune.yaml"
-    shape = {f"{side}-{name}": value for side in ("encoder", "decoder") for name, value in (
-        ("layers", 2), ("embed-dim", 16), ("attention-heads", 2), ("ffn-embed-dim", 48 if side == "encoder" else 40),
-    )}  # fmt: skip
-    values = {
-        "arch": "neuron_spec_transformer_tiny", **shape, "criterion": "label_smoothed_cross_entropy",
-        "optimizer": "adam", "lr": 0.01, "max-update": 3, "max-tokens": 500, "disable-validation": "true",
-        "num-workers": 0, "dropout": 0.3, "seed": 7,
-    }  # fmt: skip
-    for side in ("encoder", "decoder"):
-        values[f"{side}-normalize-before"] = "true"
-    values["share-all-embeddings"] = "true"
-    config.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+    flags = {"dropout": 0.3, "seed": 7, "share-all-embeddings": "true"}
+    flags |= {f"{side}-normalize-before": "true" for side in ("encoder", "decoder")}
+    config.write_text(workshop.fine_tuning(**flags))
     output, work = tmp_path / "m.safetensors", tmp_path / "work"
     command = ["prune", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output), "--cpu"]
     command += ["--sites", "both", "--max-steps", "2", "--quality-floor", "0.9", "--lang-pairs", "en-qa"]

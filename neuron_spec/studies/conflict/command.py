@@ -19,8 +19,8 @@ from neuron_spec.arguments import (
     add_device,
     add_masks_run_through,
     add_model_and_text,
+    add_sentences,
     real_number,
-    whole_number,
 )
 
 
@@ -29,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     add_masks_run_through(parser)
     add_device(parser)
-    parser.add_argument(
-        "--sentences",
-        type=whole_number(1),
-        metavar="N",
-        help="of each direction, spread over its set (default: all)",
-    )
+    add_sentences(parser)
     parser.add_argument(
         "--gradient-space",
         type=real_number(lambda value: 0 < value < math.inf, "a positive number"),

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.arguments import add_device, add_model_and_text, whole_number
+from neuron_spec.arguments import add_device, add_model_and_text, add_sentences
 from neuron_spec.neurons.choices import DROPPED_NEURONS
 
 
@@ -26,12 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_what_is_measured(parser: argparse.ArgumentParser) -> None:
     """What is measured, and on what: also for neuron-spec prune."""
     add_model_and_text(parser, data_bin="fairseq data-bin")
-    parser.add_argument(
-        "--sentences",
-        type=whole_number(1),
-        metavar="N",
-        help="of each direction, spread over its set (default: all)",
-    )
+    add_sentences(parser)
     parser.add_argument(
         "--dropped-neurons",
         choices=DROPPED_NEURONS,
