@@ -84,9 +84,7 @@ def run(args: argparse.Namespace) -> None:
     )
     asked.require_masks(masks, args.masks, allow_other_checkpoint=args.allow_other_checkpoint)
     asked = asked.of_text(args.gen_subset)
-    how_many: dict[str, Any] = {"fraction": DEFAULT_FRACTION if args.fraction is None else args.fraction}
-    if args.count is not None:
-        how_many = {"count": args.count}
+    how_many: dict[str, Any] = {}
     if args.ablate == "whole":
         if (args.fraction, args.count) != (None, None):
             raise NeuronSpecError(
@@ -94,7 +92,10 @@ def run(args: argparse.Namespace) -> None:
                 got="--ablate whole",
                 mend="drop one of the two flags",
             )
-        how_many = {}
+    elif args.count is not None:
+        how_many = {"count": args.count}
+    else:
+        how_many = {"fraction": DEFAULT_FRACTION if args.fraction is None else args.fraction}
     chosen = measure.choose(masks, ablate=args.ablate, side=args.side, **how_many)
     # Owners that the directions have nothing to do with are left out.
     names = {name for d in asked.directions for name in (str(d), d.source, d.target)}
