@@ -28,6 +28,7 @@ from neuron_spec.artifacts import (
 from neuron_spec.directions import GROUPS, UNKNOWN, Direction, language, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.tables import Cell, csv_text, markdown_table, percent
+from neuron_spec.scoring.endpoints import SENTENCES, SentenceScores
 from neuron_spec.scoring.language_id import LanguageIdentifier
 from neuron_spec.scoring.logs import read_text
 from neuron_spec.scoring.metrics import OFFICIAL_TOKENIZER, DirectionScore, Outputs, detokenized, score
@@ -112,13 +113,17 @@ def family_in(families: Mapping[str, str] | None, direction: Direction) -> str |
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One system on several directions; ``outputs`` and ``scores`` are in the same order."""
+    """One system on several directions; ``outputs`` and ``scores`` are in the same order.
+
+    ``sentences`` has what is known of each sentence beside its texts, of the directions of which anything is.
+    """
 
     signature: dict[str, Any]
     outputs: list[Outputs]
     scores: list[DirectionScore]
     families: dict[str, str] = field(default_factory=dict)
     tiers: dict[str, str] = field(default_factory=dict)
+    sentences: dict[Direction, SentenceScores] = field(default_factory=dict)
 
     @property
     def summary(self) -> list[GroupMean]:
@@ -210,6 +215,10 @@ def write_evaluation(output_dir: str | Path, evaluation: Evaluation) -> None:
         _text_file(folder, SOURCES, outputs.direction).unlink(missing_ok=True)
         for name, lines in outputs.texts().items():
             write_text(_text_file(folder, name, outputs.direction), "".join(line + "\n" for line in lines))
+        path = folder / SENTENCES / f"{outputs.direction}.csv"
+        path.unlink(missing_ok=True)
+        if of_sentences := evaluation.sentences.get(outputs.direction):
+            of_sentences.write(path)
     write_text(folder / SCORES_TABLE, scores_table(evaluation))
     families, tiers = evaluation.families, evaluation.tiers
     plain = {
@@ -270,7 +279,11 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
             expected=f"directions with {', '.join(f.name for f in fields(DirectionScore)[1:])}",
             mend=mend,
         ) from error
-    return Evaluation(made_from, [_read_outputs(folder, s) for s in scores], scores, families, tiers)
+    paths = {s.direction: (folder / SENTENCES / f"{s.direction}.csv", s.sentences) for s in scores}
+    sentences = {d: SentenceScores.read(path, n) for d, (path, n) in paths.items() if path.is_file()}
+    return Evaluation(
+        made_from, [_read_outputs(folder, s) for s in scores], scores, families, tiers, sentences
+    )
 
 
 def _read_outputs(folder: Path, of: DirectionScore) -> Outputs:
@@ -334,7 +347,8 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
     parameters = {**settings[0], "directions": [str(direction) for direction in directions]}
     made_from = signature(parts[0].signature["stage"], inputs=inputs, parameters=parameters)
     outputs = [outputs for part in parts for outputs in part.outputs]
-    return replace(parts[0], signature=made_from, outputs=outputs, scores=scores)
+    sentences = {direction: of for part in parts for direction, of in part.sentences.items()}
+    return replace(parts[0], signature=made_from, outputs=outputs, scores=scores, sentences=sentences)
 
 
 def join(folders: Sequence[Path], output: Path) -> Evaluation:

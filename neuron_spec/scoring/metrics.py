@@ -58,7 +58,13 @@ class Outputs:
 
 @dataclass(frozen=True)
 class DirectionScore:
-    """Scores of one direction. ``*_tokens`` count words as BLEU's tokenizer sees them."""
+    """Scores of one direction. ``*_tokens`` count words as BLEU's tokenizer sees them.
+
+    ``nll`` is the teacher-forced negative log-likelihood in nats per target token without the language token,
+    ``tag_nll`` that token's own, ``bits_per_character`` the former in bits per character of the references; None where
+    no model was asked (scored logs). ``length_ratio`` is of hypotheses to references in words, ``brevity_penalty``
+    BLEU's factor (0-1); None in evaluations of earlier versions. ``comet`` is None where it was not asked for.
+    """
 
     direction: Direction
     bleu: float
@@ -71,6 +77,12 @@ class DirectionScore:
     language_id_accuracy_fraction: float | None
     bleu_signature: str
     chrf_signature: str
+    length_ratio: float | None = None
+    brevity_penalty: float | None = None
+    nll: float | None = None
+    tag_nll: float | None = None
+    bits_per_character: float | None = None
+    comet: float | None = None
 
     @property
     def group(self) -> str:
@@ -116,6 +128,8 @@ def score(
         language_id_accuracy_fraction=accuracy,
         bleu_signature=str(bleu.get_signature()),
         chrf_signature=str(chrf.get_signature()),
+        length_ratio=bleu_score.sys_len / bleu_score.ref_len,
+        brevity_penalty=bleu_score.bp,
     )
 
 

@@ -210,7 +210,7 @@ def _compared(
 ) -> list[Compared]:
     """Means first, then directions; none of a metric that ours lack."""
     # An evaluation has COMET only where it was asked for, and then perhaps not for every direction.
-    ours = {d: value for d, score in scores.items() if (value := getattr(score, metric, None)) is not None}
+    ours = {d: value for d, score in scores.items() if (value := getattr(score, metric)) is not None}
     theirs = published.directions[system] if metric == "bleu" else {}
     rows = []
     for (of, measure, tier, group), printed in published.means.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,18 +36,13 @@ OFFICIAL_LOGS = {
 ROUND_TRIP = {"official_scoring": True, "references": "data-bin"}
 
 
-@dataclass(frozen=True)
-class WithComet(DirectionScore):
-    comet: float | None = None
-
-
 def made(system, *, directions=None, shift=0.0, sentences=TEST_SENTENCES, parameters=ROUND_TRIP, comet=None):
     """An evaluation whose BLEU is the published plus ``shift``, and chrF++ the double of that."""
     scores = []
     for direction in directions or PUBLISHED.members:
         bleu = PUBLISHED.directions[system].get(direction, 10.0) + shift
         score = (direction, bleu, 2 * bleu, sentences, 1, 1, 0.0, None, None, "b", "c")
-        scores.append(DirectionScore(*score) if comet is None else WithComet(*score, comet))
+        scores.append(DirectionScore(*score, comet=comet))
     return Evaluation({"parameters": parameters}, [], scores)
 
 
