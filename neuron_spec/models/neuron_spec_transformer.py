@@ -30,7 +30,7 @@ from neuron_spec.errors import ModelError
 from neuron_spec.modules.specialized_attention import SpecializedAttention
 from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1, SpecializedFC2
 from neuron_spec.neurons.activations import ATTENTIONS
-from neuron_spec.neurons.choices import DROPPED_NEURONS, FFN_PATHS, SIDES
+from neuron_spec.neurons.choices import DROPPED_NEURONS, FFN_PATHS, FROZEN_WEIGHTS, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
 MISSING_DIRECTION = ("error", "compose", "dense")
@@ -303,7 +303,14 @@ class NeuronSpecTransformer(TransformerModel):
             "--dropped-neurons",
             choices=DROPPED_NEURONS,
             default="bias",
-            help="what a dropped neuron emits: its constant act(bias), as in the official code, or zero",
+            help="what a dropped neuron emits: its constant act(bias), as in the official code, or zero; frozen: "
+            "what it computes, as in the dense model, but no direction that drops it updates it",
+        )
+        parser.add_argument(
+            "--frozen-weights",
+            default=",".join(FROZEN_WEIGHTS),
+            metavar="WEIGHT,...",
+            help="with --dropped-neurons frozen: what of a dropped neuron is not updated (default: %(default)s)",
         )
         parser.add_argument(
             "--ffn-path",
@@ -321,8 +328,19 @@ class NeuronSpecTransformer(TransformerModel):
             raise ModelError("--scale-fc is not supported by this model")
         if getattr(args, "quant_noise_pq", 0):
             raise ModelError("quantization noise overwrites weights in place, and is not supported")
+        dropped_neurons = getattr(args, "dropped_neurons", "bias")
+        everything = ",".join(FROZEN_WEIGHTS)
+        frozen = (getattr(args, "frozen_weights", None) or everything).split(",")
+        if not {*frozen} <= {*FROZEN_WEIGHTS} or (
+            dropped_neurons != "frozen" and {*frozen} != {*FROZEN_WEIGHTS}
+        ):
+            raise ModelError(
+                "--frozen-weights cannot be heeded",
+                got=f"--frozen-weights {','.join(frozen)} with --dropped-neurons {dropped_neurons}",
+                expected=f"some of {everything}, with --dropped-neurons frozen",
+            )
         for fc1 in model.ffn_layers().values():
-            fc1.dropped_neurons = getattr(args, "dropped_neurons", "bias")
+            fc1.dropped_neurons, fc1.frozen_weights = dropped_neurons, frozen
             fc1.ffn_path = getattr(args, "ffn_path", "auto")
         return model
 

@@ -2,7 +2,9 @@
 
 One reference form defines truth: ``fc2(act(mask * (W1 x) + b1))``, the mask on the rows of W1 alone.
 A dropped neuron thus still emits the constant act(b1), as in the official code
-(``dropped_neurons="bias"``); ``"zero"`` silences it.
+(``dropped_neurons="bias"``); ``"zero"`` silences it. With ``"frozen"`` it computes as in the dense model, bit for
+bit, and only does not learn: a direction updates the rows of fc1, their biases and the columns of fc2 of its own
+neurons. Ours, after sparse updates of language models (arXiv 2403.11621, 2510.13580).
 
 Two ways to compute it. *multiply* applies the mask to the hidden vector and serves any batch. *gather*
 serves a batch of one direction: it copies the kept rows of fc1 and columns of fc2 into a smaller FFN,
@@ -13,7 +15,7 @@ Axis letters: R mask rows (one per direction), T tokens, B sentences, D model, F
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuron_spec.errors import ModelError
+from neuron_spec.neurons.choices import FROZEN_WEIGHTS
 
 # Training gathers where the products saved outweigh copying the weights and spreading their gradient:
 # where tokens x the fraction left out is at least this. On CPUs measured, by benchmarks/ffn_step.py
@@ -170,6 +173,7 @@ class SpecializedFC1(_GatheringLinear):
         self.watch: Callable[[Tensor], None] | None = None
         self.activation: Callable[[Tensor], Tensor] = F.relu
         self.dropped_neurons = "bias"
+        self.frozen_weights: Sequence[str] = FROZEN_WEIGHTS  # of dropped neurons, with "frozen"
         self.ffn_path = "auto"
         self.activation_dropout = 0.0  # probability, of the dropout between fc1 and fc2
         self._index: _MaskIndex | None = None
@@ -238,6 +242,11 @@ class SpecializedFC1(_GatheringLinear):
             if self.watch is not None:
                 self.watch(plain.detach())
             return plain
+        if self.dropped_neurons == "frozen":
+            hidden = self._frozen(x)
+            if self.watch is not None:
+                self.watch(hidden.detach())
+            return hidden
         compact = self.gathers(x.numel() // self.in_features)
         if compact is not None:
             return F.linear(x, *self._gathered(self._key(), lambda: self._rows(compact)))
@@ -248,6 +257,28 @@ class SpecializedFC1(_GatheringLinear):
         if self.dropped_neurons == "bias":
             return torch.addcmul(self.bias, hidden, mask)
         return (hidden + self.bias) * mask
+
+    def updated_neurons(self) -> Tensor | None:
+        """With ``frozen``, the neurons that this pass may update, bool ``[F]`` or ``[B, F]``; None = all, or none learns."""
+        if self.neuron_mask is None or self.dropped_neurons != "frozen" or not torch.is_grad_enabled():
+            return None
+        if self.route is None or all(self.keeps_all(row) for row in self.route.distinct):
+            return None
+        return self._mask_of(self.route)
+
+    def _frozen(self, x: Tensor) -> Tensor:
+        own = self.updated_neurons()
+        if own is None:
+            return super().forward(x)
+        weight, bias = (
+            parameter.detach() if f"fc1.{name}" in self.frozen_weights else parameter
+            for name, parameter in (("weight", self.weight), ("bias", self.bias))
+        )
+        # where hands on the gradient of what it takes, and its value untouched.
+        if own.dim() == 1:
+            rows = torch.where(own.unsqueeze(1), self.weight, weight)
+            return F.linear(x, rows, torch.where(own, self.bias, bias))
+        return torch.where(own, super().forward(x), F.linear(x, weight, bias))
 
     def _key(self) -> tuple[Any, ...]:
         assert self.route is not None
@@ -282,14 +313,22 @@ class SpecializedFC2(_GatheringLinear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[T, B, F]`` or ``[T, B, W]`` to ``[T, B, D]``."""
-        if hidden.size(-1) == self.in_features:
-            return super().forward(hidden)
         (fc1,) = self._fc1
+        if hidden.size(-1) == self.in_features:
+            own = fc1.updated_neurons() if "fc2.weight" in fc1.frozen_weights else None
+            return super().forward(hidden) if own is None else self._frozen(hidden, own)
         assert fc1.route is not None
         compact = fc1.compact(*fc1.route.distinct)
         # The constants depend on the other layer's bias.
         key = (*fc1._key(), _version(fc1.bias))
         return F.linear(hidden, *self._gathered(key, lambda: self._columns(fc1, compact)))
+
+    def _frozen(self, hidden: Tensor, own: Tensor) -> Tensor:
+        if own.dim() == 1:
+            return F.linear(hidden, torch.where(own, self.weight, self.weight.detach()), self.bias)
+        learning = F.linear(hidden.detach() * own, self.weight)
+        # The difference is 0, and has the gradient of the columns.
+        return F.linear(hidden, self.weight.detach(), self.bias) + (learning - learning.detach())
 
     def _columns(self, fc1: SpecializedFC1, compact: Compact) -> tuple[Tensor, Tensor]:
         constants = fc1.activation(fc1.bias)

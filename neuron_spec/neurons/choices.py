@@ -24,7 +24,9 @@ METHODS = {
 }
 NEURON_SETS = ("direction", "language")
 SITE_KINDS = ("heads", "neurons", "both")
-DROPPED_NEURONS = ("bias", "zero")
+SILENCED = ("bias", "zero")  # what a dropped neuron emits instead of what it computes
+DROPPED_NEURONS = (*SILENCED, "frozen")
+FROZEN_WEIGHTS = ("fc1.weight", "fc1.bias", "fc2.weight")
 FFN_PATHS = ("auto", "gather", "multiply")
 # Which directions are compared.
 GROUPS = {

@@ -590,3 +590,35 @@ def test_a_loaded_ensemble_from_disk_translates_as_the_model_in_memory(
     assert torch.equal(
         log_probabilities(loaded, batch["net_input"]), log_probabilities(model, batch["net_input"])
     )
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_frozen_neurons_leave_the_dense_model_as_it_is(workshop, batch, is_mixed):
+    dense = workshop.build()
+    cfg, task, model = workshop.build("--dropped-neurons", "frozen")
+    masks = workshop.masks(model)
+    for kept in masks.kept.values():
+        kept[:, :3] = False
+    model.set_masks(masks, workshop.langs)
+    net_input = batch["net_input"] if is_mixed else one_direction(batch, 1)
+    assert torch.equal(log_probabilities(model, net_input), log_probabilities(dense[2], net_input))
+    sample = {**batch, "net_input": net_input, "target": batch["target"][: len(net_input["src_tokens"])]}
+    _, gradients = loss_and_gradients(cfg, task, model, sample)
+    _, dense_gradients = loss_and_gradients(*dense, sample)
+    everyone_drops = {key: ~kept.any(dim=0) for key, kept in masks.kept.items()}
+    assert any(rows.any() for rows in everyone_drops.values())
+    for key, rows in everyone_drops.items():
+        assert (
+            not gradients[f"{key}.fc1.weight"][rows].any()
+            and not gradients[f"{key}.fc2.weight"][:, rows].any()
+        )
+    shared = next(name for name in gradients if "embed_tokens" in name)
+    torch.testing.assert_close(gradients[shared], dense_gradients[shared])
+
+
+@pytest.mark.parametrize(
+    "flags", [("--frozen-weights", "fc1.weight"), ("--dropped-neurons", "frozen", "--frozen-weights", "fc3")]
+)
+def test_weights_are_frozen_where_they_can_be(workshop, flags):
+    with pytest.raises(ModelError, match="cannot be heeded"):
+        workshop.build(*flags)

@@ -17,6 +17,7 @@ from neuron_spec.modules.specialized_ffn import (
     SpecializedFC1,
     SpecializedFC2,
 )
+from neuron_spec.neurons.choices import FROZEN_WEIGHTS
 
 D, WIDTH, B, T = 6, 48, 4, 5
 KEPT = (20, 46, 0, 48)  # neurons: few, so many that rounding leaves none out, none, all
@@ -163,6 +164,56 @@ def test_a_mixed_batch_is_its_sentences_one_by_one(ffn_path, dropped_neurons):
         alone = ffn(x[:, place : place + 1], row.view(1))
         torch.testing.assert_close(mixed[:, place : place + 1], alone)
     assert not torch.allclose(mixed, ffn(x, rows.flip(0)))
+
+
+@pytest.mark.parametrize("frozen", [FROZEN_WEIGHTS, ["fc1.weight"], ["fc1.bias", "fc2.weight"]])
+@pytest.mark.parametrize(
+    "rows", [*map(only, range(len(KEPT) + 1)), torch.tensor([0, 2, 1, 3]), torch.tensor([0, 4, 0, 1])]
+)
+def test_frozen_neurons_compute_as_the_plain_layer_and_learn_from_their_own_directions(frozen, rows):
+    ffn, plain, x = FFN("frozen"), FFN(specialized=False), inputs()
+    ffn.fc1.frozen_weights = frozen
+    x.requires_grad_()
+    output, dense = ffn(x, rows), plain(x, None)
+    assert torch.equal(output, dense)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(9))
+    received = [torch.autograd.grad((of * weights).sum(), x, retain_graph=True)[0] for of in (output, dense)]
+    torch.testing.assert_close(*received)
+
+    # Sentence by sentence, with what each may not move set to zero.
+    learned = gradients(ffn, output)
+    expected = {name: torch.zeros_like(gradient) for name, gradient in learned.items()}
+    for place, row in enumerate(rows.tolist()):
+        kept = torch.cat([mask(), torch.ones(1, WIDTH, dtype=torch.bool)])[row].float()
+        alone = (plain(x, None)[:, place] * weights[:, place]).sum()
+        for name, parameter in plain.named_parameters():
+            own = kept if name in frozen else torch.ones(WIDTH)
+            (gradient,) = torch.autograd.grad(alone, parameter, retain_graph=True)
+            if name != "fc2.bias":
+                gradient = gradient * (own[:, None] if name == "fc1.weight" else own)
+            expected[name] += gradient
+    for name, gradient in learned.items():
+        torch.testing.assert_close(gradient, expected[name], msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_frozen_neurons_of_no_direction_never_move():
+    ffn, x = FFN("frozen"), inputs()
+    dropped = ~mask()[0]
+    before = copy.deepcopy(ffn.state_dict())
+    optimizer = torch.optim.Adam(ffn.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        ffn(x, only(0)).square().sum().backward()
+        optimizer.step()
+    after = ffn.state_dict()
+    for name, rows in (
+        ("fc1.weight", after["fc1.weight"]),
+        ("fc1.bias", after["fc1.bias"]),
+        ("fc2.weight", after["fc2.weight"].t()),
+    ):
+        was = before[name].t() if name == "fc2.weight" else before[name]
+        assert torch.equal(rows[dropped], was[dropped])
+        assert not torch.equal(rows[~dropped], was[~dropped])
 
 
 def test_without_ids_a_specialized_layer_refuses():

@@ -333,6 +333,13 @@ def _require_valid(args: argparse.Namespace) -> None:
         refused |= dict.fromkeys(HALF, "scores are trained in single precision; --amp keeps them so")
         refused |= dict.fromkeys(RECOMPUTED, "a layer's second pass was never tried")
     refuse(args, f"--dynamic-masks {rule}", refused)
+    if getattr(args, "dropped_neurons", "bias") == "frozen":
+        raise ModelError(
+            "masks that move are told by what a dropped neuron lacks, and frozen ones lack nothing",
+            got="--dropped-neurons frozen",
+            expected="bias or zero",
+            mend="choose one of the two, or fixed masks",
+        )
     if args.missing_direction != "error":
         raise ModelError(
             "only directions with masks of their own can move them",

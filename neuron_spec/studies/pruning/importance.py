@@ -27,9 +27,11 @@ from torch import Tensor
 
 from neuron_spec.backends.fairseq.loading import TeacherForced, Text
 from neuron_spec.directions import Direction
+from neuron_spec.errors import ModelError
 from neuron_spec.modules.taps import tapped
 from neuron_spec.neurons.activations import layer_order
 from neuron_spec.neurons.by_direction import ByDirection
+from neuron_spec.neurons.choices import SILENCED
 from neuron_spec.neurons.masks import NeuronMasks
 
 _TOKENS = "tokens"
@@ -86,13 +88,20 @@ class ImportanceMeter(TeacherForced):
             dropped_neurons: ``bias`` or ``zero``; None: as the checkpoint was trained.
 
         Raises:
-            NeuronSpecError: as `TeacherForced`, or if the model's activation is not ReLU.
+            NeuronSpecError: as `TeacherForced`, or if the model's activation is not ReLU, or its dropped neurons compute.
         """
         super().__init__(*args, **options)
         self.model.require_relu()
         if dropped_neurons is not None:
             for fc1 in self.model.ffn_layers().values():
                 fc1.dropped_neurons = dropped_neurons
+        elif any(fc1.dropped_neurons not in SILENCED for fc1 in self.model.ffn_layers().values()):
+            raise ModelError(
+                "in this checkpoint dropped neurons compute like kept ones: no mask has an importance",
+                where=args[0] if args else None,
+                got="--dropped-neurons frozen in its training",
+                mend=f"say what a dropped neuron would emit: --dropped-neurons {' or '.join(SILENCED)}",
+            )
 
     def set_masks(self, masks: NeuronMasks) -> None:
         """Run through these masks from now on; sites that they do not name are dense."""

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from neuron_spec.arguments import add_device, add_model_and_text, add_sentences
-from neuron_spec.neurons.choices import DROPPED_NEURONS
+from neuron_spec.neurons.choices import SILENCED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +29,9 @@ def add_what_is_measured(parser: argparse.ArgumentParser) -> None:
     add_sentences(parser)
     parser.add_argument(
         "--dropped-neurons",
-        choices=DROPPED_NEURONS,
+        choices=SILENCED,
         help="what a dropped neuron would emit: its constant act(bias), or zero "
-        f"(default: as the checkpoint was trained; {DROPPED_NEURONS[0]} for one of plain fairseq)",
+        f"(default: as the checkpoint was trained; {SILENCED[0]} for one of plain fairseq)",
     )
     add_device(parser)
 
