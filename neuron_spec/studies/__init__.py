@@ -106,6 +106,11 @@ STUDIES = (
         training="--arch neuron_spec_lass... --weight-masks FILE",
         passes_on=True,
     ),
+    Study(
+        "unsharing",
+        "what could be gained at most if directions shared no FFN: the ceiling?",
+        "unshare",
+    ),
     Study("bilingual", "what does a model per direction score that trains as long?", "bilingual"),
     Study("sweep", "how do scores follow k, or the depth of the model?", "sweep"),
     Study("systems", "what do systems score, and what do they cost?", "systems"),

@@ -130,6 +130,14 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
             vocabulary = {"langs": self.langs, "symbols": self.source_dictionary.symbols}
             require_trainable(masks, self.args, directions=self.directions, **vocabulary, where=path)
             masks.require_fit(model.sites(), where=path)
+            needed = masks.metadata.get("dropped_neurons")
+            if needed not in (None, *(fc1.dropped_neurons for fc1 in model.ffn_layers().values())):
+                raise ModelError(
+                    "these masks need dropped neurons of another kind",
+                    where=path,
+                    got=f"--dropped-neurons {getattr(args, 'dropped_neurons', 'bias')}",
+                    expected=f"--dropped-neurons {needed}",
+                )
             model.set_masks(masks, self.langs)
         return model
 

@@ -1,0 +1,1 @@
+"""The ceiling of specialization: FFNs that nothing is shared in."""

@@ -1,0 +1,33 @@
+"""Give each direction a copy of every FFN of a dense model: the ceiling of what specialized neurons could gain.
+
+Train what it leaves as stage 2, with masks.safetensors and the flags in flags.yaml, beside dense continuation.
+
+example:
+  neuron-spec unshare --path dense.pt --output ceiling
+  fairseq-train DATA_BIN --task neuron_specialization --finetune-from-model ceiling/dense.pt \\
+    --neuron-masks ceiling/masks.safetensors $(neuron-spec flags ceiling/flags.yaml) ...
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the dense checkpoint")
+    parser.add_argument(
+        "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+
+
+def run(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import completed
+    from neuron_spec.backends.fairseq.asked import Asked
+    from neuron_spec.studies.unsharing.measure import MASKS, signed, write_unshared
+
+    asked = Asked.read(args.path, args.output, lang_pairs=args.lang_pairs)
+    if not completed(args.output / MASKS, signed(asked), what="unshared model", where=args.output):
+        write_unshared(asked, args.output)
+    print(args.output / MASKS)
