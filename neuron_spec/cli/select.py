@@ -16,18 +16,28 @@ from pathlib import Path
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.choices import DEFAULT_K, METHODS, NEURON_SETS, SIDES
 
-DEFAULT_SEED = 1
+DEFAULT_SEED, DEFAULT_CORE = 1, 50
 
-_COVERING = ("cumulative", "matched-random", "intersection-of-all", "other-direction")
+_COVERING = ("cumulative", "shared-core", "matched-random", "intersection-of-all", "other-direction")
 # Which methods look at a flag; all look at the others.
 _METHODS_OF = {
     **dict.fromkeys(("k", "encoder_k", "decoder_k", "k_for"), _COVERING),
     "fraction": ("top-fraction",),
+    "core": ("shared-core",),
     "seed": ("matched-random",),
     "swap": ("other-direction",),
 }
 # What makes masks other masks; the rest of the metadata follows from these and the profile.
-_PARAMETERS = ("method", "neuron_sets", "k_percent", "fraction_percent", "seed", "set_of", "only_side")
+_PARAMETERS = (
+    "method",
+    "neuron_sets",
+    "k_percent",
+    "core_percent",
+    "fraction_percent",
+    "seed",
+    "set_of",
+    "only_side",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fraction", metavar="PERCENT", help="top-fraction: of each layer's neurons, such as 75; rounded up"
+    )
+    parser.add_argument(
+        "--core",
+        metavar="PERCENT",
+        help="shared-core: the neurons active on so many of every direction's tokens are kept for all "
+        f"(default {DEFAULT_CORE})",
     )
     parser.add_argument(
         "--seed", type=int, metavar="N", help=f"matched-random: of the draw (default {DEFAULT_SEED})"
@@ -90,6 +106,10 @@ def run(args: argparse.Namespace) -> None:
         masks = selection.select_top_fraction(profile, fraction, neuron_sets=args.neuron_sets)
     else:
         k_of = selection.ks_per_direction(profile.directions, k_for=args.k_for, **ks)
+    if args.method == "shared-core":
+        core = selection.parse_k(str(DEFAULT_CORE) if args.core is None else args.core, "--core")
+        masks = selection.select_shared_core(profile, k_of, core, neuron_sets=args.neuron_sets)
+    elif fraction is None:
         masks = selection.select(profile, k_of, neuron_sets=args.neuron_sets)
     if args.only_side:
         masks = selection.only_side(masks, args.only_side)

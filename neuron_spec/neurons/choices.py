@@ -17,6 +17,7 @@ SIDES = ("encoder", "decoder")
 DEFAULT_K = Fraction(95)
 METHODS = {
     "cumulative": "the fewest most-active neurons that together cover k percent of the activations",
+    "shared-core": "the always active neurons for all, and of the others what cumulative keeps",
     "matched-random": "as many neurons as cumulative keeps there, drawn at random",
     "top-fraction": "the most active neurons, the same number for every direction",
     "intersection-of-all": "the neurons that cumulative keeps for every direction",

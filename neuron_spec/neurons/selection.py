@@ -103,6 +103,23 @@ def top_fraction(counts: Tensor, percent: Fraction) -> Tensor:
     return kept
 
 
+def always_active(counts: Tensor, tokens: Tensor, percent: Fraction) -> Tensor:
+    """The neurons that are active on at least ``percent`` of the tokens of every direction: the core. Ours, after CMoE.
+
+    arXiv 2502.04416 shares the neurons of high activation rate among all experts in the same way.
+
+    Args:
+        counts: int64 ``[N, F]``.
+        tokens: that were looked at, int64 ``[N]``.
+        percent: of them, in (0, 100].
+
+    Returns:
+        bool ``[F]``; perhaps none.
+    """
+    needed = [math.ceil(percent * count / 100) for count in tokens.tolist()]
+    return (counts >= torch.tensor(needed).unsqueeze(1)).all(dim=0)
+
+
 def _most_active_first(values: Sequence[int]) -> list[int]:
     if not any(values):
         raise SelectionError("no neuron was active on any token", mend="profile a trained checkpoint")
@@ -175,6 +192,40 @@ def select(
         method="cumulative",
         neuron_sets=neuron_sets,
         k_percent=k_percent,
+    )
+
+
+def select_shared_core(
+    profile: ActivationCounts,
+    ks: Mapping[str, Sequence[Fraction]],
+    core_percent: Fraction,
+    *,
+    neuron_sets: str = "direction",
+) -> NeuronMasks:
+    """All directions keep the core (`always_active`); of the other neurons each keeps what `cumulative` would. Ours.
+
+    Args:
+        ks: as for `select`, of the activations outside the core.
+        core_percent: of the tokens.
+        neuron_sets: as for `select`.
+
+    Raises:
+        SelectionError: if a direction has no tokens.
+    """
+
+    def choose(counts: Tensor, layer: str) -> Iterable[Tensor]:
+        core = always_active(profile.counts[layer], profile.tokens[side_of(layer)], core_percent)
+        outside = counts.masked_fill(core, 0)
+        for row, k in zip(outside, ks[side_of(layer)], strict=True):
+            yield core | (cumulative(row, k) if row.any() else torch.zeros_like(core))
+
+    return _selected(
+        profile,
+        choose,
+        method="shared-core",
+        neuron_sets=neuron_sets,
+        k_percent={side: dict(zip(profile.names, map(float, ks[side]), strict=True)) for side in SIDES},
+        core_percent=float(core_percent),
     )
 
 

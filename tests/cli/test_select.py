@@ -17,7 +17,7 @@ from neuron_spec.neurons.masks import NeuronMasks
 
 DIRECTIONS = parse_directions("en-de,de-en,en-nl,nl-en,en-ru,ru-en")
 WIDTHS = {"encoder.layers.0": 48, "decoder.layers.0": 40}
-FLAGS = {"top-fraction": ["--fraction", "50"]}
+FLAGS = {"top-fraction": ["--fraction", "50"], "shared-core": ["--core", "10"]}
 
 
 def write_profile(path: Path, directions: str = "", seed: int = 1, least: int = 0) -> Path:
@@ -143,6 +143,8 @@ def test_one_direction_and_two(tmp_path, capsys, method):
         ("--method top-fraction --fraction 50 --k 95", "--k changes nothing here"),
         ("--method top-fraction --fraction 50 --encoder-k 95", "--encoder-k changes nothing here"),
         ("--method top-fraction --fraction 50 --k-for *=9", "--k-for changes nothing here"),
+        ("--core 50", "--core changes nothing here"),
+        ("--method shared-core --core 0", "bad --core"),
         ("--method top-fraction --fraction 0", "bad --fraction"),
         ("--method top-fraction --fraction 101", "bad --fraction"),
         ("--method other-direction --neuron-sets language", "drop --neuron-sets language"),

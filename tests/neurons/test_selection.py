@@ -13,6 +13,7 @@ from neuron_spec.errors import DirectionError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.selection import (
+    always_active,
     another_direction,
     by_language,
     cumulative,
@@ -24,6 +25,7 @@ from neuron_spec.neurons.selection import (
     parse_k,
     parse_swap,
     select,
+    select_shared_core,
     select_top_fraction,
     top_fraction,
 )
@@ -502,3 +504,33 @@ def test_controls_leave_their_masks_as_they_were_and_pass_on_what_those_are_for(
     assert {key: control.metadata[key] for key in metadata if key != "method"} == {
         key: value for key, value in metadata.items() if key != "method"
     }
+
+
+@pytest.mark.parametrize("core_percent", [Fraction(p) for p in (1, 20, 50, 99)])
+@pytest.mark.parametrize("k", [Fraction(50), Fraction(95)])
+def test_a_shared_core_and_the_rest_specialized(core_percent, k):
+    counted = profile(seed=3)
+    ks = ks_per_direction(counted.directions, k=k)
+    masks = select_shared_core(counted, ks, core_percent)
+    for layer, counts in counted.counts.items():
+        core = always_active(counts, counted.tokens["encoder"], core_percent)
+        assert torch.equal(core, (counts * 100 >= int(core_percent) * 30).all(dim=0))
+        assert masks.kept[layer][:, core].all()
+        for row, kept in enumerate(masks.kept[layer]):
+            # Outside the core it is the method's own choice among those neurons alone.
+            assert torch.equal(kept[~core], cumulative(counts[row, ~core], k))
+    assert masks.metadata["method"] == "shared-core" and masks.metadata["core_percent"] == float(core_percent)
+
+
+def test_without_a_core_the_sets_are_the_method_s_own():
+    counted = profile(seed=3)
+    counted.tokens = {side: 100 * tokens for side, tokens in counted.tokens.items()}
+    ks = ks_per_direction(counted.directions, k=Fraction(70))
+    assert select_shared_core(counted, ks, Fraction(99)).fingerprint == select(counted, ks).fingerprint
+
+
+def test_a_core_of_all_neurons_leaves_nothing_to_specialize():
+    counted = profile(seed=3)
+    counted.counts = {layer: counts.clamp(min=1) for layer, counts in counted.counts.items()}
+    masks = select_shared_core(counted, ks_per_direction(counted.directions), Fraction(1))
+    assert all(kept.all() for kept in masks.kept.values())
