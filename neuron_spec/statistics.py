@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, NamedTuple
+from statistics import NormalDist, fmean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,12 +23,12 @@ from neuron_spec.errors import NeuronSpecError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEWEST_DIRECTIONS = 6  # with fewer a sign-flip test cannot reach 0.05 either, and there is no interval
+FEWEST_SEEDS = 3  # with fewer there is no t over seeds
+POWER = 0.8
 PERMUTATIONS = 10_000
 
 _SEED = 12345
 _CONFIDENCE = 0.95
-_DIRECTION_SAMPLES = 10_000
 _EXACT_UP_TO = 40  # values: 2^20 sums of either half
 _RANDOM_FLIPS = 100_000
 _FLIPS_AT_ONCE = 10_000
@@ -73,32 +73,73 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+def interval(resampled: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """95 % percentile interval of resampled values, float `[samples]`."""
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(resampled, (tail, 1 - tail))
     return float(low), float(high)
 
 
-def interval_over_directions(differences: ArrayLike) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval of the mean; None for fewer than 6 directions.
+def resampled_p_value(difference: float, resampled: NDArray[np.floating[Any]]) -> float:
+    """Two-sided: how often a resampled difference is as far from their mean as the true one from 0.
 
-    Resampling so few gives little but their range, narrow by accident. With a dozen it is still somewhat
-    too narrow.
-
-    Args:
-        differences: float `[directions]`.
+    With N of them, float `[N]`, never below 1 / (N + 1), and 1 where the true one is 0.
     """
-    values = np.asarray(differences, dtype=float)
-    if len(values) < FEWEST_DIRECTIONS:
-        return None
-    generator = np.random.default_rng(_SEED)
-    drawn = generator.integers(len(values), size=(_DIRECTION_SAMPLES, len(values)))
-    return interval(values[drawn].mean(axis=1))
+    hits = int((np.abs(resampled - resampled.mean()) >= abs(difference)).sum())
+    return (1 + hits) / (1 + len(resampled))
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far a mean difference can be trusted, and what could have been seen.
+
+    Attributes:
+        low, high: bounds of its 95 % interval.
+        p_value: two-sided, that the difference is 0 in truth.
+        smallest_visible: true difference that would have had a p below alpha in 80 % of repetitions. It is as
+            uncertain as ``standard_error``, from which it is.
+    """
+
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+    smallest_visible: float
+
+    @classmethod
+    def of_samples(cls, difference: float, resampled: NDArray[np.floating[Any]], alpha: float) -> Uncertainty:
+        """From resampled differences, float `[samples]`, by their spread and the normal distribution."""
+        error, normal = float(resampled.std()), NormalDist()
+        visible = (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER)) * error
+        return cls(error, *interval(resampled), resampled_p_value(difference, resampled), visible)
+
+    @classmethod
+    def over_seeds(cls, differences: Sequence[float], alpha: float) -> Uncertainty | None:
+        """Student's t: would training again give the same? None for fewer than 3 seeds, or where none differ.
+
+        ``smallest_visible`` is by the noncentral t distribution.
+
+        Args:
+            differences: one for each seed, whose trainings are independent.
+        """
+        mean, seeds = fmean(differences), len(differences)
+        error = stdev(differences) / math.sqrt(seeds) if seeds >= FEWEST_SEEDS else 0.0
+        if error <= _SUMMATION_TOLERANCE * max(map(abs, differences)):
+            return None
+        from scipy.special import nctdtrinc, stdtr, stdtrit
+
+        freedom = seeds - 1
+        half = error * float(stdtrit(freedom, (1 + _CONFIDENCE) / 2))
+        p_value = 2 * float(stdtr(freedom, -abs(mean) / error))
+        visible = error * float(nctdtrinc(freedom, 1 - POWER, stdtrit(freedom, 1 - alpha / 2)))
+        return cls(error, mean - half, mean + half, p_value, visible)
 
 
 def sign_flip_p_value(differences: ArrayLike) -> float:
     """Two-sided p-value: how often are sums as far from 0 if each sign was a coin's toss?
+
+    Over directions it asks whether their differences are of one sign. They share a model and often sentences, and are
+    no sample of directions: it says nothing of others.
 
     Exact up to 40 values; with more, from 100,000 random flips with a fixed seed. N values allow
     2^N flips, so p is never below 2 / 2^N.

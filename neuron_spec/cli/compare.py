@@ -1,11 +1,12 @@
-"""Compare evaluated systems with a baseline, the first one given: differences in BLEU and chrF++, which
-of them are significant, and wins, ties and losses per direction, group, tier and family.
+"""Compare evaluated systems with a baseline, the first one given: differences in BLEU and chrF++, and in
+likelihood (lower is better) and COMET where all evaluations have them, per direction, group, tier and family.
 
 A system is NAME=DIR or DIR, a folder that `neuron-spec evaluate` wrote. Several seeds of one system are
 NAME=DIR,DIR,...: seed i is compared with the baseline's seed i, a single seed with each.
 
-Per direction, sacreBLEU's paired bootstrap, made two-sided, asks whether these trained models would differ
-on other sentences too; per group, a sign-flip test asks whether one is better over directions.
+Would these trained models differ on other sentences too? Per direction sacreBLEU's paired bootstrap, made
+two-sided; per group one joint draw of sentences for all directions that share them, with the smallest
+difference that could have been seen. Would training again give the same? t over three seeds or more.
 
 examples:
   neuron-spec compare evaluation/dense-continuation evaluation/specialized --output comparison

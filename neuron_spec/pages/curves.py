@@ -322,7 +322,7 @@ def sweep_curves(
         )
     return line_panels(
         list(rows.values()),
-        title="Mean BLEU change, 95% intervals over directions",
+        title="Mean BLEU change, 95% intervals over sentences",
         label=label,
         ticks=ticks,
         row_labels=[f"BLEU, change against\n{reference}" for reference in rows],

@@ -62,9 +62,9 @@ def percent(fraction: float | None, decimals: int = 0) -> Cell:
     return None if fraction is None else f"{100 * fraction:.{decimals}f}%"
 
 
-def bounds(low: float, high: float) -> str:
+def bounds(low: float, high: float, decimals: int = 2) -> str:
     """An interval of differences."""
-    return f"{low:+z.2f} to {high:+z.2f}"
+    return f"{low:+z.{decimals}f} to {high:+z.{decimals}f}"
 
 
 def counted(number: int, noun: str) -> str:

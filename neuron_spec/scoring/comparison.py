@@ -1,16 +1,18 @@
-"""Systems against a baseline: which differences in BLEU and chrF++ (0-100) are more than chance?
+"""Systems against a baseline: which differences are more than chance, and which could have been seen?
 
-Two questions, two tests, because there are two populations to draw from:
+By BLEU and chrF++ (0-100), and likelihood and COMET where all evaluations have them (`systems.common_endpoints`). Two
+questions, because there are two populations to draw from:
 
 - Sentences. Would these trained models differ on other test sentences of this kind? For each direction
   and seed, the samples of sacreBLEU's paired bootstrap, but a two-sided p: sacreBLEU's is one-sided in
-  effect (`bootstrap.PairedScore`). The p-values are adjusted by Holm over the directions too.
-- Directions. Is a system better over directions like these? For each group, a sign-flip test on the
-  directions' differences, each a mean over seeds, and a bootstrap interval over directions.
+  effect (`bootstrap.PairedScore`). The p-values are adjusted by Holm over the directions too. For each group, the
+  mean over its directions and seeds on one joint draw: directions whose test sets are the same sentences have them
+  drawn together (`bootstrap.Draws`), others by themselves.
+- Trainings. Would training again give the same difference? For each group Student's t over three seeds or more.
 
-Neither asks whether training again would give the same difference: the standard deviation over seeds
-speaks to that. Differences are system minus baseline. The tests are ours but for sacreBLEU's; the
-official code has none.
+Directions are no sample: they were chosen, and share a model and mostly their sentences. A sign-flip test says no more
+than whether their differences are of one sign. Differences are system minus baseline. The tests are ours but for
+sacreBLEU's; the official code has none.
 """
 
 from __future__ import annotations
@@ -29,12 +31,20 @@ from neuron_spec import artifacts
 from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
-from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED, PairedScore, resampled_scores
+from neuron_spec.scoring.bootstrap import (
+    BOOTSTRAP_SEED,
+    Draws,
+    Floats,
+    PairedScore,
+    resampled_ratio,
+    resampled_scores,
+)
+from neuron_spec.scoring.endpoints import BLEU, CHRF, ENDPOINTS, NLL, Endpoint
 from neuron_spec.scoring.evaluation import ALL, family_in, grouped, tier_in
-from neuron_spec.scoring.systems import System, is_official
-from neuron_spec.statistics import OverSeeds, holm, interval, interval_over_directions, sign_flip_p_value
+from neuron_spec.scoring.metrics import Outputs
+from neuron_spec.scoring.systems import System, common_endpoints, is_official, sentence_scores
+from neuron_spec.statistics import OverSeeds, Uncertainty, holm, interval, sign_flip_p_value
 
-METRICS = {"bleu": "BLEU", "chrf": "chrF++"}
 WIN, TIE, LOSS = "win", "tie", "loss"
 SAMPLES = 1000
 ALPHA = 0.05
@@ -48,7 +58,8 @@ class SeedResult:
 
     ``low`` and ``high`` bound the 95 % bootstrap interval of the difference. ``p_value`` is two-sided,
     ``holm_p_value`` that adjusted over the directions, and ``sacrebleu_p_value`` as sacreBLEU gives it, for
-    comparison. A difference is a ``win`` or ``loss`` if ``p_value`` is below alpha.
+    comparison, None by what is not sacreBLEU's. A difference is a ``win`` or ``loss`` if ``p_value`` is below alpha; by
+    likelihood a negative one is a win.
     """
 
     baseline: float
@@ -56,20 +67,22 @@ class SeedResult:
     difference: float
     low: float
     high: float
-    sacrebleu_p_value: float
+    sacrebleu_p_value: float | None
     p_value: float
     holm_p_value: float
     result: str
     holm_result: str
 
     @classmethod
-    def of(cls, pair: PairedScore, holm_p_value: float, alpha: float) -> SeedResult:
+    def of(cls, pair: PairedScore, endpoint: Endpoint, holm_p_value: float, alpha: float) -> SeedResult:
         difference = pair.score - pair.baseline_score
-        if_significant = WIN if difference > 0 else LOSS
+        if_significant = WIN if endpoint.is_better(difference) else LOSS
         return cls(
             *(pair.baseline_score, pair.score, difference),
             *interval(pair.resampled_differences),
-            *(pair.sacrebleu_p_value, pair.p_value, holm_p_value),
+            sacrebleu_p_value=pair.sacrebleu_p_value,
+            p_value=pair.p_value,
+            holm_p_value=holm_p_value,
             result=if_significant if pair.p_value < alpha else TIE,
             holm_result=if_significant if holm_p_value < alpha else TIE,
         )
@@ -77,7 +90,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class DirectionComparison:
-    """A system beside the baseline on one direction.
+    """A system beside the baseline on one direction; ``metric`` is the key of an endpoint.
 
     ``low`` and ``high`` bound the mean difference over seeds, on the same resampled sentences for all:
     the models are taken as they are. Directions without English have neither tier nor family.
@@ -101,8 +114,13 @@ class DirectionComparison:
 class GroupComparison:
     """A system beside the baseline over the directions of a group, named as in `GroupMean`.
 
-    ``p_value`` and ``interval`` are over directions. ``results`` counts wins, ties and losses of all
-    directions and seeds, ``holm_results`` those after Holm's adjustment over all directions.
+    Attributes:
+        over_sentences: of the mean over directions and seeds, on one joint draw; None in files of earlier versions.
+        over_seeds: of the mean over directions; None for fewer than three pairs of seeds, or where the seeds share an
+            evaluation.
+        sign_flip_p_value: whether the directions' differences, each a mean over seeds, are of one sign.
+        results: wins, ties and losses of all directions and seeds.
+        holm_results: those after Holm's adjustment over all directions.
     """
 
     system: str
@@ -114,15 +132,23 @@ class GroupComparison:
     baseline: OverSeeds
     score: OverSeeds
     difference: OverSeeds
-    interval: tuple[float, float] | None
-    p_value: float
+    over_sentences: Uncertainty | None
+    over_seeds: Uncertainty | None
+    sign_flip_p_value: float
     results: dict[str, int]
     holm_results: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All systems against the baseline, by both metrics."""
+    """All systems against the baseline, by all endpoints that every evaluation has.
+
+    Attributes:
+        left_out: key of an endpoint that only some evaluations have, or not comparably -> why.
+        draws: directions whose sentences are drawn together.
+        partly_shared: as in `Draws`.
+        unknown_sources: directions whose sources no evaluation has; what they share on that side is not known.
+    """
 
     signature: dict[str, Any]
     sacrebleu: dict[str, list[str]]
@@ -130,6 +156,19 @@ class Comparison:
     alpha: float
     directions: list[DirectionComparison] = field(default_factory=list)
     groups: list[GroupComparison] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    draws: list[list[str]] = field(default_factory=list)
+    partly_shared: list[str] = field(default_factory=list)
+    unknown_sources: list[str] = field(default_factory=list)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        return [ENDPOINTS[key] for key in dict.fromkeys(row.metric for row in self.directions)]
+
+    def is_noise(self, system: str, endpoint: Endpoint) -> bool:
+        """Whether Holm's adjustment leaves no direction of any seed that differs significantly."""
+        rows = [row for row in self.directions if (row.system, row.metric) == (system, endpoint.key)]
+        return all(seed.holm_result == TIE for row in rows for seed in row.seeds)
 
     @property
     def systems(self) -> list[str]:
@@ -151,8 +190,9 @@ class Difference:
         name, directions: over which, a family or group of directions, or ``all``; and how many.
         bleu_std: over seeds; None for one.
         difference: in BLEU, system minus baseline.
-        low, high: bounds of its 95 % interval over directions; None for fewer than 6.
-        p_value: two-sided, over directions.
+        uncertainty: of that, on one joint draw of sentences, if nothing else is said.
+        nll_difference: in nats a target token, negative where the system is better; None where likelihoods are not
+            known.
         wins, losses: directions of all seeds that differ significantly over sentences, after Holm's adjustment; None
             where that was not tested.
     """
@@ -166,11 +206,32 @@ class Difference:
     bleu_std: float | None = None
     difference: float | None = None
     chrf_difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p_value: float | None = None
+    uncertainty: Uncertainty | None = None
     wins: int | None = None
     losses: int | None = None
+    nll: float | None = None
+    nll_difference: float | None = None
+    nll_uncertainty: Uncertainty | None = None
+
+    @property
+    def low(self) -> float | None:
+        return self.uncertainty.low if self.uncertainty else None
+
+    @property
+    def high(self) -> float | None:
+        return self.uncertainty.high if self.uncertainty else None
+
+    @property
+    def p_value(self) -> float | None:
+        return self.uncertainty.p_value if self.uncertainty else None
+
+    @property
+    def nll_low(self) -> float | None:
+        return self.nll_uncertainty.low if self.nll_uncertainty else None
+
+    @property
+    def nll_high(self) -> float | None:
+        return self.nll_uncertainty.high if self.nll_uncertainty else None
 
     def values(self, columns: Mapping[str, str]) -> dict[str, Any]:
         """Some fields, as files name them: name in the file -> field."""
@@ -186,67 +247,52 @@ class Difference:
             kinds: of groups, as in `GroupMean`; of each name those over all its directions.
             more: fields of a subclass.
         """
+        by_place: dict[tuple[str, str, str, str], dict[str, GroupComparison]] = {}
+        for of in comparison.groups:
+            by_place.setdefault((of.system, of.kind, of.name, of.group), {})[of.metric] = of
         rows: dict[tuple[str, str], Self] = {}
-        by_metric = ([row for row in comparison.groups if row.metric == metric] for metric in METRICS)
-        for bleu, chrf in zip(*by_metric, strict=True):
-            if bleu.kind in kinds and bleu.group == ALL:
-                over, base = (comparison.baseline, bleu.name, bleu.directions), bleu.baseline
-                baseline = cls(comparison.baseline, *over, base.mean, chrf.baseline.mean, base.std, **more)
-                rows.setdefault((baseline.system, bleu.name), baseline)
-                low, high = bleu.interval or (None, None)
-                rows[bleu.system, bleu.name] = cls(
-                    *(bleu.system, *over, bleu.score.mean, chrf.score.mean, bleu.score.std),
-                    difference=bleu.difference.mean,
-                    chrf_difference=chrf.difference.mean,
-                    low=low,
-                    high=high,
-                    p_value=bleu.p_value,
-                    wins=bleu.holm_results.get(WIN, 0),
-                    losses=bleu.holm_results.get(LOSS, 0),
-                    **more,
-                )
+        for (system, kind, name, group), of_endpoints in by_place.items():
+            if kind not in kinds or group not in (ALL, name):
+                continue
+            bleu, chrf, nll = (of_endpoints.get(endpoint.key) for endpoint in (BLEU, CHRF, NLL))
+            assert bleu and chrf
+            over, base = (comparison.baseline, name, bleu.directions), bleu.baseline
+            scores = (comparison.baseline, *over, base.mean, chrf.baseline.mean, base.std)
+            first = cls(*scores, nll=nll.baseline.mean if nll else None, **more)
+            rows.setdefault((first.system, name), first)
+            rows[system, name] = cls(
+                *(system, *over, bleu.score.mean, chrf.score.mean, bleu.score.std),
+                difference=bleu.difference.mean,
+                chrf_difference=chrf.difference.mean,
+                uncertainty=bleu.over_sentences,
+                wins=bleu.holm_results.get(WIN, 0),
+                losses=bleu.holm_results.get(LOSS, 0),
+                nll=nll.score.mean if nll else None,
+                nll_difference=nll.difference.mean if nll else None,
+                nll_uncertainty=nll.over_sentences if nll else None,
+                **more,
+            )
         return list(rows.values())
-
-    @classmethod
-    def over_directions(
-        cls,
-        system: str,
-        baseline: str,
-        name: str,
-        scores: Sequence[Mapping[str, tuple[float, float]]],
-        **more: Any,
-    ) -> Self:
-        """Of one training each, or of means over seeds, without a test over sentences.
-
-        Args:
-            scores: of each direction ``bleu`` and ``chrf``, of the system and of the baseline.
-            more: fields of a subclass.
-        """
-        bleu, chrf = ([of[metric][0] - of[metric][1] for of in scores] for metric in METRICS)
-        low, high = interval_over_directions(bleu) or (None, None)
-        return cls(
-            *(system, baseline, name, len(scores)),
-            bleu=fmean(of["bleu"][0] for of in scores),
-            chrf=fmean(of["chrf"][0] for of in scores),
-            difference=fmean(bleu),
-            chrf_difference=fmean(chrf),
-            low=low,
-            high=high,
-            p_value=sign_flip_p_value(bleu),
-            **more,
-        )
 
 
 def comparison_signature(systems: Sequence[System], *, samples: int, alpha: float) -> dict[str, Any]:
-    """What a comparison is made from; ``systems`` as `comparable` returns them."""
+    """What a comparison is made from; ``systems`` as `comparable` returns them.
+
+    Raises:
+        NeuronSpecError: as `common_endpoints`.
+    """
     baseline, *others = systems
+    endpoints, _ = common_endpoints(systems)
     inputs = {}
     for system in systems:
         for i, seed in enumerate(system.seeds):
             texts = [[str(o.direction), o.hypotheses, o.references, o.sources] for o in seed.outputs]
             scores = [[s.bleu_signature, s.chrf_signature] for s in seed.scores]
             groups = [seed.families, seed.tiers, is_official(seed)]
-            inputs[system.label(i)] = hash_text(json.dumps([texts, scores, groups], sort_keys=True))
+            known = [sentence_scores(seed, at, e) for e in endpoints for at in range(len(seed.scores))]
+            sentences = [[values.tolist() for values in ratio] for ratio in known if ratio]
+            content = json.dumps([texts, scores, groups, *sentences], sort_keys=True)
+            inputs[system.label(i)] = hash_text(content)
     return artifacts.signature(
         "compare",
         inputs=inputs,
@@ -257,6 +303,7 @@ def comparison_signature(systems: Sequence[System], *, samples: int, alpha: floa
             "bootstrap": samples,
             "bootstrap_seed": BOOTSTRAP_SEED,
             "p_values": "two-sided",
+            "groups": "joint draws",
             "alpha": alpha,
         },
     )
@@ -274,7 +321,7 @@ def compare(
         alpha: a p-value below it makes a win or a loss.
 
     Raises:
-        NeuronSpecError: if no p-value could be below ``alpha``, or a tokenizer is not installed.
+        NeuronSpecError: if no p-value could be below ``alpha``, or a tokenizer is not installed; as `common_endpoints`.
         ArtifactError: if an evaluation's scores are not those of its texts.
     """
     if not 0 < alpha < 1 or samples < 1 or 1 / (samples + 1) >= alpha:
@@ -283,25 +330,53 @@ def compare(
             got=f"alpha {alpha:g}, {samples} bootstrap samples",
             expected="0 < alpha < 1, and more samples than 1 / alpha: the smallest p is 1 / (samples + 1)",
         )
-    paired = _paired_scores(systems, samples)
-    signatures = {
-        metric: sorted(
-            {pair.signature for (_, m), of in paired.items() if m == metric for at in of for pair in at}
-        )
-        for metric in METRICS
-    }
+    endpoints, left_out = common_endpoints(systems)
+    paired = _paired_scores(systems, endpoints, samples)
+    signatures: dict[str, set[str]] = {}
+    for (_, metric), of in paired.items():
+        found = {pair.signature for at in of for pair in at if pair.signature}
+        signatures.setdefault(metric, set()).update(found)
     baseline, *others = systems
-    comparison = Comparison(dict(signature), signatures, baseline.name, alpha)
+    test_sets = _with_known_sources(systems)
+    draws = Draws.of(test_sets)
+    together: dict[int, list[str]] = {}
+    for number, test_set in zip(draws.numbers, test_sets, strict=True):
+        together.setdefault(number, []).append(str(test_set.direction))
+    comparison = Comparison(
+        dict(signature),
+        {metric: sorted(of) for metric, of in signatures.items() if of},
+        baseline.name,
+        alpha,
+        left_out=left_out,
+        draws=list(together.values()),
+        partly_shared=draws.partly_shared,
+        unknown_sources=[str(test_set.direction) for test_set in test_sets if test_set.sources is None],
+    )
     for system in others:
-        for metric in METRICS:
-            rows = _compare_directions(baseline, system, metric, paired[system.name, metric], alpha)
+        for endpoint in endpoints:
+            of_system = paired[system.name, endpoint.key]
+            rows = _compare_directions(baseline, system, endpoint, of_system, alpha)
+            resampled = [np.mean([pair.resampled_differences for pair in of], axis=0) for of in of_system]
             comparison.directions.extend(rows)
-            comparison.groups.extend(_compare_groups(baseline, system, metric, rows))
+            comparison.groups.extend(
+                _compare_groups(baseline, system, endpoint, rows, draws, resampled, alpha)
+            )
     return comparison
 
 
-def _paired_scores(systems: Sequence[System], samples: int) -> dict[tuple[str, str], list[list[PairedScore]]]:
-    """Of each system and metric: for each direction, one score for each pair of seeds."""
+def _with_known_sources(systems: Sequence[System]) -> list[Outputs]:
+    """Of each direction the first evaluation that knows its sources; the baseline's first if none does."""
+    seeds = [seed for system in systems for seed in system.seeds]
+    return [
+        next((of for seed in seeds if (of := seed.outputs[at]).sources is not None), outputs)
+        for at, outputs in enumerate(seeds[0].outputs)
+    ]
+
+
+def _paired_scores(
+    systems: Sequence[System], endpoints: Sequence[Endpoint], samples: int
+) -> dict[tuple[str, str], list[list[PairedScore]]]:
+    """Of each system and endpoint: for each direction, one score for each pair of seeds."""
     baseline, *others = systems
     reference = baseline.seeds[0]
     paired: dict[tuple[str, str], list[list[PairedScore]]] = {}
@@ -315,29 +390,40 @@ def _paired_scores(systems: Sequence[System], samples: int) -> dict[tuple[str, s
         )
         by_text = {(system.name, seed): of for (system, seed), of in zip(texts, resampled, strict=True)}
         for system, seed in texts:
-            for metric, score in by_text[system.name, seed].items():
-                stored = getattr(system.seeds[seed].scores[at], metric)
-                if abs(stored - score.score) > _SCORE_TOLERANCE:
+            of_text = by_text[system.name, seed]
+            for endpoint in endpoints:
+                if ratio := sentence_scores(system.seeds[seed], at, endpoint):
+                    of_text[endpoint.key] = resampled_ratio(ratio, samples)
+                stored, score = (
+                    getattr(system.seeds[seed].scores[at], endpoint.key),
+                    of_text[endpoint.key].score,
+                )
+                if abs(stored - score) > _SCORE_TOLERANCE:
                     raise ArtifactError(
                         "scores of an evaluation are not those of its texts",
-                        where=f"{system.label(seed)}, {outputs.direction}, {METRICS[metric]}",
+                        where=f"{system.label(seed)}, {outputs.direction}, {endpoint.title}",
                         got=f"{stored} in {artifacts.SCORES_JSON}",
-                        expected=f"{score.score} from its hypotheses and references",
-                        mend="evaluate again: its texts were changed, or it was scored by another sacreBLEU",
+                        expected=f"{score} from its texts and sentence scores",
+                        mend="evaluate again: its files were changed, or it was scored by another sacreBLEU",
                     )
         for system in others:
             # Seed by seed; a single one is compared with each.
             pairs = max(len(baseline.seeds), len(system.seeds))
             first = [by_text[baseline.name, i % len(baseline.seeds)] for i in range(pairs)]
             second = [by_text[system.name, i % len(system.seeds)] for i in range(pairs)]
-            for metric in METRICS:
-                scores = [PairedScore.of(a[metric], b[metric]) for a, b in zip(first, second, strict=True)]
-                paired.setdefault((system.name, metric), []).append(scores)
+            for endpoint in endpoints:
+                key = endpoint.key
+                scores = [PairedScore.of(a[key], b[key]) for a, b in zip(first, second, strict=True)]
+                paired.setdefault((system.name, key), []).append(scores)
     return paired
 
 
 def _compare_directions(
-    baseline: System, system: System, metric: str, paired: Sequence[Sequence[PairedScore]], alpha: float
+    baseline: System,
+    system: System,
+    endpoint: Endpoint,
+    paired: Sequence[Sequence[PairedScore]],
+    alpha: float,
 ) -> list[DirectionComparison]:
     p_values = np.array([[score.p_value for score in scores] for scores in paired])  # [directions, seeds]
     adjusted = np.stack([holm(column) for column in p_values.T], axis=1)
@@ -346,17 +432,20 @@ def _compare_directions(
     for at, scores in enumerate(paired):
         direction = reference.scores[at].direction
         low, high = interval(np.mean([score.resampled_differences for score in scores], axis=0))
-        seeds = [SeedResult.of(score, float(p), alpha) for score, p in zip(scores, adjusted[at], strict=True)]
+        seeds = [
+            SeedResult.of(score, endpoint, float(p), alpha)
+            for score, p in zip(scores, adjusted[at], strict=True)
+        ]
         compared.append(
             DirectionComparison(
                 system=system.name,
-                metric=metric,
+                metric=endpoint.key,
                 direction=direction,
                 group=direction.group.code,
                 tier=tier_in(reference.tiers, direction) if reference.tiers else None,
                 family=family_in(reference.families, direction),
-                baseline=_over_seeds(baseline, metric, [at]),
-                score=_over_seeds(system, metric, [at]),
+                baseline=_over_seeds(baseline, endpoint, [at]),
+                score=_over_seeds(system, endpoint, [at]),
                 difference=OverSeeds.of([seed.difference for seed in seeds]),
                 low=low,
                 high=high,
@@ -366,29 +455,42 @@ def _compare_directions(
     return compared
 
 
-def _over_seeds(system: System, metric: str, places: Sequence[int]) -> OverSeeds:
+def _over_seeds(system: System, endpoint: Endpoint, places: Sequence[int]) -> OverSeeds:
     """The mean over directions of each seed, then over seeds; ``places`` are the directions' positions."""
-    return OverSeeds.of([fmean(getattr(seed.scores[at], metric) for at in places) for seed in system.seeds])
+    return OverSeeds.of(
+        [fmean(getattr(seed.scores[at], endpoint.key) for at in places) for seed in system.seeds]
+    )
 
 
 def _compare_groups(
-    baseline: System, system: System, metric: str, rows: Sequence[DirectionComparison]
+    baseline: System,
+    system: System,
+    endpoint: Endpoint,
+    rows: Sequence[DirectionComparison],
+    draws: Draws,
+    resampled: Sequence[Floats],
+    alpha: float,
 ) -> list[GroupComparison]:
+    """``resampled``: of each direction the differences on the drawn sentences, means over seeds."""
     reference = baseline.seeds[0]
+    # A single evaluation beside several would pass for as many independent ones.
+    is_paired = len(baseline.seeds) == len(system.seeds)
     compared = []
     for kind, name, group, members in grouped(reference.scores, reference.families, reference.tiers):
         places = [reference.scores.index(member) for member in members]
         seeds = [rows[at].seeds for at in places]
         differences = np.array([[seed.difference for seed in of] for of in seeds])  # [directions, seeds]
-        of_directions = differences.mean(axis=1)
+        of_seeds = differences.mean(axis=0).tolist()
+        joint = draws.mean([resampled[at] for at in places], places)
         compared.append(
             GroupComparison(
-                *(system.name, metric, kind, name, group, len(places)),
-                baseline=_over_seeds(baseline, metric, places),
-                score=_over_seeds(system, metric, places),
-                difference=OverSeeds.of(differences.mean(axis=0).tolist()),
-                interval=interval_over_directions(of_directions),
-                p_value=sign_flip_p_value(of_directions),
+                *(system.name, endpoint.key, kind, name, group, len(places)),
+                baseline=_over_seeds(baseline, endpoint, places),
+                score=_over_seeds(system, endpoint, places),
+                difference=OverSeeds.of(of_seeds),
+                over_sentences=Uncertainty.of_samples(float(differences.mean()), joint, alpha),
+                over_seeds=Uncertainty.over_seeds(of_seeds, alpha) if is_paired else None,
+                sign_flip_p_value=sign_flip_p_value(differences.mean(axis=1)),
                 results=counted_results([seed.result for of in seeds for seed in of]),
                 holm_results=counted_results([seed.holm_result for of in seeds for seed in of]),
             )

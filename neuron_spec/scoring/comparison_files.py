@@ -10,13 +10,22 @@ from typing import Any
 from neuron_spec.artifacts import completed, read_json, write_json, write_text
 from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import ArtifactError
-from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, plain, write_pictures
-from neuron_spec.pages.tables import Cell, bounds, csv_text, shown_p, signed
+from neuron_spec.pages.page import (
+    Block,
+    Bullets,
+    Page,
+    Paragraph,
+    Section,
+    Table,
+    as_markdown,
+    plain,
+    write_pictures,
+)
+from neuron_spec.pages.tables import Cell, bounds, counted, csv_text, shown_p, signed
 from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED
 from neuron_spec.scoring.comparison import (
     ALPHA,
     LOSS,
-    METRICS,
     SAMPLES,
     TIE,
     WIN,
@@ -29,8 +38,9 @@ from neuron_spec.scoring.comparison import (
     comparison_signature,
     counted_results,
 )
+from neuron_spec.scoring.endpoints import ENDPOINTS, NLL, OF_TEXTS, Endpoint
 from neuron_spec.scoring.systems import System
-from neuron_spec.statistics import FEWEST_DIRECTIONS, OverSeeds
+from neuron_spec.statistics import FEWEST_SEEDS, POWER, OverSeeds, Uncertainty
 
 COMPARISON = "comparison"  # .md, .csv, .json, .png, .svg
 
@@ -83,6 +93,8 @@ def compared(
 def read_comparison(path: Path) -> Comparison:
     """Read a ``comparison.json``.
 
+    Those of earlier versions have no joint interval; what they called p over directions was a sign-flip test's.
+
     Raises:
         ArtifactError: if it is missing or not of the form that neuron-spec writes.
     """
@@ -94,7 +106,11 @@ def read_comparison(path: Path) -> Comparison:
             row["direction"] = Direction.parse(row["direction"])
             row["seeds"] = [SeedResult(**seed) for seed in row["seeds"]]
         for row in content["groups"]:
-            row["interval"] = row["interval"] and tuple(row["interval"])
+            if "interval" in row:  # of an earlier version: over directions, as if they were a sample
+                del row["interval"]
+                row |= {"sign_flip_p_value": row.pop("p_value"), "over_sentences": None, "over_seeds": None}
+            for name in ("over_sentences", "over_seeds"):
+                row[name] = row[name] and Uncertainty(**row[name])
         content["directions"] = [DirectionComparison(**row) for row in content["directions"]]
         content["groups"] = [GroupComparison(**row) for row in content["groups"]]
         return Comparison(**content)
@@ -118,9 +134,9 @@ def as_plain(comparison: Comparison) -> dict[str, Any]:
 # Tables --------------------------------------------------------------------------------------
 
 
-def spread(of: OverSeeds) -> Cell:
+def spread(of: OverSeeds, decimals: int = 1) -> str:
     """``16.5``, or ``16.5 ± 0.3`` over several seeds."""
-    return of.mean if of.std is None else f"{of.mean:.1f} ± {of.std:.1f}"
+    return f"{of.mean:.{decimals}f}" + ("" if of.std is None else f" ± {of.std:.{decimals}f}")
 
 
 def group_cells(kind: str, name: str, group: str) -> list[Cell]:
@@ -133,21 +149,30 @@ def difference_cells(row: Difference) -> list[Cell]:
     """Difference in BLEU, interval and p; unknown ones are None."""
     return [
         signed(row.difference),
-        None if row.low is None or row.high is None else bounds(row.low, row.high),
+        _between(row.low, row.high),
         None if row.p_value is None else shown_p(row.p_value),
     ]
+
+
+def _between(low: float | None, high: float | None, decimals: int = 2) -> Cell:
+    return None if low is None or high is None else bounds(low, high, decimals)
 
 
 def difference_table(
     baseline: str, rows: Sequence[Difference], further: Mapping[str, Sequence[Cell]] | None = None
 ) -> Table:
-    """A line for each system.
+    """A line for each system; likelihoods first where they are known.
 
     Args:
         further: name of a column -> its cells.
     """
-    columns: dict[str, Sequence[Cell]] = {
-        "system": [row.system for row in rows],
+    columns: dict[str, Sequence[Cell]] = {"system": [row.system for row in rows]}
+    if any(row.nll is not None for row in rows):
+        columns[f"{NLL.title} - {baseline}"] = [signed(row.nll_difference, NLL.decimals) for row in rows]
+        columns[f"95% interval, {NLL.title}"] = [
+            _between(row.nll_low, row.nll_high, NLL.decimals) for row in rows
+        ]
+    columns |= {
         "BLEU": [spread(OverSeeds(row.bleu, row.bleu_std)) for row in rows],
         "chrF++": [row.chrf for row in rows],
     }
@@ -167,65 +192,121 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def sections_of(comparison: Comparison) -> list[Section]:
-    """Of each system the groups, then every direction; then how to read them."""
+    """Of each system the groups by likelihood and BLEU, the rest folded; then how to read them."""
     sections = []
+    first = [endpoint for endpoint in comparison.endpoints if endpoint in (NLL, OF_TEXTS[0])]
     for system in comparison.systems:
-        bleu, chrf = (_groups(comparison, system, metric) for metric in METRICS)
-        details = [Section("chrF++, means", [chrf], is_folded=True)]
-        for metric, title in METRICS.items():
-            table = _directions(comparison, system, metric)
-            details.append(Section(f"{title}, every direction", [table], is_folded=True))
-        sections.append(Section(f"{system} against {comparison.baseline}", [bleu], details))
-    return [*sections, Section("How to read this", [Bullets(_notes(comparison))], is_folded=True)]
+        blocks: list[Block] = [_groups(comparison, system, endpoint) for endpoint in first]
+        details = []
+        for endpoint in comparison.endpoints:
+            if endpoint not in first:
+                means = _groups(comparison, system, endpoint)
+                details.append(Section(f"{endpoint.title}, means", [means], is_folded=True))
+        details.append(Section("Seeds, signs and counts", [_further(comparison, system)], is_folded=True))
+        for endpoint in comparison.endpoints:
+            every: list[Block] = [_directions(comparison, system, endpoint)]
+            if comparison.is_noise(system, endpoint):
+                every.insert(0, Paragraph(f"**{_NOISE}.**"))
+            details.append(Section(f"{endpoint.title}, every direction", every, is_folded=True))
+        sections.append(Section(f"{system} against {comparison.baseline}", blocks, details))
+    notes = [Bullets(_notes(comparison))]
+    left_out = [
+        Paragraph(f"{ENDPOINTS[key].title} is left out: {plain(reason)}.")
+        for key, reason in comparison.left_out.items()
+    ]
+    return [
+        *sections,
+        *([Section("Not compared", left_out)] if left_out else []),
+        Section("How to read this", notes, is_folded=True),
+    ]
 
 
-def _groups(comparison: Comparison, system: str, metric: str) -> Table:
-    header = (f"{METRICS[metric]}: mean over", "group", comparison.baseline, system, "difference")
-    return Table(
-        (*header, "95 % interval", "p", "win/tie/loss", "after Holm", "directions"),
-        [
-            [
-                *group_cells(row.kind, row.name, row.group),
-                spread(row.baseline),
-                spread(row.score),
-                _signed(row.difference),
-                row.interval and bounds(*row.interval),
-                shown_p(row.p_value),
-                "/".join(map(str, row.results.values())),
-                "/".join(map(str, row.holm_results.values())),
-                row.directions,
-            ]
-            for row in comparison.groups
-            if (row.system, row.metric) == (system, metric)
+_NOISE = "No direction differs after Holm's adjustment: read the differences below as noise"
+
+
+def _groups(comparison: Comparison, system: str, endpoint: Endpoint) -> Table:
+    rows = [row for row in comparison.groups if (row.system, row.metric) == (system, endpoint.key)]
+    lower = " (lower is better)" if endpoint.lower_is_better else ""
+    columns: dict[str, list[Cell]] = {
+        f"{endpoint.title}{lower}: mean over": [
+            group_cells(row.kind, row.name, row.group)[0] for row in rows
         ],
-    )
+        "group": [group_cells(row.kind, row.name, row.group)[1] for row in rows],
+        comparison.baseline: [spread(row.baseline, endpoint.decimals) for row in rows],
+        system: [spread(row.score, endpoint.decimals) for row in rows],
+        "difference": [_signed(row.difference, endpoint) for row in rows],
+        "95 % interval": [_interval(row.over_sentences, endpoint) for row in rows],
+        "p": [_p(row.over_sentences) for row in rows],
+        "smallest visible": [_visible(row.over_sentences, endpoint) for row in rows],
+    }
+    if any(row.over_seeds for row in rows):
+        columns["95 % interval, t over seeds"] = [_interval(row.over_seeds, endpoint) for row in rows]
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def _signed(of: OverSeeds) -> str:
+def _further(comparison: Comparison, system: str) -> Table:
+    """What the groups' own tables leave out, of every endpoint."""
+    rows = [
+        (endpoint, row)
+        for endpoint in comparison.endpoints
+        for row in comparison.groups
+        if (row.system, row.metric) == (system, endpoint.key)
+    ]
+    columns: dict[str, list[Cell]] = {
+        "endpoint": [endpoint.title for endpoint, _ in rows],
+        "mean over": [group_cells(row.kind, row.name, row.group)[0] for _, row in rows],
+        "group": [group_cells(row.kind, row.name, row.group)[1] for _, row in rows],
+        "directions": [row.directions for _, row in rows],
+    }
+    if any(row.over_seeds for _, row in rows):
+        columns["p, t over seeds"] = [_p(row.over_seeds) for _, row in rows]
+        columns["smallest visible over seeds"] = [_visible(row.over_seeds, at) for at, row in rows]
+    columns |= {
+        "sign-flip over directions": [shown_p(row.sign_flip_p_value) for _, row in rows],
+        "win/tie/loss": ["/".join(map(str, row.results.values())) for _, row in rows],
+        "after Holm": ["/".join(map(str, row.holm_results.values())) for _, row in rows],
+    }
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _interval(of: Uncertainty | None, endpoint: Endpoint) -> Cell:
+    return None if of is None else bounds(of.low, of.high, endpoint.decimals)
+
+
+def _p(of: Uncertainty | None) -> Cell:
+    return None if of is None else shown_p(of.p_value)
+
+
+def _visible(of: Uncertainty | None, endpoint: Endpoint) -> Cell:
+    return None if of is None else f"{of.smallest_visible:.{endpoint.decimals}f}"
+
+
+def _signed(of: OverSeeds, endpoint: Endpoint) -> str:
     """``+0.25``, or ``+0.25 ± 0.10`` over several seeds."""
-    return f"{of.mean:+z.2f}" + ("" if of.std is None else f" ± {of.std:.2f}")
+    decimals = endpoint.decimals
+    return f"{of.mean:+z.{decimals}f}" + ("" if of.std is None else f" ± {of.std:.{decimals}f}")
 
 
-def _directions(comparison: Comparison, system: str, metric: str) -> Table:
-    header = ("direction", "family", comparison.baseline, system, "difference", "95 % interval")
+def _directions(comparison: Comparison, system: str, endpoint: Endpoint) -> Table:
+    header = ["direction", "family", comparison.baseline, system, "difference", "95 % interval"]
+    p_values = {"p_value": "p", "holm_p_value": "Holm p"}
+    if endpoint in OF_TEXTS:
+        p_values = {"sacrebleu_p_value": "sacreBLEU's p", **p_values}
     return Table(
-        (*header, "sacreBLEU's p", "p", "Holm p", "result"),
+        (*header, *p_values.values(), "result"),
         [
             [
                 str(row.direction),
                 row.family,
-                spread(row.baseline),
-                spread(row.score),
-                _signed(row.difference),
-                bounds(row.low, row.high),
-                *(
-                    ", ".join(shown_p(getattr(seed, p)) for seed in row.seeds)
-                    for p in ("sacrebleu_p_value", "p_value", "holm_p_value")
-                ),
+                spread(row.baseline, endpoint.decimals),
+                spread(row.score, endpoint.decimals),
+                _signed(row.difference, endpoint),
+                bounds(row.low, row.high, endpoint.decimals),
+                *(", ".join(shown_p(getattr(seed, p)) for seed in row.seeds) for p in p_values),
                 row.seeds[0].result if len(row.seeds) == 1 else _counted([seed.result for seed in row.seeds]),
             ]
             for row in comparison.directions
-            if (row.system, row.metric) == (system, metric)
+            if (row.system, row.metric) == (system, endpoint.key)
         ],
     )
 
@@ -240,28 +321,30 @@ def _counted(results: Sequence[str]) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     alpha, parameters = comparison.alpha, comparison.signature["parameters"]
     directions, samples = len(parameters["directions"]), parameters["bootstrap"]
+    has_nll = NLL in comparison.endpoints
     notes = [
-        f"Difference: system minus {plain(comparison.baseline)}.",
-        "**Directions** ask about sentences: on other test sentences of this kind, would these trained models "
-        f"still differ? p and interval are of the samples of sacreBLEU's paired bootstrap ({samples}, seed "
-        f"{BOOTSTRAP_SEED}). win, loss: p < {alpha:g}; Holm p is adjusted over the {directions} directions.",
-        "p is ours and two-sided: how often a resampled difference is as far from their mean as the true one from 0. "
-        "sacreBLEU's own, beside it, is one-sided in effect: two equally good systems had it below 0.05 in 11 % of "
-        "measured cases, and p in 5 %. "
+        f"Difference: system minus {plain(comparison.baseline)}."
+        + (f" {NLL.title}: {NLL.unit}; a negative difference is a gain." if has_nll else ""),
+        "Which endpoint decides is chosen before a run"
+        + (": likelihood and BLEU can differ in sign within noise." if has_nll else "."),
+        "**Means** ask about sentences: on other test sentences of this kind, would these trained models, together, "
+        f"still differ? p (two-sided) and interval are of {samples} joint draws of sentences for all directions and "
+        f"seeds of a mean. {_together(comparison)}",
+        f"**Smallest visible**: a true difference that such a comparison calls significant (p < {alpha:g}) in "
+        f"{100 * POWER:.0f} % of cases, from the draws' standard error. A smaller one may be there and not be seen: "
+        "then no significance says nothing.",
+        "Directions are no sample. **Sign-flip over directions**: are the directions' differences of one sign? They "
+        "share a model and often sentences, so that it says little of other directions, and nothing of other "
+        "trainings. With n directions it is never below 2 / 2^n. No p of a mean is adjusted for their number.",
+        "**Directions** ask about sentences one by one: p and interval are of the samples of sacreBLEU's paired "
+        f"bootstrap (seed {BOOTSTRAP_SEED}). win, loss: p < {alpha:g}; Holm p is adjusted over the {directions} "
+        "directions.",
+        "A direction's p is ours and two-sided: how often a resampled difference is as far from their mean as the true "
+        "one from 0. sacreBLEU's own, beside it, is one-sided in effect: two equally good systems had it below 0.05 in "
+        "11 % of measured cases, and p in 5 %. "
         f"Of {directions} directions without any difference, about {alpha * directions:.1f} show as win or loss.",
-        "**Groups** ask about directions: is the system better over directions like these? p is of a two-sided "
-        "sign-flip test on the directions' differences, the interval of a bootstrap over directions; both take "
-        "directions as independent, though they share one model and often sentences, and are not adjusted "
-        "for the number of groups. With n directions p is never below 2 / 2^n: "
-        f"groups of fewer than {FEWEST_DIRECTIONS} cannot reach 0.05, and show no interval. That of a dozen is "
-        "still somewhat narrow.",
     ]
-    notes.append(
-        "±: sample standard deviation over seeds. Wins, ties and losses count each seed. A group's p is of its "
-        "directions' means over seeds."
-        if comparison.seeds > 1
-        else "One seed: how much a training run differs from the next is not in any of these figures."
-    )
+    notes += _notes_on_seeds(comparison)
     smallest = min(1.0, directions / (samples + 1))
     if smallest >= alpha:
         notes.append(
@@ -269,5 +352,46 @@ def _notes(comparison: Comparison) -> list[str]:
             f"{smallest:.3f}. More --bootstrap would tell."
         )
     for metric, signatures in comparison.sacrebleu.items():
-        notes += [f"{METRICS[metric]}: `{signature}`" for signature in signatures]
+        notes += [f"{ENDPOINTS[metric].title}: `{signature}`" for signature in signatures]
     return notes
+
+
+def _together(comparison: Comparison) -> str:
+    """How directions share draws."""
+    if not comparison.draws:
+        return "This comparison is of an earlier version, and has none of it: make it again."
+    alone = [names for names in comparison.draws if len(names) == 1]
+    shared = [len(names) for names in comparison.draws if len(names) > 1]
+    parts = [f"{counted(size, 'direction')} whose test sets are the same sentences" for size in shared]
+    parts += [
+        f"{counted(len(alone), 'direction')} with sentences of {'its' if len(alone) == 1 else 'their'} own"
+    ] * bool(alone)
+    texts = [f"Drawn together: {'; '.join(parts)}."]
+    if comparison.partly_shared:
+        texts.append(
+            f"Test sets share some of their sentences in {', '.join(map(plain, comparison.partly_shared))} but are not "
+            "one: they are drawn as if they shared none, which makes intervals too narrow."
+        )
+    if comparison.unknown_sources:
+        texts.append(
+            f"Sources of {', '.join(comparison.unknown_sources)} are not known: what these share on that side is not "
+            "seen."
+        )
+    return " ".join(texts)
+
+
+def _notes_on_seeds(comparison: Comparison) -> list[str]:
+    if comparison.seeds == 1:
+        return ["One seed: how much a training run differs from the next is not in any of these figures."]
+    if any(row.over_seeds for row in comparison.groups):
+        of_t = (
+            "**t over seeds** asks about training: would training again give the same difference? Its interval and p "
+            "are Student's t of the seeds' mean differences, each over its directions; what chance sentences add is the "
+            "same in all of them. With few seeds only large differences are visible to it."
+        )
+    else:
+        of_t = (
+            f"No t over seeds: it takes {FEWEST_SEEDS} or more, each with trainings of its own on both sides. How much "
+            "training again would change is not in any interval."
+        )
+    return ["±: sample standard deviation over seeds. Wins, ties and losses count each seed.", of_t]

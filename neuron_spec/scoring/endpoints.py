@@ -30,12 +30,17 @@ class Endpoint(NamedTuple):
     decimals: int
     lower_is_better: bool = False
 
+    def is_better(self, difference: float) -> bool:
+        """Whether a system that differs from a baseline by so much is better."""
+        return difference < 0 if self.lower_is_better else difference > 0
+
 
 BLEU = Endpoint("bleu", "BLEU", "0-100", 2)
 CHRF = Endpoint("chrf", "chrF++", "0-100", 2)
 NLL = Endpoint("nll", "NLL", "nats a target token, without the language token", 3, lower_is_better=True)
 COMET = Endpoint("comet", "COMET", "as its model gives it", 4)
 ENDPOINTS = {endpoint.key: endpoint for endpoint in (BLEU, CHRF, NLL, COMET)}
+OF_TEXTS = (BLEU, CHRF)  # which every evaluation has
 
 
 class Ratio(NamedTuple):
@@ -45,10 +50,16 @@ class Ratio(NamedTuple):
     denominators: Floats
 
     @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which sentences have one, bool ``[N]``."""
+        known: NDArray[np.bool_] = ~np.isnan(self.numerators + self.denominators)
+        return known
+
+    @property
     def value(self) -> float:
         """Over the sentences that have one; NaN if none has."""
-        total = float(np.nansum(self.denominators))
-        return float(np.nansum(self.numerators)) / total if total else math.nan
+        total = float(self.denominators[self.known].sum())
+        return float(self.numerators[self.known].sum()) / total if total else math.nan
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from neuron_spec.pages.style import (
     plain_axis,
     runs_of,
 )
-from neuron_spec.scoring.comparison import METRICS, TIE, Comparison
+from neuron_spec.scoring.comparison import TIE, Comparison
+
+_NOISE_ALPHA = 0.3
 
 
 def scores_bars(
@@ -78,10 +80,10 @@ def scores_bars(
 
 
 def score_differences(comparison: Comparison) -> Figure:
-    """Every system's difference to the baseline per direction, ordered by family; a panel per metric.
+    """Every system's difference to the baseline per direction, ordered by family; a panel per endpoint.
 
     A line is the 95 % interval over sentences, a dot one seed, filled if it is a win or a loss. Several
-    seeds have their mean as an upright bar.
+    seeds have their mean as an upright bar. A system is pale where Holm's adjustment leaves none of its directions.
 
     Raises:
         NeuronSpecError: if there are more systems than colours.
@@ -98,22 +100,32 @@ def score_differences(comparison: Comparison) -> Figure:
     ordered = [directions[index] for index in in_family_order(directions, families)]
 
     line_height = 0.2 + 0.12 * (len(systems) - 1)
-    figure = new_figure(1.6 + 3.6 * len(METRICS), 1.6 + line_height * len(ordered))
-    axes = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
+    endpoints = comparison.endpoints
+    figure = new_figure(1.6 + 3.6 * len(endpoints), 1.6 + line_height * len(ordered))
+    axes = figure.subplots(1, len(endpoints), sharey=True, squeeze=False)[0]
+    noise: set[tuple[str, str]] = {
+        (system, endpoint.key)
+        for system in systems
+        for endpoint in endpoints
+        if comparison.is_noise(system, endpoint)
+    }
     looks = {system: look(number, markersize=5, linewidth=1.2) for number, system in enumerate(systems)}
-    for ax, (metric, title) in zip(axes, METRICS.items(), strict=True):
-        plain_axis(ax, grid="x", title=title, x=f"difference to {comparison.baseline}")
+    for ax, endpoint in zip(axes, endpoints, strict=True):
+        better = ", less is better" if endpoint.lower_is_better else ""
+        plain_axis(ax, grid="x", title=endpoint.title, x=f"difference to {comparison.baseline}{better}")
         ax.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
         for row in comparison.directions:
-            if row.metric != metric:
+            if row.metric != endpoint.key:
                 continue
             shift = (systems.index(row.system) + 1) / (len(systems) + 1) - 0.5
-            y, how = ordered.index(row.direction) + 0.8 * shift, looks[row.system]
-            line = {"color": how["color"], "linewidth": how["linewidth"]}
+            y, how = ordered.index(row.direction) + 0.8 * shift, dict(looks[row.system])
+            if (row.system, row.metric) in noise:
+                how["alpha"] = _NOISE_ALPHA
+            line = {key: how.get(key) for key in ("color", "linewidth", "alpha")}
             ax.plot([row.low, row.high], [y, y], **line, zorder=2)
             if len(row.seeds) > 1:
                 how = {**how, "markersize": 3.5}
-                mean = {"color": how["color"], "marker": "|", "markersize": 9, "markeredgewidth": 2}
+                mean = {**line, "marker": "|", "markersize": 9, "markeredgewidth": 2}
                 ax.plot([row.difference.mean], [y], **mean, zorder=3)
             for seed in row.seeds:
                 face = "white" if seed.result == TIE else how["color"]
@@ -130,6 +142,8 @@ def score_differences(comparison: Comparison) -> Figure:
     }
     if any(len(row.seeds) > 1 for row in comparison.directions):
         named["mean over seeds"] = {**dot, "marker": "|", "markersize": 9}
+    if noise:
+        named["pale: no direction after Holm"] = {**dot, "alpha": _NOISE_ALPHA}
     legend_above(figure, f"Difference to {comparison.baseline}, 95% intervals over sentences", named)
     return figure
 

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import DirectionError, NeuronSpecError
+from neuron_spec.scoring.endpoints import COMET, NLL, OF_TEXTS, Endpoint, Ratio
 from neuron_spec.scoring.evaluation import Evaluation
 
 DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
@@ -79,6 +82,107 @@ def comparable(systems: Sequence[System], *, common_directions: bool = False) ->
     for other in others:
         _require_same_test(first, other)
     return aligned
+
+
+def common_endpoints(systems: Sequence[System]) -> tuple[list[Endpoint], dict[str, str]]:
+    """By what all evaluations can be compared, and why not by the others that some of them have: key -> reason.
+
+    Likelihood first, as it is what differences show in first.
+
+    Args:
+        systems: as `comparable` returns them.
+
+    Raises:
+        NeuronSpecError: if a sentence has a likelihood in some evaluations and in others not, as where it is too
+            long for one of them.
+    """
+    named = [(system.label(i), seed) for system in systems for i, seed in enumerate(system.seeds)]
+    left_out = {}
+    for endpoint in (NLL, COMET):
+        ratios = [
+            [sentence_scores(seed, at, endpoint) for at in range(len(seed.scores))] for _, seed in named
+        ]
+        if any(ratio for of_evaluation in ratios for ratio in of_evaluation):
+            reason = _what_is_missing(named, ratios) or (
+                _other_model(named) if endpoint is COMET else _other_vocabulary(named, ratios)
+            )
+            if reason:
+                left_out[endpoint.key] = reason
+            else:
+                _require_same_sentences(named, ratios, endpoint)
+        else:
+            left_out[endpoint.key] = ""
+    order = [endpoint for endpoint in (NLL, *OF_TEXTS, COMET) if endpoint.key not in left_out]
+    return order, {key: reason for key, reason in left_out.items() if reason}
+
+
+def sentence_scores(evaluation: Evaluation, at: int, endpoint: Endpoint) -> Ratio | None:
+    """Of the direction at this place; None where they or their mean are not known, and by what is of whole texts."""
+    if endpoint in OF_TEXTS:
+        return None
+    score = evaluation.scores[at]
+    of_sentences = evaluation.sentences.get(score.direction)
+    ratio = of_sentences and of_sentences.ratio(endpoint.key)
+    return ratio if ratio and ratio.known.any() and getattr(score, endpoint.key) is not None else None
+
+
+_Named = Sequence[tuple[str, Evaluation]]
+_Ratios = Sequence[Sequence[Ratio | None]]  # of each evaluation and direction
+
+
+def _what_is_missing(named: _Named, ratios: _Ratios) -> str | None:
+    """Which evaluations have none, of which directions."""
+    missing = []
+    for (name, evaluation), of_evaluation in zip(named, ratios, strict=True):
+        pairs = zip(evaluation.scores, of_evaluation, strict=True)
+        directions = [str(score.direction) for score, ratio in pairs if ratio is None]
+        if directions:
+            missing.append(
+                name if len(directions) == len(of_evaluation) else f"{name} for {', '.join(directions)}"
+            )
+    return f"not known of {'; '.join(missing)}" if missing else None
+
+
+def _other_model(named: _Named) -> str | None:
+    models = {name: of.signature.get("parameters", {}).get(COMET.key) for name, of in named}
+    if len(set(map(str, models.values()))) == 1:
+        return None
+    return "by different models: " + ", ".join(f"{model} of {name}" for name, model in models.items())
+
+
+def _other_vocabulary(named: _Named, ratios: _Ratios) -> str | None:
+    """A likelihood a token depends on what a token is."""
+    (name, evaluation), first = named[0], ratios[0]
+    for (other, _), second in zip(named, ratios, strict=True):
+        for score, a, b in zip(evaluation.scores, first, second, strict=True):
+            assert a and b
+            differing = np.flatnonzero(a.known & b.known & (a.denominators != b.denominators))
+            if len(differing):
+                at = differing[0]
+                return (
+                    f"other vocabularies: sentence {at + 1} of {score.direction} has {a.denominators[at]:g} target "
+                    f"tokens for {name}, {b.denominators[at]:g} for {other}"
+                )
+    return None
+
+
+def _require_same_sentences(named: _Named, ratios: _Ratios, endpoint: Endpoint) -> None:
+    (name, evaluation), first = named[0], ratios[0]
+    for (other, _), second in zip(named, ratios, strict=True):
+        for score, a, b in zip(evaluation.scores, first, second, strict=True):
+            assert a and b
+            differing = np.flatnonzero(a.known != b.known)
+            if len(differing):
+                at = differing[0]
+                has, lacks = (name, other) if a.known[at] else (other, name)
+                raise NeuronSpecError(
+                    f"{endpoint.title} of different sentences cannot be compared",
+                    where=f"{name}; {other}, {score.direction}, sentence {at + 1}",
+                    got=f"a value of {has}, none of {lacks} (a sentence longer than a model's positions has none)",
+                    expected="the same sentences in all evaluations",
+                    mend="evaluate all with the same --max-source-positions and --max-target-positions, or without "
+                    "likelihoods (--no-likelihood)",
+                )
 
 
 def _shared_directions(evaluations: Mapping[str, Evaluation], common_directions: bool) -> list[Direction]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
+from neuron_spec.scoring.endpoints import NLL, SentenceScores
 from neuron_spec.scoring.evaluation import evaluate, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 
@@ -75,6 +79,49 @@ def test_tables_files_and_skipping(folders, tmp_path, capsys):
     assert run(*folders, "--output", output, "--alpha", "0.1") == 2
     assert "parameters.alpha: 0.05" in capsys.readouterr().err
     assert (output / "comparison.json").read_bytes() == before
+
+
+def write_with_likelihood(folder, hypotheses, nll, missing=()):
+    """Of three tokens a sentence, so many nats a token on the mean."""
+    outputs = [Outputs(Direction.parse(d), hypotheses, REFERENCES) for d in ("en-de", "de-en")]
+    evaluation = evaluate(outputs, signature={"stage": "evaluate"})
+    values = 3 * np.linspace(nll - 0.1, nll + 0.1, len(REFERENCES))
+    tokens = np.full(len(REFERENCES), 3.0)
+    values[list(missing)] = tokens[list(missing)] = np.nan
+    sentences = SentenceScores(text_nll=values, text_tokens=tokens)
+    known = replace(
+        evaluation,
+        sentences={output.direction: sentences for output in outputs},
+        scores=[replace(score, nll=sentences.ratio(NLL.key).value) for score in evaluation.scores],
+    )
+    write_evaluation(folder, known)
+    return folder
+
+
+def test_likelihoods_written_by_evaluate_are_compared_first(folders, tmp_path, capsys):
+    _, worse, _ = folders
+    a = write_with_likelihood(tmp_path / "a", REFERENCES, 3.0)
+    b = write_with_likelihood(tmp_path / "b", REFERENCES, 2.9)
+    output = tmp_path / "out"
+    assert run(a, b, "--output", output) == 0
+    table = capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("| all languages"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells == ["all languages", "all", "3.000", "2.900", "-0.100", "-0.100 to -0.100", "0.010", "0.000"]
+    with open(output / "comparison.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "nll"]
+    assert [(row["result"], row["sacrebleu_p_value"]) for row in rows] == [("win", "")] * 2
+    content = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+    assert content["left_out"] == {}
+    assert content["draws"] == [["en-de"], ["de-en"]]  # no sources, and references of two languages
+
+    assert run(a, b, worse) == 0
+    assert "NLL is left out: not known of worse." in capsys.readouterr().out
+    long = write_with_likelihood(tmp_path / "long", REFERENCES, 3.0, missing=[3])
+    assert run(a, long, "--output", tmp_path / "refused") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "NLL of different sentences" in said.err and "sentence 4" in said.err
+    assert not (tmp_path / "refused").exists()
 
 
 def test_json_on_stdout_with_seeds(folders, tmp_path, capsys):

@@ -38,7 +38,7 @@ from neuron_spec.report.scores import _verdict
 from neuron_spec.scoring import comparison_files
 from neuron_spec.scoring.comparison import GroupComparison
 from neuron_spec.scoring.comparison_files import as_plain, compared, read_comparison
-from neuron_spec.statistics import OverSeeds
+from neuron_spec.statistics import OverSeeds, Uncertainty
 from neuron_spec.studies.ablation.measure import Ablation
 from neuron_spec.studies.ablation.page import write_ablation
 from neuron_spec.studies.conflict.measure import Cell, Conflict
@@ -241,8 +241,8 @@ def test_comparisons_stand_where_the_experiment_puts_them(experiment):
     ]
     assert parameters["systems"] == ["specialized", "matched-random", "dense"]
     text = (experiment / "report.md").read_text()
-    assert "**specialized against dense-continuation:**" in text
-    assert "**specialized against matched-random:**" in text
+    assert "**specialized against dense-continuation, BLEU:**" in text
+    assert "**specialized against matched-random, BLEU:**" in text
 
 
 def test_every_seed_has_its_overlap_figure(experiment):
@@ -308,23 +308,28 @@ def test_systems_on_different_directions_are_refused(run):
 # ---------------------------------------------------------------- what it claims
 
 
-def overall(difference: float, p: float) -> GroupComparison:
+def overall(key: str, difference: float, p: float, seeds: list[float]) -> GroupComparison:
     of = OverSeeds(difference, None)
-    return GroupComparison("s", "bleu", "overall", "all", "all", 8, of, of, of, None, p, {}, {})
+    joint, t = Uncertainty(0.1, 0.0, 1.0, p, 0.28), Uncertainty.over_seeds(seeds, 0.05)
+    return GroupComparison("s", key, "overall", "all", "all", 8, of, of, of, joint, t, 1.0, {}, {})
 
 
 @pytest.mark.parametrize(
-    ("difference", "p", "seeds", "said"),
+    ("key", "difference", "p", "seeds", "said"),
     [
-        (0.5, 0.2, [0.5], "not more than chance"),
-        (0.5, 0.01, [0.5], "better by more than chance, in this one training"),
-        (-0.5, 0.01, [-0.4, -0.6], "worse by more than chance, and all 2 seeds agree"),
-        (0.5, 0.01, [1.2, -0.2], "but they do not agree"),
-        (0.5, 0.05, [0.5, 0.5], "not more than chance"),
+        ("bleu", 0.5, 0.2, [0.5], "a true difference below 0.28 could hardly have been seen"),
+        ("bleu", 0.5, 0.01, [0.5], "better by more than chance, in this one training"),
+        ("nll", 0.5, 0.01, [0.5], "worse by more than chance, in this one training"),
+        ("nll", -0.5, 0.01, [-0.5], "better by more than chance, in this one training"),
+        ("bleu", -0.5, 0.01, [-0.4, -0.6], "worse by more than chance, and all 2 seeds agree"),
+        ("bleu", 0.5, 0.01, [1.2, -0.2], "but they do not agree"),
+        ("bleu", 0.5, 0.05, [0.5, 0.5], "not more than the choice of test sentences can give"),
+        ("bleu", 0.5, 0.01, [0.4, 0.5, 0.6], "and so over trainings, by t over 3 seeds"),
+        ("bleu", 0.5, 0.01, [0.1, 0.2, 1.2], "and not so over trainings, by t over 3 seeds"),
     ],
 )
-def test_the_verdict_claims_no_more_than_the_numbers(difference, p, seeds, said):
-    assert said in _verdict(overall(difference, p), seeds, 0.05)
+def test_the_verdict_claims_no_more_than_the_numbers(key, difference, p, seeds, said):
+    assert said in _verdict(overall(key, difference, p, seeds), seeds, 0.05)
 
 
 # ---------------------------------------------------------------- commands

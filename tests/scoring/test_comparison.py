@@ -7,26 +7,35 @@ import json
 import math
 import os
 import random
+import re
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
+from scipy.stats import ttest_1samp
 
 from neuron_spec.directions import UNKNOWN, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.pages.style import rendered
-from neuron_spec.scoring.bootstrap import PairedScore, resampled_scores
-from neuron_spec.scoring.comparison import LOSS, METRICS, TIE, WIN, compare, comparison_signature
-from neuron_spec.scoring.comparison_files import comparison_markdown, write_comparison
+from neuron_spec.scoring.bootstrap import Draws, PairedScore, _draws, resampled_ratio, resampled_scores
+from neuron_spec.scoring.comparison import LOSS, TIE, WIN, Difference, compare, comparison_signature
+from neuron_spec.scoring.comparison_files import (
+    as_plain,
+    comparison_markdown,
+    read_comparison,
+    write_comparison,
+)
+from neuron_spec.scoring.endpoints import NLL, OF_TEXTS, Ratio, SentenceScores
 from neuron_spec.scoring.evaluation import evaluate
 from neuron_spec.scoring.figures import score_differences
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
-from neuron_spec.statistics import holm, interval_over_directions, sign_flip_p_value
+from neuron_spec.statistics import Uncertainty, holm, interval, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
 SENTENCES = 30
@@ -135,14 +144,32 @@ def test_many_values_are_flipped_at_random_near_the_exact_p():
     assert sign_flip_p_value([*values, 0.0]) == pytest.approx(exact, abs=0.01)
 
 
-def test_interval_over_directions():
-    values = np.random.default_rng(1).normal(1, 0.5, 30)
-    low, high = interval_over_directions(values)
-    assert low < values.mean() < high
-    # The normal approximation of a mean's interval.
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(30), rel=0.05)
-    assert interval_over_directions(-values) == pytest.approx((-high, -low))
-    assert interval_over_directions(values[:5]) is None
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_t_over_seeds_is_students(seeds):
+    values = np.random.default_rng(seeds).normal(0.2, 0.1, seeds).tolist()
+    found, expected = Uncertainty.over_seeds(values, 0.05), ttest_1samp(values, 0)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    mirrored = Uncertainty.over_seeds([-value for value in values], 0.05)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+    assert mirrored.smallest_visible == found.smallest_visible
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.3, 0.4], [0.3, 0.3, 0.3], [0.0, 0.0, 0.0]])
+def test_there_is_no_t_over_two_seeds_or_over_equal_ones(values):
+    assert Uncertainty.over_seeds(values, 0.05) is None
+
+
+@pytest.mark.parametrize("seeds", [3, 6])
+def test_the_smallest_visible_difference_is_seen_over_seeds_in_four_of_five_cases(seeds):
+    values = np.random.default_rng(seeds).normal(0, 1, (4000, seeds))
+    error = 1 / math.sqrt(seeds)
+    # Of a sample whose standard error is the true one.
+    sample = np.linspace(-1, 1, seeds)
+    sample *= error / (sample.std(ddof=1) / math.sqrt(seeds))
+    shift = Uncertainty.over_seeds(sample.tolist(), 0.05).smallest_visible
+    assert (ttest_1samp(values + shift, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.02)
+    assert (ttest_1samp(values, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.05, abs=0.01)
 
 
 # ---------------------------------------------------------------- sacreBLEU's bootstrap
@@ -239,9 +266,9 @@ def test_several_systems_at_once_are_as_one_by_one(good, bad):
     together = paired_bootstrap(good.outputs[0], [bad.outputs[0], other.outputs[0]], samples=SAMPLES)
     for at_once, system in zip(together, (bad, other)):
         (alone,) = paired_bootstrap(good.outputs[0], [system.outputs[0]], samples=SAMPLES)
-        for metric in METRICS:
-            assert at_once[metric].p_value == alone[metric].p_value
-            assert (at_once[metric].resampled_differences == alone[metric].resampled_differences).all()
+        for key in ("bleu", "chrf"):
+            assert at_once[key].p_value == alone[key].p_value
+            assert (at_once[key].resampled_differences == alone[key].resampled_differences).all()
 
 
 # ---------------------------------------------------------------- comparing
@@ -251,7 +278,8 @@ def test_identical_systems_tie_everywhere(good):
     result = compared(good, good)
     for seed in seeds_of(result):
         assert (seed.difference, seed.low, seed.high, seed.p_value, seed.result) == (0, 0, 0, 1, TIE)
-    assert {row.p_value for row in result.groups} == {1}
+    assert {(row.sign_flip_p_value, row.over_sentences.p_value) for row in result.groups} == {(1, 1)}
+    assert {row.over_sentences.smallest_visible for row in result.groups} == {0}
     assert result.groups[0].results == {WIN: 0, TIE: len(DIRECTIONS), LOSS: 0}
 
 
@@ -264,7 +292,9 @@ def test_a_clearly_worse_system_loses_everywhere(good, bad):
         assert seed.holm_p_value == pytest.approx(len(DIRECTIONS) / (SAMPLES + 1))
     overall = result.groups[0]
     assert overall.results == overall.holm_results == {WIN: 0, TIE: 0, LOSS: len(DIRECTIONS)}
-    assert overall.p_value == 2 / 2 ** len(DIRECTIONS)
+    assert overall.sign_flip_p_value == 2 / 2 ** len(DIRECTIONS)
+    assert overall.over_sentences.p_value == 1 / (SAMPLES + 1)
+    assert overall.over_sentences.low < overall.difference.mean < overall.over_sentences.high < 0
 
 
 def test_the_other_way_round_differences_change_sign_and_p_values_stay(good):
@@ -277,7 +307,10 @@ def test_the_other_way_round_differences_change_sign_and_p_values_stay(good):
         assert (a.low, a.high) == pytest.approx((-b.high, -b.low))
         assert (a.result, a.holm_result) == (mirrored[b.result], mirrored[b.holm_result])
     for a, b in zip(there.groups, back.groups, strict=True):
-        assert a.p_value == b.p_value
+        assert a.sign_flip_p_value == b.sign_flip_p_value
+        assert a.over_sentences.p_value == b.over_sentences.p_value
+        assert a.over_sentences.low == pytest.approx(-b.over_sentences.high)
+        assert a.over_sentences.smallest_visible == pytest.approx(b.over_sentences.smallest_visible)
         assert a.difference.mean == pytest.approx(-b.difference.mean)
         assert (a.results[WIN], a.results[LOSS]) == (b.results[LOSS], b.results[WIN])
 
@@ -302,15 +335,14 @@ def test_one_direction_or_two_languages_suffice(count, good, bad, tmp_path):
     few = DIRECTIONS[:count]  # en-de, and de-en
     result = compared(evaluated(0.3, seed=1, directions=few), evaluated(0.6, seed=2, directions=few))
     whole = compared(good, bad)
-    for metric in METRICS:
-        alone = [row for row in result.directions if row.metric == metric]
-        among = [row for row in whole.directions if row.metric == metric][:count]
+    for endpoint in OF_TEXTS:
+        alone = [row for row in result.directions if row.metric == endpoint.key]
+        among = [row for row in whole.directions if row.metric == endpoint.key][:count]
         for a, b in zip(alone, among, strict=True):
             assert replace(a.seeds[0], holm_p_value=0) == replace(b.seeds[0], holm_p_value=0)
             assert a.seeds[0].holm_p_value == count * a.seeds[0].p_value
     for row in result.groups:
-        assert row.interval is None  # too few for one
-        assert row.p_value == 2 / 2**row.directions
+        assert row.sign_flip_p_value == 2 / 2**row.directions
     write_comparison(tmp_path, result)
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "nan" not in text and "| en-de " in text
@@ -353,6 +385,353 @@ def test_three_systems_are_each_compared_with_the_first(good, bad):
     assert {seed.result for row in result.directions for seed in row.seeds if row.system == "C"} == {TIE}
 
 
+# ---------------------------------------------------------------- joint draws
+
+
+def multi_parallel(codes, sentences=SENTENCES, seed=0, share=0.3, systems_seed=1, **more):
+    """Outputs of directions whose lines i are of one meaning."""
+    lines = {
+        code: references(f"{code} {seed}", sentences)
+        for code in {c for pair in codes for c in pair.split("-")}
+    }
+    outputs = []
+    for pair in codes:
+        direction = Direction.parse(pair)
+        expected = lines[direction.target]
+        written = spoiled(expected, share, f"{systems_seed} {pair} {seed}")
+        outputs.append(Outputs(direction, written, expected, lines[direction.source]))
+    return outputs
+
+
+def test_directions_that_share_a_side_line_by_line_are_drawn_together():
+    one = multi_parallel(["en-de", "de-en", "fr-en", "de-nl"], seed=1)
+    other = multi_parallel(["en-cs", "ru-cs"], seed=2)
+    apart = multi_parallel(["es-en"], seed=3)
+    numbers = Draws.of([*one, *other, *apart]).numbers
+    # de-nl is one with fr-en by way of de-en; en-cs has other English.
+    assert numbers[:4] == [numbers[0]] * 4
+    assert numbers[4] == numbers[5]
+    assert len(set(numbers)) == 3
+    assert Draws.of([*one, *other, *apart]).partly_shared == []
+
+
+def test_what_a_vocabulary_does_to_some_lines_parts_no_test_sets():
+    first, second = multi_parallel(["fr-en", "de-en"])
+    changed = [
+        line.replace("ba", "<unk>") if i % 3 == 0 else line for i, line in enumerate(second.references)
+    ]
+    assert Draws.of([first, replace(second, references=changed)]).numbers == [0, 0]
+    # The same sentences in another order are not one test set, and that is said.
+    turned = replace(second, references=second.references[::-1])
+    found = Draws.of([first, turned])
+    assert found.numbers == [1, 0]  # de-en first, by name
+    assert found.partly_shared == ["en"]
+
+
+def test_unknown_sources_part_what_only_sources_share(good):
+    first, second = multi_parallel(["en-de", "en-fr"])
+    assert Draws.of([first, second]).numbers == [0, 0]
+    assert len(set(Draws.of([replace(first, sources=None), second]).numbers)) == 2
+    without = [replace(output, sources=None) for output in good.outputs]
+    unknown = evaluate(without, signature=good.signature)
+    assert compared(unknown, unknown, samples=25).unknown_sources == [str(d) for d in DIRECTIONS]
+    assert compared(unknown, good, samples=25).unknown_sources == []  # one evaluation suffices
+
+
+PAIRS = ["en-de", "de-en", "en-fr", "fr-en", "en-cs", "cs-en"]
+
+
+def of_pairs(share, seed, pairs=PAIRS, **more):
+    return evaluate(multi_parallel(pairs, share=share, systems_seed=seed), signature={}, **more)
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, ["en-de"]])
+def test_a_joint_interval_is_that_of_the_mean_on_sacrebleus_draws(pairs):
+    systems = [of_pairs(0.3, 1, pairs), of_pairs(0.33, 2, pairs)]
+    result = compared(*systems)
+    assert result.draws == [pairs]
+    for endpoint in OF_TEXTS:
+        found = [
+            resampled_scores([system.outputs[at] for system in systems], samples=SAMPLES)
+            for at in range(len(pairs))
+        ]
+        differences = [b[endpoint.key].samples - a[endpoint.key].samples for a, b in found]
+        overall = next(r for r in result.groups if (r.kind, r.metric) == ("overall", endpoint.key))
+        joint = overall.over_sentences
+        assert (joint.low, joint.high) == pytest.approx(interval(np.mean(differences, axis=0)))
+        assert joint.standard_error == pytest.approx(np.mean(differences, axis=0).std())
+        if len(pairs) == 1:
+            row = next(r for r in result.directions if r.metric == endpoint.key)
+            assert (joint.low, joint.high, joint.p_value) == pytest.approx(
+                (row.low, row.high, row.seeds[0].p_value)
+            )
+
+
+def groups_of(comparison):
+    return {
+        (row.system, row.metric, row.kind, row.name, row.group): row.over_sentences
+        for row in comparison.groups
+    }
+
+
+def assert_same_groups(first, second):
+    assert first.keys() == second.keys()
+    for key, of in first.items():
+        assert vars(of) == pytest.approx(vars(second[key])), key
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, None], ids=["one draw", "five draws"])
+def test_order_of_directions_and_seeds_changes_no_group(pairs, good, bad):
+    a = [of_pairs(0.3, 1), of_pairs(0.3, 2)] if pairs else [good, evaluated(0.3, seed=3)]
+    b = [of_pairs(0.33, 3), of_pairs(0.33, 4)] if pairs else [evaluated(0.35, seed=4), bad]
+    here = compared(a, b)
+
+    def turned(seed):
+        return evaluate(seed.outputs[::-1], signature={})
+
+    assert_same_groups(groups_of(here), groups_of(compared(a[::-1], b[::-1])))
+    assert_same_groups(groups_of(here), groups_of(compared(list(map(turned, a)), list(map(turned, b)))))
+
+
+def test_draws_of_other_sentences_are_independent():
+    """Though all are by one seed: the variance of a mean over unrelated test sets is that of independent ones."""
+    directions = ["en-de", "en-fr", "en-cs", "en-ru"]
+    test_sets = [multi_parallel([pair], seed=i)[0] for i, pair in enumerate(directions)]
+    draws = Draws.of(test_sets)
+    assert sorted(draws.numbers) == [0, 1, 2, 3]
+    same = np.random.default_rng(1).normal(size=2000)  # as if sentence i had the same difference in all
+    assert draws.mean([same] * 4, range(4)).std() == pytest.approx(same.std() / 2, rel=0.1)
+    together = Draws.of(multi_parallel(directions))
+    assert together.mean([same] * 4, range(4)).std() == pytest.approx(same.std())
+
+
+def test_joint_intervals_cover_what_those_over_directions_do_not():
+    """Directions that share sentences: the joint interval holds the truth in 95 % of cases, and what is as large as the
+    smallest visible difference is seen in 80 %."""
+    repeats, count, sentences, samples = 500, 8, 60, 400
+    generator = np.random.default_rng(7)
+    # What a sentence does to all directions, and what to each.
+    common = generator.normal(size=(repeats, 1, sentences))
+    values = common + generator.normal(size=(repeats, count, sentences))
+    draws = Draws.of(
+        multi_parallel([f"en-{code}" for code in ("de", "fr", "cs", "ru", "es", "nl", "it", "sv")])
+    )
+    drawn = _draws(sentences, samples) / sentences
+    found = []
+    for of_directions in values:
+        joint = draws.mean([drawn @ of for of in of_directions], range(count))
+        found.append(Uncertainty.of_samples(of_directions.mean(), joint, 0.05))
+    assert np.mean([of.low <= 0 <= of.high for of in found]) == pytest.approx(0.95, abs=0.025)
+    assert np.mean([of.p_value < 0.05 for of in found]) == pytest.approx(0.05, abs=0.025)
+    shift = fmean(of.smallest_visible for of in found)
+    seen = []
+    for of_directions, of in zip(values, found):
+        resampled = draws.mean([drawn @ row for row in of_directions + shift], range(count))
+        seen.append(Uncertainty.of_samples(of_directions.mean() + shift, resampled, 0.05).p_value < 0.05)
+        assert of.smallest_visible > 0
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.04)
+    # A bootstrap over directions, as if they were a sample of which each had its own sentences.
+    means = values.mean(axis=2)
+    over = means[:, generator.integers(count, size=(samples, count))].mean(axis=2)
+    low, high = np.quantile(over, (0.025, 0.975), axis=1)
+    assert ((low <= 0) & (high >= 0)).mean() < 0.6
+
+
+# ---------------------------------------------------------------- likelihood, COMET
+
+
+def with_likelihood(evaluation, shift=0.0, seed=0, tokens=None, missing=()):
+    """Made-up negative log-likelihoods, the same for the same seed but for ``shift`` nats a token."""
+    sentences, scores = {}, []
+    for output, score in zip(evaluation.outputs, evaluation.scores):
+        count = len(output.references)
+        generator = np.random.default_rng([seed, *str(output.direction).encode()])
+        own = (
+            np.array([len(line.split()) + 1.0 for line in output.references])
+            if tokens is None
+            else np.full(count, float(tokens))
+        )
+        nll = own * (generator.normal(3, 0.1, count) + shift)
+        own[list(missing)] = nll[list(missing)] = np.nan
+        sentences[output.direction] = SentenceScores(text_nll=nll, text_tokens=own)
+        scores.append(replace(score, nll=Ratio(nll, own).value))
+    return replace(evaluation, sentences=sentences, scores=scores)
+
+
+def test_a_ratio_is_that_of_the_drawn_sums():
+    generator = np.random.default_rng(0)
+    ratio = Ratio(generator.normal(3, 1, 12), generator.integers(1, 9, 12).astype(float))
+    found = resampled_ratio(ratio, SAMPLES)
+    drawn = np.random.default_rng(12345).choice(12, size=(SAMPLES, 12), replace=True)
+    expected = ratio.numerators[drawn].sum(axis=1) / ratio.denominators[drawn].sum(axis=1)
+    assert found.samples == pytest.approx(expected)
+    assert found.score == ratio.value
+    # A sentence without one adds nothing, wherever the NaN stands.
+    numerators, denominators = ratio.numerators.copy(), ratio.denominators.copy()
+    numerators[3] = denominators[5] = np.nan
+    kept = ~np.isin(drawn, (3, 5))
+    expected = (ratio.numerators[drawn] * kept).sum(axis=1) / (ratio.denominators[drawn] * kept).sum(axis=1)
+    assert resampled_ratio(Ratio(numerators, denominators), SAMPLES).samples == pytest.approx(expected)
+
+
+def test_likelihood_comes_first_and_less_is_better(good, bad):
+    result = compared(with_likelihood(good), with_likelihood(bad, shift=-0.2, seed=1))
+    assert [endpoint.key for endpoint in result.endpoints] == ["nll", "bleu", "chrf"]
+    assert {seed.result for seed in seeds_of(result, "nll")} == {WIN}
+    assert {seed.result for seed in seeds_of(result, "bleu")} == {LOSS}
+    assert {seed.sacrebleu_p_value for seed in seeds_of(result, "nll")} == {None}
+    overall = result.groups[0]
+    assert overall.metric == "nll" and overall.results[WIN] == len(DIRECTIONS)
+    assert overall.difference.mean == pytest.approx(-0.2, abs=0.05)
+    assert list(result.sacrebleu) == ["bleu", "chrf"]
+    text = comparison_markdown(result)
+    assert "| NLL (lower is better): mean over |" in text
+    assert text.index("NLL (lower is better)") < text.index("| BLEU: mean over")
+    assert "chosen before a run: likelihood and BLEU can differ" in text
+    assert "sacreBLEU's p" not in text.split("## NLL, every direction")[1].split("##")[0]
+    assert "sacreBLEU's p" in text.split("## BLEU, every direction")[1].split("##")[0]
+    figure = score_differences(result)
+    assert [ax.get_title("left") for ax in figure.axes] == ["NLL", "BLEU", "chrF++"]
+    assert figure.axes[0].get_xlabel() == "difference to A, less is better"
+    baseline, row = Difference.of_groups(result)
+    assert (baseline.nll_difference, row.nll - baseline.nll) == (None, pytest.approx(row.nll_difference))
+    assert row.nll_low < row.nll_difference < row.nll_high < 0
+
+
+def test_a_shift_of_likelihood_moves_the_interval_and_nothing_else(good):
+    a = with_likelihood(good)
+    near, far = (compared(a, with_likelihood(good, shift, seed=1)).groups[0] for shift in (0, 0.5))
+    for name in ("low", "high"):
+        moved = getattr(far.over_sentences, name) - getattr(near.over_sentences, name)
+        assert moved == pytest.approx(0.5)
+    assert far.over_sentences.smallest_visible == pytest.approx(near.over_sentences.smallest_visible)
+    assert far.difference.mean - near.difference.mean == pytest.approx(0.5)
+
+
+def test_the_baseline_with_the_better_likelihood_makes_losses(good):
+    result = compared(with_likelihood(good, shift=-0.2, seed=1), with_likelihood(good))
+    assert {seed.result for seed in seeds_of(result, "nll")} == {LOSS}
+
+
+def test_what_some_evaluations_lack_is_left_out_and_said(good, bad):
+    known = with_likelihood(good)
+    result = compared(known, [known, bad], known)
+    assert [endpoint.key for endpoint in result.endpoints] == ["bleu", "chrf"]
+    assert result.left_out == {"nll": "not known of B, seed 2"}
+    text = comparison_markdown(result)
+    assert "# Not compared\n\nNLL is left out: not known of B, seed 2." in text
+    some = dict(list(known.sentences.items())[1:])
+    assert compared(known, replace(known, sentences=some)).left_out == {"nll": "not known of B for en-de"}
+    assert compared(good, bad).left_out == {}
+    assert "Not compared" not in comparison_markdown(compared(good, bad))
+
+
+def test_likelihoods_of_other_vocabularies_are_not_compared(good, bad):
+    result = compared(with_likelihood(good, tokens=9), with_likelihood(bad, tokens=7))
+    assert NLL not in result.endpoints
+    assert result.left_out["nll"] == (
+        "other vocabularies: sentence 1 of en-de has 9 target tokens for A, 7 for B"
+    )
+
+
+def test_a_sentence_too_long_for_one_system_is_refused(good, bad):
+    both = compared(with_likelihood(good, missing=[4]), with_likelihood(bad, missing=[4]))
+    assert NLL in both.endpoints
+    with pytest.raises(NeuronSpecError, match="NLL of different sentences cannot be compared") as error:
+        compared(with_likelihood(good), with_likelihood(bad, missing=[4]))
+    message = str(error.value)
+    assert "A; B, en-de, sentence 5" in message
+    assert "a value of A, none of B" in message
+    assert "--no-likelihood" in message
+
+
+def test_likelihoods_that_are_not_those_of_the_sentences(good):
+    known = with_likelihood(good)
+    other = [replace(score, nll=score.nll + 0.1) for score in known.scores]
+    with pytest.raises(ArtifactError, match=r"(?s)B, en-de, NLL\n.*evaluate again"):
+        compared(known, replace(known, scores=other))
+
+
+def with_comet(evaluation, values, **parameters):
+    sentences = {
+        output.direction: SentenceScores(comet=np.full(len(output.references), values))
+        for output in evaluation.outputs
+    }
+    scores = [replace(score, comet=values) for score in evaluation.scores]
+    signature = {"parameters": parameters} if parameters else evaluation.signature
+    return replace(evaluation, sentences=sentences, scores=scores, signature=signature)
+
+
+def test_comet_is_the_mean_of_its_sentences_and_of_one_model(good, bad):
+    result = compared(with_comet(good, 0.8), with_comet(bad, 0.75))
+    assert [endpoint.key for endpoint in result.endpoints] == ["bleu", "chrf", "comet"]
+    assert {seed.result for seed in seeds_of(result, "comet")} == {LOSS}
+    assert "-0.0500" in comparison_markdown(result)
+    other = compared(with_comet(good, 0.8, comet="one"), with_comet(bad, 0.75, comet="two"))
+    assert other.left_out == {"comet": "by different models: one of A, two of B"}
+
+
+def test_the_signature_knows_sentence_scores(good, bad):
+    def made(*evaluations):
+        systems = comparable([System("AB"[i], [seed]) for i, seed in enumerate(evaluations)])
+        return comparison_signature(systems, samples=SAMPLES, alpha=0.05)
+
+    a, b = with_likelihood(good), with_likelihood(bad)
+    assert made(a, b) == made(a, b) != made(a, with_likelihood(bad, seed=9))
+    assert made(a, bad) == made(good, bad)  # nothing to compare by it
+
+
+def test_where_holm_leaves_nothing_tables_say_so_and_figures_are_pale(good, bad):
+    result = compared(good, bad, evaluated(0.31, seed=9))
+    assert (result.is_noise("B", OF_TEXTS[0]), result.is_noise("C", OF_TEXTS[0])) == (False, True)
+    b, c = comparison_markdown(result).split("# C against A")
+    line = "**No direction differs after Holm's adjustment: read the differences below as noise.**\n\n| direction"
+    assert line not in b
+    assert c.count(line) == 2
+    figure = score_differences(result)
+    dots = [line for line in figure.axes[0].lines if line.get_marker() in ("o", "D")]
+    assert {(line.get_marker(), line.get_alpha()) for line in dots} == {("o", None), ("D", 0.3)}
+    assert figure.legends[0].get_texts()[-1].get_text() == "pale: no direction after Holm"
+
+
+def test_t_over_seeds_stands_beside_the_joint_interval(good, tmp_path):
+    a = [evaluated(0.3, seed=seed) for seed in (1, 2, 3)]
+    b = [evaluated(0.35, seed=seed) for seed in (4, 5, 6)]
+    result = compared(a, b)
+    assert all(row.over_seeds for row in result.groups)
+    text = comparison_markdown(result)
+    for word in ("| 95 % interval, t over seeds |", "| p, t over seeds |", "| smallest visible over seeds |"):
+        assert word in text
+    write_comparison(tmp_path, result)
+    assert as_plain(read_comparison(tmp_path / "comparison.json")) == as_plain(result)
+    # A single evaluation beside three is not three, and two are too few.
+    for baseline, systems in ((good, b), (a[:2], b[:2])):
+        assert {row.over_seeds for row in compared(baseline, systems).groups} == {None}
+    assert "No t over seeds" in comparison_markdown(compared(a[:2], b[:2]))
+
+
+def test_no_table_of_means_is_wide(good, bad):
+    result = compared(
+        [with_likelihood(good, seed=i) for i in range(3)], [with_likelihood(bad, seed=i) for i in (3, 4, 5)]
+    )
+    headers = [line for line in comparison_markdown(result).splitlines() if re.search(r"mean over +\|", line)]
+    assert len(headers) == 4  # three endpoints, and what is folded
+    assert max(line.count("|") - 1 for line in headers) <= 9
+
+
+def test_a_comparison_of_an_earlier_version_shows_what_it_has():
+    old = read_comparison(Path(__file__).parents[1] / "frozen/0.1.0/comparison/comparison.json")
+    overall = old.groups[0]
+    assert overall.sign_flip_p_value == pytest.approx(0.65625)
+    assert (overall.over_sentences, overall.over_seeds, old.draws) == (None, None, [])
+    text = comparison_markdown(old)
+    assert "| all languages   | all   |" in text and "of an earlier version" in text
+    assert "0.656" in text.split("sign-flip over directions |")[1]
+    row = Difference.of_groups(old)[1]
+    assert (row.low, row.p_value, row.wins) == (None, None, 0)
+    score_differences(old)
+
+
 # ---------------------------------------------------------------- seeds
 
 
@@ -374,7 +753,8 @@ def test_mean_and_deviation_over_seeds(good):
 
     overall = next(r for r in result.groups if (r.metric, r.kind) == ("chrf", "overall"))
     of_directions = [r.difference.mean for r in result.directions if r.metric == "chrf"]
-    assert overall.p_value == sign_flip_p_value(of_directions) < 1
+    assert overall.sign_flip_p_value == sign_flip_p_value(of_directions) < 1
+    assert group.over_seeds == Uncertainty.over_seeds(means, 0.05)
 
 
 def test_a_single_seed_is_compared_with_each(good, bad):
@@ -522,7 +902,7 @@ def test_files_agree(tmp_path, good, bad):
     content = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
     with open(tmp_path / "comparison.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(METRICS) * len(DIRECTIONS) * 2
+    assert len(rows) == len(OF_TEXTS) * len(DIRECTIONS) * 2
     first = content["directions"][0]
     assert (first["direction"], rows[0]["direction"], rows[1]["seed"]) == ("en-de", "en-de", "2")
     assert float(rows[1]["p_value"]) == first["seeds"][1]["p_value"]
@@ -546,11 +926,11 @@ def test_the_figure_draws_the_intervals_and_names_what_is_in_it(good, bad):
     result = compared([good, good], [bad, good])
     figure = score_differences(result)
     ordered = ["en-de", "en-qa", "de-en", "nl-en", "de-nl"]
-    for ax, metric in zip(figure.axes, METRICS, strict=True):
+    for ax, endpoint in zip(figure.axes, OF_TEXTS, strict=True):
         intervals = [line.get_xydata().tolist() for line in ax.lines if len(set(line.get_ydata())) == 1]
         means = {line.get_xydata()[0][0] for line in ax.lines if line.get_marker() == "|"}
         dots = [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"]
-        rows = [row for row in result.directions if row.metric == metric]
+        rows = [row for row in result.directions if row.metric == endpoint.key]
         assert means == {row.difference.mean for row in rows}
         for row in rows:
             y = ordered.index(str(row.direction))
@@ -566,7 +946,7 @@ def test_the_figure_draws_the_intervals_and_names_what_is_in_it(good, bad):
 
 def test_figure_marks_what_is_significant(tmp_path, good, bad):
     figure = score_differences(compared(good, bad, good))
-    assert len(figure.axes) == len(METRICS)
+    assert len(figure.axes) == len(OF_TEXTS)
     for ax in figure.axes:
         dots = [line for line in ax.lines if line.get_marker() in ("o", "D")]
         assert len(dots) == 2 * len(DIRECTIONS)

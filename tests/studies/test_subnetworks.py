@@ -307,10 +307,10 @@ def test_episodes_are_set_against_the_same_system_trained_ordinarily(comparisons
         assert row.difference == pytest.approx(means[0] - means[1])
     in_training, none, some = found.episodes
     assert in_training.difference < none.difference == 0 < some.difference
-    assert none.p_value == 1
-    # All four directions gain, so that two of the 2^4 flips are as far from 0; too few for an interval.
-    assert some.p_value == pytest.approx(2 / 2**4)
-    assert some.low is None
+    # Two seeds: a spread, and no interval.
+    assert (none.difference_std, none.p_value) == (0, None)
+    assert in_training.difference_std > 0
+    assert in_training.low is None
 
 
 def test_what_does_not_belong_together_is_refused(comparisons: Path, tmp_path: Path) -> None:

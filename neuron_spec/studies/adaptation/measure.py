@@ -43,7 +43,7 @@ from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, f
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
-from neuron_spec.scoring.comparison import METRICS
+from neuron_spec.scoring.endpoints import OF_TEXTS
 from neuron_spec.scoring.evaluation import (
     ALL,
     Evaluation,
@@ -294,7 +294,8 @@ class Adaptation:
                 str(direction): {
                     "in_training": direction in self.trained,
                     "shots": {
-                        str(n): {m: getattr(of.scores[0], m) for m in METRICS} for n, of in curve.items()
+                        str(n): {each.key: getattr(of.scores[0], each.key) for each in OF_TEXTS}
+                        for n, of in curve.items()
                     },
                 }
                 for direction, curve in results.items()

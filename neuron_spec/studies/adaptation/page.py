@@ -28,7 +28,7 @@ from neuron_spec.pages.page import (
 )
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell
-from neuron_spec.scoring.comparison import METRICS
+from neuron_spec.scoring.endpoints import OF_TEXTS
 from neuron_spec.scoring.evaluation import ALL
 
 TITLE = "Adaptation to few training sentences"
@@ -102,7 +102,7 @@ def _scores_in(content: Mapping[str, Any]) -> Scores:
 
 
 def _blocks(content: Mapping[str, Any]) -> list[Block]:
-    columns = {metric: f"{title}, " for metric, title in METRICS.items()}
+    columns = {endpoint.key: f"{endpoint.title}, " for endpoint in OF_TEXTS}
     blocks: list[Block] = [table(_scores_in(content), columns)]
     borrowed = [f"{direction} through those of {lender}" for direction, lender in content["borrowed"].items()]
     if borrowed:
@@ -127,11 +127,11 @@ def table(scores: Scores, metrics: Mapping[str, str]) -> Table:
 def curves(scores: Scores) -> Figure:
     """A panel per metric, a line per direction; numbers of shots stand at equal distances."""
     panels = {
-        title: {
-            Direction.parse(name).arrow: {float(n): Point(at[metric]) for n, at in of.items()}
+        endpoint.title: {
+            Direction.parse(name).arrow: {float(n): Point(at[endpoint.key]) for n, at in of.items()}
             for name, of in scores.items()
         }
-        for metric, title in METRICS.items()
+        for endpoint in OF_TEXTS
     }
     shots = {float(n): f"{int(n):,}" for n in next(iter(scores.values()))}
     title, label = "Scores against shots", "training sentences (shots)"

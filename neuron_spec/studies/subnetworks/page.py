@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,17 +22,19 @@ from torch import Tensor
 
 from neuron_spec.artifacts import hash_file, hash_state, require_file, signature, write_json, write_text
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.overlap import churn, kept_fraction, mean_overlap
 from neuron_spec.pages import style
 from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, write_pictures
-from neuron_spec.pages.tables import Cell, csv_text, shown_p, signed
-from neuron_spec.scoring.comparison import METRICS, Comparison, Difference
+from neuron_spec.pages.tables import Cell, bounds, csv_text, signed
+from neuron_spec.scoring.comparison import ALPHA, Comparison, Difference
 from neuron_spec.scoring.comparison_files import COMPARISON, difference_table, read_comparison
+from neuron_spec.scoring.endpoints import OF_TEXTS
 from neuron_spec.scoring.evaluation import ALL
 from neuron_spec.scoring.systems import DYNAMIC, FULL, META, STATIC
-from neuron_spec.statistics import OverSeeds
+from neuron_spec.statistics import OverSeeds, Uncertainty
 
 SUBNETWORKS = "subnetworks"  # .md, .csv, .json, .png, .svg
 KNOWN = f"against-{FULL}"
@@ -44,11 +47,12 @@ _COLUMNS = {
     **{"system": "system", "shots": "shots", "family": "name"},
     **{name: name for name in ("directions", "bleu", "bleu_std", "chrf", "difference", "chrf_difference")},
     **{name: name for name in ("low", "high", "p_value", "wins", "losses")},
+    **{name: name for name in ("nll", "nll_difference", "nll_low", "nll_high")},
 }
 # Of episodes, in the JSON: name -> field.
 _EPISODES = {
     **{"system": "system", "against": "baseline", "shots": "shots", "difference": "difference"},
-    **{name: name for name in ("low", "high", "p_value")},
+    **{name: name for name in ("difference_std", "low", "high", "p_value")},
 }
 
 
@@ -59,9 +63,11 @@ class Row(Difference):
 
     Attributes:
         shots: training sentences of each direction; None for directions in the model's own training.
+        difference_std: of ``difference`` over seeds; of those trained by episodes, whose ``uncertainty`` is t over seeds.
     """
 
     shots: int | None = None
+    difference_std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -185,20 +191,46 @@ def _how(comparison: Comparison) -> dict[str, Any]:
 
 
 def _episodes(comparison: Comparison, shots: int | None) -> list[Row]:
-    """Systems trained by episodes against the same ones trained ordinarily; seeds are averaged first."""
-    scores: dict[str, dict[str, dict[str, float]]] = {}  # system, direction, metric
+    """Systems trained by episodes against the same ones trained ordinarily, seed by seed.
+
+    Texts are not here, so that sentences cannot be drawn anew: the interval is t over seeds.
+    """
+    # System -> metric -> direction -> a score for each seed.
+    scores: dict[str, dict[str, dict[Direction, list[float]]]] = {}
     for row in comparison.directions:
-        for system, of in ((comparison.baseline, row.baseline), (row.system, row.score)):
-            scores.setdefault(system, {}).setdefault(str(row.direction), {})[row.metric] = of.mean
+        first, second = ([getattr(seed, of) for seed in row.seeds] for of in ("baseline", "score"))
+        for system, of_seeds in ((comparison.baseline, first), (row.system, second)):
+            scores.setdefault(system, {}).setdefault(row.metric, {})[row.direction] = of_seeds
+    trained = {comparison.baseline: comparison.directions[0].baseline.std is not None}
+    trained |= {row.system: row.score.std is not None for row in comparison.directions}
     rows = []
-    for system, by_direction in scores.items():
+    for system in scores:
         against = system.removeprefix(META)
-        if against != system and against in scores:
-            pairs = [
-                {metric: (of[metric], scores[against][direction][metric]) for metric in METRICS}
-                for direction, of in by_direction.items()
-            ]
-            rows.append(Row.over_directions(system, against, ALL, pairs, shots=shots))
+        if against == system or against not in scores:
+            continue
+        means = {
+            (name, metric): [fmean(of) for of in zip(*scores[name][metric].values(), strict=True)]
+            for name in (system, against)
+            for metric in scores[name]
+        }
+        bleu, chrf = (
+            [a - b for a, b in zip(means[system, of.key], means[against, of.key], strict=True)]
+            for of in OF_TEXTS
+        )
+        is_paired = trained[system] and trained[against]
+        over_seeds = Uncertainty.over_seeds(bleu, ALPHA) if is_paired else None
+        rows.append(
+            Row(
+                *(system, against, ALL, len(scores[system]["bleu"])),
+                bleu=fmean(means[system, "bleu"]),
+                chrf=fmean(means[system, "chrf"]),
+                difference=fmean(bleu),
+                chrf_difference=fmean(chrf),
+                uncertainty=over_seeds,
+                difference_std=OverSeeds.of(bleu).std,
+                shots=shots,
+            )
+        )
     return rows
 
 
@@ -277,26 +309,34 @@ def _family_name(subnetworks: Subnetworks, family: str) -> str:
 def _episode_table(subnetworks: Subnetworks) -> Table:
     lines: dict[str, list[Cell]] = {}
     for row in subnetworks.episodes:  # all systems are in all comparisons
-        assert row.p_value is not None
         line = lines.setdefault(row.system, [f"{row.system} - {row.baseline}"])
-        line.append(f"{signed(row.difference)} (p {shown_p(row.p_value)})")
+        spread = "" if row.difference_std is None else f" ± {row.difference_std:.2f}"
+        t = "" if row.low is None or row.high is None else f" ({bounds(row.low, row.high)})"
+        line.append(f"{signed(row.difference)}{spread}{t}")
     columns = dict.fromkeys(row.shots for row in subnetworks.episodes)
     named = ["in training" if shots is None else f"new, {shots:,} sentences" for shots in columns]
     return Table(["BLEU", *named], list(lines.values()))
 
 
 def _notes(subnetworks: Subnetworks) -> list[str]:
-    directions = len(subnetworks.curves[subnetworks.systems[0]])
     seeds = "one seed" if subnetworks.seeds == 1 else f"{subnetworks.seeds} seeds"
     notes = [
         f"Means over directions and {seeds}; ±: standard deviation over seeds. The baseline is {subnetworks.systems[0]}.",
-        "95% interval and p: bootstrap and two-sided sign-flip test over directions, whose seeds are averaged first: "
-        f"with {directions} new directions p is never below {2 / 2**directions:.3f}. wins, losses: directions of all seeds that differ significantly "
-        "over sentences, after Holm's adjustment.",
+        "95% interval and p (two-sided): on one joint draw of sentences for all directions that share them, with these "
+        "trained models; of training again they say nothing. wins, losses: directions of all seeds that differ "
+        "significantly over sentences, after Holm's adjustment.",
         "By family: difference to the baseline, mean over its directions.",
     ]
     if subnetworks.episodes:
-        notes.append("Episodes against ordinary training: the same test over directions.")
+        t = any(row.low is not None for row in subnetworks.episodes)
+        notes.append(
+            "Episodes against ordinary training: ±: standard deviation over seeds; "
+            + (
+                "in brackets the 95% interval by t over seeds."
+                if t
+                else "no interval: too few seeds for t over them."
+            )
+        )
     if subnetworks.masks:
         notes.append(
             "Masks: means over sites and directions, of the first seed. Moved: 1 - IoU of a direction's set "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -27,9 +27,9 @@ from neuron_spec.pages import curves
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, write_pictures
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text
-from neuron_spec.scoring.comparison import METRICS, Difference
+from neuron_spec.scoring.comparison import Difference, compare
 from neuron_spec.scoring.comparison_files import difference_cells
-from neuron_spec.scoring.evaluation import ALL, Evaluation, grouped, read_evaluation
+from neuron_spec.scoring.evaluation import ALL, Evaluation, read_evaluation
 from neuron_spec.scoring.systems import CONTINUATION, DENSE, SPECIALIZED, System, comparable
 
 SWEEP = "sweep"  # .csv, .md, .png, .svg
@@ -180,19 +180,17 @@ def _read_point(parameter: str, value: float, folder: Path, references: Mapping[
 
 def changes(sweep: Sweep) -> list[Change]:
     """All systems at all values against all references: for each group of directions, and over all."""
+    points = [(point.value, *each) for point in sweep.points for each in point.systems.items()]
     rows = []
     for reference, against in sweep.references.items():
-        before = {score.direction: score for score in against.scores}
-        for point in sweep.points:
-            for system, evaluation in point.systems.items():
-                for kind, _, group, members in grouped(evaluation.scores):
-                    if kind in ("overall", "group"):
-                        scores = [
-                            {m: (getattr(of, m), getattr(before[of.direction], m)) for m in METRICS}
-                            for of in members
-                        ]
-                        row = Change.over_directions(system, reference, group, scores, value=point.value)
-                        rows.append(row)
+        named = [
+            System(f"{name} at {sweep.parameter} {value:g}", [evaluation])
+            for value, name, evaluation in points
+        ]
+        found = compare(comparable([System(reference, [against]), *named]), signature={})
+        for (value, name, _), system in zip(points, named, strict=True):
+            changed = Change.of_groups(found, ("overall", "group"), value=value)
+            rows += [replace(row, system=name) for row in changed if row.system == system.name]
     return rows
 
 
@@ -272,10 +270,9 @@ def _table(sweep: Sweep, rows: Sequence[Change]) -> Table:
 
 def _notes(sweep: Sweep) -> list[str]:
     notes = [
-        "BLEU and its change are means over directions; the interval is of a bootstrap over directions, which it "
-        "takes as independent, and is not shown for fewer than 6; p is of a two-sided sign-flip test over them. Both "
-        "know nothing of other seeds: one model was trained at each value. `neuron-spec compare` tests two systems in "
-        "full; chrF++ is in the CSV.",
+        "BLEU and its change are means over directions; interval and p (two-sided) are on one joint draw of sentences for "
+        "all directions that share them. They know nothing of other seeds: one model was trained at each value. "
+        "`neuron-spec compare` tests two systems in full; chrF++ is in the CSV.",
     ]
     if any(point.dropped for point in sweep.points):
         notes.append("Dropped: neurons per layer and direction in percent; mean, least and most.")

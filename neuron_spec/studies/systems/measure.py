@@ -48,6 +48,7 @@ _NO_PARAMETERS = ("version", "_float_tensor", "adapter_rows")
 _SCORES = {
     **{"bleu": "bleu", "chrf": "chrf", "bleu_difference": "difference"},
     **{name: name for name in ("low", "high", "p_value", "wins", "losses")},
+    **{name: name for name in ("nll", "nll_difference", "nll_low", "nll_high")},
 }
 
 
@@ -268,9 +269,10 @@ def _cost_table(systems: Systems) -> Table:
 def _notes(systems: Systems) -> list[str]:
     dense = systems.dense
     notes = [
-        f"Scores: means over {systems.directions} directions and {systems.seeds} seed(s). p: two-sided sign-flip test over "
-        "directions. wins, losses: directions of all seeds where the difference is significant over sentences, after "
-        "Holm's adjustment. comparison.md, beside, has all of it.",
+        f"Scores: means over {systems.directions} directions and {systems.seeds} seed(s). Interval and p (two-sided): on one "
+        "joint draw of sentences for all directions that share them, with these trained models. wins, losses: directions "
+        "of all seeds where the difference is significant after Holm's adjustment. comparison.md, beside, has all of it, "
+        "t over seeds and the smallest visible difference too.",
         f"Dense: {dense.parameters:,} parameters. Tied ones are counted once; a bilingual system is all its models.",
         "kB a direction: the file of masks over its directions, the adapters' parameters over all directions, or a "
         "bilingual model's; none is in a dense model.",
