@@ -398,7 +398,7 @@ def _paired_scores(
                     getattr(system.seeds[seed].scores[at], endpoint.key),
                     of_text[endpoint.key].score,
                 )
-                if abs(stored - score) > _SCORE_TOLERANCE:
+                if not (isinstance(stored, int | float) and abs(stored - score) <= _SCORE_TOLERANCE):
                     raise ArtifactError(
                         "scores of an evaluation are not those of its texts",
                         where=f"{system.label(seed)}, {outputs.direction}, {endpoint.title}",

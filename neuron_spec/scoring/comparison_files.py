@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -360,13 +361,17 @@ def _together(comparison: Comparison) -> str:
     """How directions share draws."""
     if not comparison.draws:
         return "This comparison is of an earlier version, and has none of it: make it again."
-    alone = [names for names in comparison.draws if len(names) == 1]
-    shared = [len(names) for names in comparison.draws if len(names) > 1]
-    parts = [f"{counted(size, 'direction')} whose test sets are the same sentences" for size in shared]
-    parts += [
-        f"{counted(len(alone), 'direction')} with sentences of {'its' if len(alone) == 1 else 'their'} own"
-    ] * bool(alone)
-    texts = [f"Drawn together: {'; '.join(parts)}."]
+    texts = []
+    for size, times in sorted(Counter(map(len, comparison.draws)).items(), reverse=True):
+        often = "" if times == 1 else f"{times} times "
+        if size > 1:
+            texts.append(
+                f"Drawn together, as their test sets are the same sentences: {often}{size} directions."
+            )
+        else:
+            texts.append(
+                f"Drawn by {'itself' if times == 1 else 'themselves'}: {counted(times, 'direction')}."
+            )
     if comparison.partly_shared:
         texts.append(
             f"Test sets share some of their sentences in {', '.join(map(plain, comparison.partly_shared))} but are not "

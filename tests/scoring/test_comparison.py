@@ -27,6 +27,7 @@ from neuron_spec.scoring.comparison import LOSS, TIE, WIN, Difference, compare, 
 from neuron_spec.scoring.comparison_files import (
     as_plain,
     comparison_markdown,
+    difference_table,
     read_comparison,
     write_comparison,
 )
@@ -596,6 +597,11 @@ def test_likelihood_comes_first_and_less_is_better(good, bad):
     baseline, row = Difference.of_groups(result)
     assert (baseline.nll_difference, row.nll - baseline.nll) == (None, pytest.approx(row.nll_difference))
     assert row.nll_low < row.nll_difference < row.nll_high < 0
+    table = difference_table("A", [baseline, row])
+    assert list(table.header[:4]) == ["system", "NLL - A", "95% interval, NLL", "BLEU"]
+    assert table.rows[0][1:3] == (None, None)
+    assert table.rows[1][1] == f"{row.nll_difference:+.3f}"
+    assert difference_table("A", Difference.of_groups(compared(good, bad))).header[1] == "BLEU"
 
 
 def test_a_shift_of_likelihood_moves_the_interval_and_nothing_else(good):
@@ -873,6 +879,13 @@ def test_other_data_bins_and_scoring(good, order):
 def test_scores_that_are_not_those_of_the_texts(good, bad):
     with pytest.raises(ArtifactError, match=r"(?s)B, en-de, BLEU\n.*evaluate again"):
         compared(bad, replace(good, outputs=bad.outputs))
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "12.3", math.inf])
+def test_scores_that_are_no_numbers(good, value):
+    broken = [replace(good.scores[0], bleu=value), *good.scores[1:]]
+    with pytest.raises(ArtifactError, match=r"(?s)B, en-de, BLEU\n.*evaluate again"):
+        compared(good, replace(good, scores=broken))
 
 
 @pytest.mark.parametrize(("samples", "alpha"), [(19, 0.05), (0, 0.05), (100, 0), (100, 1), (100, -0.1)])
