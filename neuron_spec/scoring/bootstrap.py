@@ -195,8 +195,8 @@ class Draws:
         for place, of_direction in zip(places, samples, strict=True):
             number = self.numbers[place]
             totals[number] = totals.get(number, 0) + of_direction
-        # Samples are independent of each other. Dealt out in another order they are so from another set's, too, though
-        # the seed was the same.
+        # One seed drew all test sets. Samples do not depend on each other, so that in another order, one of each draw's
+        # own, they do not depend on another test set's either; and none has to be drawn twice.
         dealt = (
             total[np.random.default_rng([BOOTSTRAP_SEED, number]).permutation(len(total))]
             for number, total in sorted(totals.items())
