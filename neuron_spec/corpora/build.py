@@ -18,6 +18,7 @@ from neuron_spec.artifacts import (
     hash_text,
     read_json,
     read_lines,
+    require_file,
     signature,
     write_json,
     write_text,
@@ -194,7 +195,9 @@ def write_pieces(
                 what = "SentencePiece cannot learn this vocabulary"
                 raise CorpusError(what, got=str(error), mend="change --vocab-size") from error
         with atomic_path(model) as temporary:
-            temporary.write_bytes(given.read_bytes() if given else learned.getvalue())
+            temporary.write_bytes(
+                require_file(given, "SentencePiece model").read_bytes() if given else learned.getvalue()
+            )
     processor = load_pieces(model)
     return processor, {
         "model": VOCABULARY,
