@@ -43,6 +43,7 @@ _PACKAGES = (
     "sacrebleu",
     "sacremoses",
     "sentencepiece",
+    "langcodes",
     "ve-fairseq",
     "fairseq",
     "fairseq-fixed",
@@ -50,8 +51,8 @@ _PACKAGES = (
 
 _COMPARED = ("stage", "inputs", "parameters")  # of two signatures; versions may differ
 _TRAINED = "complete.txt"  # of scripts/once.sh: the command, then a hash for each input file
-OUTPUT = "OUTPUT"  # in a recorded command
 _POINTER = b"version https://git-lfs.github.com/spec/"
+OUTPUT = "OUTPUT"  # in a recorded command
 USER_DIR = '"$(neuron-spec user-dir)"'
 _RUNNING: ContextVar[str | None] = ContextVar("running", default=None)
 
@@ -97,12 +98,11 @@ def require_file(path: str | os.PathLike[str], what: str, mend: str | None = Non
     """
     if not Path(path).is_file():
         raise ArtifactError(f"{what} not found", where=path, mend=mend)
-    return Path(path)
     with open(path, "rb") as file:
         refuse_pointer(file.read(len(_POINTER)), path)
+    return Path(path)
 
 
-def read_json(path: str | os.PathLike[str], what: str) -> Any:
 def refuse_pointer(content: bytes, where: object) -> None:
     """Raises: ArtifactError if a file's content, or its start, is what Git LFS leaves in place of a large file."""
     if content.startswith(_POINTER):
@@ -114,6 +114,7 @@ def refuse_pointer(content: bytes, where: object) -> None:
         )
 
 
+def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Raises: ArtifactError if the file is missing or not JSON."""
     text = require_file(path, what).read_text(encoding="utf-8")
     try:

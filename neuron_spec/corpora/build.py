@@ -24,8 +24,9 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.corpora.checks import check_disk
-from neuron_spec.directions import ENGLISH, Direction, family_of
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError
+from neuron_spec.languages import ENGLISH, family_of
 
 SPLITS = TRAIN, VALID, TEST = "train", "valid", "test"
 VOCABULARY = "SentencePiece BPE, joint over all languages"

@@ -46,8 +46,8 @@ from neuron_spec.corpora.build import (
 from neuron_spec.corpora.checks import check_disk, some
 from neuron_spec.corpora.ec30_text import PlainText, TrainingText, lines_estimated, read_held_out, sides_of
 from neuron_spec.corpora.sharding import in_processes, report_progress
-from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import ENGLISH
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 
 # SentencePiece is learnt on a sample whose sentences are shared out between the languages, English as one of

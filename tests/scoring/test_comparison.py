@@ -16,8 +16,9 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from neuron_spec.directions import UNKNOWN, Direction
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
+from neuron_spec.languages import UNKNOWN
 from neuron_spec.pages.style import rendered
 from neuron_spec.scoring.bootstrap import PairedScore, resampled_scores
 from neuron_spec.scoring.comparison import LOSS, METRICS, TIE, WIN, compare, comparison_signature
