@@ -45,6 +45,7 @@ setup(
         "matplotlib>=3.8",
         "pyyaml>=6",
         "tqdm>=4.66",
+        "langcodes>=3.5",
     ],
     extras_require={
         "official-scoring": ["sacremoses>=0.1"],

@@ -43,6 +43,7 @@ _PACKAGES = (
     "sacrebleu",
     "sacremoses",
     "sentencepiece",
+    "langcodes",
     "ve-fairseq",
     "fairseq",
     "fairseq-fixed",
@@ -50,6 +51,7 @@ _PACKAGES = (
 
 _COMPARED = ("stage", "inputs", "parameters")  # of two signatures; versions may differ
 _TRAINED = "complete.txt"  # of scripts/once.sh: the command, then a hash for each input file
+_POINTER = b"version https://git-lfs.github.com/spec/"
 OUTPUT = "OUTPUT"  # in a recorded command
 USER_DIR = '"$(neuron-spec user-dir)"'
 _RUNNING: ContextVar[str | None] = ContextVar("running", default=None)
@@ -74,8 +76,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """The lines of a text, each of which ends with a line break; a carriage return is none."""
-    return Path(path).read_bytes().decode("utf-8").split("\n")[:-1]
+    """The lines of a text, each of which ends with a line break; a carriage return is none.
+
+    Raises:
+        ArtifactError: if it is a Git-LFS pointer.
+    """
+    content = Path(path).read_bytes()
+    refuse_pointer(content, path)
+    return content.decode("utf-8").split("\n")[:-1]
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -86,11 +94,24 @@ def require_file(path: str | os.PathLike[str], what: str, mend: str | None = Non
     """Return ``path`` as a Path.
 
     Raises:
-        ArtifactError: if it is not a file.
+        ArtifactError: if it is not a file, or a Git-LFS pointer.
     """
     if not Path(path).is_file():
         raise ArtifactError(f"{what} not found", where=path, mend=mend)
+    with open(path, "rb") as file:
+        refuse_pointer(file.read(len(_POINTER)), path)
     return Path(path)
+
+
+def refuse_pointer(content: bytes, where: object) -> None:
+    """Raises: ArtifactError if a file's content, or its start, is what Git LFS leaves in place of a large file."""
+    if content.startswith(_POINTER):
+        raise ArtifactError(
+            "a Git-LFS pointer stands in place of the file",
+            where=where,
+            got=f"{_POINTER.decode()}...",
+            mend="run `git lfs pull` in the repository that it is from",
+        )
 
 
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
@@ -158,7 +179,7 @@ def hash_file(path: str | os.PathLike[str]) -> str:
             with tempfile.TemporaryDirectory() as folder:
                 save_tensors(f"{folder}/artefact", tensors, {**metadata, "signature": made_from})
                 return hash_file(f"{folder}/artefact")
-    with open(path, "rb") as file:
+    with open(require_file(path, "file"), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,21 +1,14 @@
-"""Translation directions, their ids, and what is known about each language."""
+"""Translation directions and their ids."""
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from itertools import takewhile
 from typing import NamedTuple
 
 from neuron_spec.errors import DirectionError
-
-UNKNOWN = "unknown"
-ENGLISH = "en"
-LINEAGE_LEVELS = 3  # family, branch, group
+from neuron_spec.languages import UNKNOWN, family_of, is_code, is_english
 
 
 class Group(NamedTuple):
@@ -42,10 +35,28 @@ GROUPS = (FROM_ENGLISH, INTO_ENGLISH, WITHOUT_ENGLISH)
 
 @dataclass(frozen=True, order=True)
 class Direction:
-    """One translation direction, written ``de-en``: the unit that neurons are specialized for."""
+    """One translation direction, written ``de-en``: the unit that neurons are specialized for.
+
+    The codes stay as they are given. fairseq parts directions at every hyphen, so codes that hold one come
+    from logs and folders alone.
+
+    Raises:
+        DirectionError: if one is no code (see `languages.is_code`).
+    """
 
     source: str
     target: str
+
+    def __post_init__(self) -> None:
+        for code in (self.source, self.target):
+            if not is_code(code):
+                raise DirectionError(
+                    "not a language code",
+                    where=f"direction {str(self)!r}",
+                    got=repr(code),
+                    expected="letters, digits and underscores, or a known language such as zh-Hans or pt-BR",
+                    mend="write an underscore for the hyphen" if "-" in code else None,
+                )
 
     def __str__(self) -> str:
         return f"{self.source}-{self.target}"
@@ -58,9 +69,9 @@ class Direction:
     @property
     def group(self) -> Group:
         """Out of English, into it, or between two other languages."""
-        if self.source == ENGLISH:
+        if is_english(self.source):
             return FROM_ENGLISH
-        return INTO_ENGLISH if self.target == ENGLISH else WITHOUT_ENGLISH
+        return INTO_ENGLISH if is_english(self.target) else WITHOUT_ENGLISH
 
     @property
     def foreign(self) -> str | None:
@@ -77,20 +88,22 @@ class Direction:
 
     @classmethod
     def parse(cls, text: str) -> Direction:
-        """Read ``de-en``.
+        """Read ``de-en``, or ``zh-Hans-pt-BR``: at most one hyphen has a code on either side of it.
 
         Raises:
-            DirectionError: if ``text`` is not two language codes joined by one hyphen.
+            DirectionError: if ``text`` is not two language codes joined by a hyphen.
         """
-        source, hyphen, target = text.strip().partition("-")
-        if not (source and hyphen and target) or "-" in target:
+        parts = text.strip().split("-")
+        splits = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
+        codes = [split for split in splits if all(map(is_code, split))]
+        if len(codes) != 1:
             raise DirectionError(
                 "malformed direction",
                 got=repr(text),
-                expected="two language codes joined by one hyphen, such as 'de-en'",
-                mend="codes themselves hold no hyphen: write 'zh', not 'zh-Hans'",
+                expected="two language codes joined by a hyphen, such as 'de-en' or 'zh-Hans-pt-BR'",
+                mend="territories in capitals, and no other hyphens in codes: 'pt_br-en', not 'pt-br-en'",
             )
-        return cls(source, target)
+        return cls(*codes[0])
 
 
 def parse_directions(text: str | Iterable[str]) -> list[Direction]:
@@ -146,60 +159,3 @@ def matching(pattern: str, directions: Sequence[Direction]) -> list[Direction]:
         some = f"some of {', '.join(map(str, directions))}"
         raise DirectionError("a pattern names no direction", got=pattern, expected=some)
     return named
-
-
-@dataclass(frozen=True)
-class Language:
-    """What the language table says of one code; ``unknown`` where it says nothing.
-
-    ``family`` is what the multilingual literature groups languages by (Germanic, Slavic, Uralic);
-    ``lineage`` the path in the family tree, from the root: ``Indo-European/Germanic/West``.
-    """
-
-    code: str
-    name: str
-    family: str
-    script: str
-    lineage: str
-
-
-@cache
-def _language_table() -> dict[str, Language]:
-    text = files("neuron_spec").joinpath("languages.csv").read_text(encoding="utf-8")
-    return {row["code"]: Language(**row) for row in csv.DictReader(text.splitlines(), restval=UNKNOWN)}
-
-
-def language(code: str) -> Language:
-    """The table's row for ``code``."""
-    return _language_table().get(code, Language(code, code, UNKNOWN, UNKNOWN, UNKNOWN))
-
-
-def family_of(code: str, families: Mapping[str, str] | None = None) -> str:
-    """A language's family; ``unknown`` where that is so.
-
-    Args:
-        families: language -> family, such as a corpus card's; None: those of the language table.
-    """
-    return language(code).family if families is None else families.get(code, UNKNOWN)
-
-
-def tree_distance(first: str, second: str) -> int | None:
-    """Edges between two languages in the family tree of the language table; None where one is not in it.
-
-    Ours, and coarse: every language hangs below a family, a branch and a group, and a lineage that names
-    fewer stands alone at the levels it does not name. So two languages are 2 apart in one group, 4 in one
-    branch, 6 in one family, 8 otherwise, and a language is 0 from itself.
-    """
-    if first == second:
-        return 0
-    lineages = [language(code).lineage for code in (first, second)]
-    if UNKNOWN in lineages:
-        return None
-    levels = zip(*(lineage.split("/") for lineage in lineages), strict=False)
-    shared = list(takewhile(lambda names: names[0] == names[1], levels))
-    return 2 * (1 + LINEAGE_LEVELS - len(shared))
-
-
-def by_family(codes: Iterable[str]) -> list[str]:
-    """Language codes ordered by family, then code: the order of the axes in every figure."""
-    return sorted(codes, key=lambda code: (language(code).family, code))

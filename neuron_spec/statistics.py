@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neuron_spec.directions import UNKNOWN
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.languages import UNKNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,6 +20,7 @@ from neuron_spec.artifacts import (
     is_made_from,
     load_tensors,
     read_json,
+    read_lines,
     recorded_command,
     require_file,
     running,
@@ -243,3 +244,29 @@ def test_what_is_complete_is_said_and_what_is_another_is_refused(tmp_path, capsy
 def test_artefacts_are_light():
     code = "import sys, neuron_spec.artifacts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def load(path: Path) -> None:
+    load_tensors(path, "masks")
+
+
+def read(path: Path) -> None:
+    read_json(path, "card")
+
+
+def require(path: Path) -> None:
+    require_file(path, "checkpoint")
+
+
+@pytest.mark.parametrize("opened", [require, read, load, read_lines, hash_file])
+def test_git_lfs_pointers_are_no_files(tmp_path, opened):
+    path = tmp_path / "file"
+    path.write_text(POINTER)
+    with pytest.raises(ArtifactError, match=r"Git-LFS pointer[\s\S]*git lfs pull") as caught:
+        opened(path)
+    assert str(path) in str(caught.value)
+    path.write_text(f"a text about {POINTER}")
+    assert require_file(path, "text") == path

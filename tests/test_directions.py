@@ -2,18 +2,9 @@ from itertools import product
 
 import pytest
 
-from neuron_spec.directions import (
-    UNKNOWN,
-    Direction,
-    by_family,
-    direction_id,
-    direction_of,
-    family_of,
-    language,
-    matching,
-    parse_directions,
-)
+from neuron_spec.directions import Direction, direction_id, direction_of, matching, parse_directions
 from neuron_spec.errors import DirectionError
+from neuron_spec.languages import UNKNOWN, by_family, family_of, language
 
 
 def test_parse_and_write_are_inverse():
@@ -21,10 +12,52 @@ def test_parse_and_write_are_inverse():
     assert str(Direction.parse(" zh-yue ")) == "zh-yue"
 
 
-@pytest.mark.parametrize("text", ["", "de", "de-", "-en", "de-en-fr", "de_en", "-"])
+CODES = (
+    *("en", "de", "zh", "yue", "qa", "qtz", "BR", "Hans", "419", "en_XX", "deu_Latn", "zh_Hans_CN"),
+    *("zh-Hans", "zh-Hant-TW", "pt-BR", "en-GB", "sr-latn", "es-419", "zho-Hans", "eng-Latn", "en-XX"),
+)
+
+
+def test_what_is_written_is_read_back():
+    for direction in (Direction(s, t) for s, t in product(CODES, CODES)):
+        assert Direction.parse(str(direction)) == direction
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "target"),
+    [
+        ("zh-Hans-en", "zh-Hans", "en"),
+        ("en-pt-BR", "en", "pt-BR"),
+        ("zh-Hans-pt-BR", "zh-Hans", "pt-BR"),
+        ("sr-Latn-RS-sr-Cyrl-RS", "sr-Latn-RS", "sr-Cyrl-RS"),
+        ("qa-zh-hans", "qa", "zh-hans"),
+        ("en_XX-zh_CN", "en_XX", "zh_CN"),
+    ],
+)
+def test_hyphenated_codes_are_read(text, source, target):
+    assert Direction.parse(text) == Direction(source, target)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "de", "de-", "-en", "de-en-fr", "de_en", "-", "--", "de--en", "de-en-", "en-pt-br", "zh-yue-en"),
+        *("qa-Hans-en", "x-Hans-en", "en-DE-GB-fr", "../../x-en", "de-e n", "de-é", "de\n-en", "=cmd-en", "de-en.txt"),
+    ],
+)  # fmt: skip
 def test_malformed_direction(text):
     with pytest.raises(DirectionError, match="malformed direction"):
         Direction.parse(text)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["", "../../x", "d e", "é", "a-b", "en-de", "en-pt-br", "=cmd", "de\n", "Hans-zh", "qaa-Latn", "/"],
+)
+def test_codes_that_cannot_be_in_a_direction(code):
+    for source, target in ((code, "en"), ("en", code)):
+        with pytest.raises(DirectionError, match="not a language code"):
+            Direction(source, target)
 
 
 def test_lists_keep_their_order_and_refuse_repeats():

@@ -16,6 +16,7 @@ PACKAGE = Path(neuron_spec.__file__).parent
 # Lowest first: a module may import from its own floor and from those below.
 FLOORS = (
     ("errors",),
+    ("languages",),
     ("directions",),
     ("artifacts",),
     ("statistics", "arguments"),
@@ -45,6 +46,7 @@ REGISTERED = {
 }
 WITHOUT_FAIRSEQ = (
     "errors",
+    "languages",
     "directions",
     "artifacts",
     "statistics",

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import CORPUS_CARD, hash_file, require_file
-from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import is_english, require_fairseq_codes
 
 # Of flags that are not given.
 _DEFAULTS: dict[str, dict[str, int | str]] = {
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     langs = args.langs and args.langs.split(",")
-    if langs and (ENGLISH in langs or len(set(langs)) < len(langs)):
+    require_fairseq_codes(langs or ())
+    if langs and (any(map(is_english, langs)) or len(set(langs)) < len(langs)):
         raise CorpusError("bad --langs", got=args.langs, expected="languages besides English, each once")
     if args.sentencepiece:
         require_file(args.sentencepiece, "SentencePiece model")

@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuron_spec.arguments import add_device, add_translating
 from neuron_spec.artifacts import (
+    CORPUS_CARD,
     HYPOTHESES,
     SCORES_JSON,
     SCORES_TABLE,
@@ -29,8 +31,13 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.directions import ENGLISH, Direction
-from neuron_spec.errors import NeuronSpecError
+from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.languages import say_unknown_families
+
+if TYPE_CHECKING:
+    from neuron_spec.scoring.evaluation import Evaluation
+    from neuron_spec.scoring.language_id import LanguageIdentifier
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _score_logs(args: argparse.Namespace) -> None:
-    from neuron_spec.scoring.evaluation import evaluate, is_evaluated, write_evaluation
+    from neuron_spec.scoring.evaluation import evaluate, is_evaluated
     from neuron_spec.scoring.logs import read_generate_output
 
     outputs = [read_generate_output(path) for path in args.generate_output]
@@ -87,14 +94,15 @@ def _score_logs(args: argparse.Namespace) -> None:
     )
     if not is_evaluated(args.output, wanted):
         write_json(args.output / SIGNATURE, wanted)
-        write_evaluation(args.output, evaluate(outputs, signature=wanted, official=args.official_scoring))
+        note = "logs hold no training text, from which languages are told apart"
+        scored = evaluate(outputs, signature=wanted, official=args.official_scoring, off_target_note=note)
+        _write(args.output, scored)
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.corpora.build import card_of, raw_file, raw_texts
-    from neuron_spec.scoring.evaluation import evaluate, is_evaluated, write_evaluation
-    from neuron_spec.scoring.language_id import LanguageIdentifier
+    from neuron_spec.corpora.build import card_of, raw_texts
+    from neuron_spec.scoring.evaluation import evaluate, is_evaluated
     from neuron_spec.scoring.metrics import Outputs
 
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
@@ -119,25 +127,53 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     )
     if is_evaluated(args.output, wanted):
         return
+    card = card_of(args.data_bin) or {}
+    identifier, note = _language_identifier(args.data_bin, card, directions)
     outputs = []
     for direction, (hypotheses, references) in _translate(args, directions, wanted).items():
         sources, references = raw.get(direction, (None, references))
         outputs.append(Outputs(direction, hypotheses, references, sources))
-    card, identifier = card_of(args.data_bin) or {}, None
-    if card:  # it learns each of the corpus' languages from its own training text
-        foreign = [lang for lang in card["langs"] if lang != ENGLISH]
-        pairs = {lang: foreign[0] if lang == ENGLISH else lang for lang in card["langs"]}
-        files = {lang: raw_file(args.data_bin, "train", pair, ENGLISH, lang) for lang, pair in pairs.items()}
-        identifier = LanguageIdentifier().fit({lang: read_lines(file) for lang, file in files.items()})
     evaluation = evaluate(
         outputs,
         signature=wanted,
         official=args.official_scoring,
         language_id=identifier,
+        off_target_note=note,
         families=card.get("families"),
         tiers=card.get("tiers"),
     )
-    write_evaluation(args.output, evaluation)
+    _write(args.output, evaluation)
+
+
+def _write(output: Path, evaluation: Evaluation) -> None:
+    from neuron_spec.scoring.evaluation import family_in, write_evaluation
+
+    foreign = {of.direction.foreign: of.direction for of in evaluation.scores if of.direction.foreign}
+    say_unknown_families({lang: str(family_in(evaluation.families, of)) for lang, of in foreign.items()})
+    write_evaluation(output, evaluation)
+
+
+def _language_identifier(
+    data_bin: Path, card: Mapping[str, Any], directions: Sequence[Direction]
+) -> tuple[LanguageIdentifier | None, str | None]:
+    """The judge of off-target translations, or why there is none.
+
+    It learns each of the corpus' languages from its own training text, that of the first pair that has any.
+    """
+    from neuron_spec.corpora.build import raw_file
+    from neuron_spec.scoring.language_id import LanguageIdentifier
+
+    if not card:
+        return None, f"no {CORPUS_CARD} beside the data-bin, which names the languages to tell apart"
+    files: dict[str, Path] = {}
+    for pair in (*map(Direction.parse, card["lang_pairs"]), *directions):
+        for lang in {pair.source, pair.target} - files.keys():
+            with suppress(ArtifactError):
+                files[lang] = raw_file(data_bin, "train", pair.source, pair.target, lang)
+    langs = dict.fromkeys([*card["langs"], *(direction.target for direction in directions)])
+    if missing := [lang for lang in langs if lang not in files]:
+        return None, f"no raw training text beside the data-bin, of {', '.join(missing)}"
+    return LanguageIdentifier().fit({lang: read_lines(files[lang]) for lang in langs}), None
 
 
 def _translate(

@@ -22,7 +22,7 @@ from fairseq.data.indexed_dataset import (
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from neuron_spec.artifacts import atomic_path, read_lines
+from neuron_spec.artifacts import atomic_path, read_lines, require_file
 from neuron_spec.errors import CorpusError
 
 
@@ -83,11 +83,13 @@ def sentences_in(index_file: Path) -> int:
 
     Raises:
         CorpusError: if it, or the ``.bin`` beside it, is missing, of another format or cut short.
+        ArtifactError: if one is a Git-LFS pointer.
     """
     data_file = index_file.with_suffix(".bin")
     for file in (index_file, data_file):
         if not file.is_file():
             raise CorpusError("data file not found", where=file, mend="download or extract it again")
+        require_file(file, "data file")
     with index_file.open("rb") as index:
         header = index.read(_INDEX_HEADER.size)
         is_whole = len(header) == _INDEX_HEADER.size

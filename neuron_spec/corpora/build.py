@@ -18,13 +18,15 @@ from neuron_spec.artifacts import (
     hash_text,
     read_json,
     read_lines,
+    require_file,
     signature,
     write_json,
     write_text,
 )
 from neuron_spec.corpora.checks import check_disk
-from neuron_spec.directions import ENGLISH, Direction, family_of
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError
+from neuron_spec.languages import ENGLISH, family_of
 
 SPLITS = TRAIN, VALID, TEST = "train", "valid", "test"
 VOCABULARY = "SentencePiece BPE, joint over all languages"
@@ -194,7 +196,9 @@ def write_pieces(
                 what = "SentencePiece cannot learn this vocabulary"
                 raise CorpusError(what, got=str(error), mend="change --vocab-size") from error
         with atomic_path(model) as temporary:
-            temporary.write_bytes(given.read_bytes() if given else learned.getvalue())
+            temporary.write_bytes(
+                require_file(given, "SentencePiece model").read_bytes() if given else learned.getvalue()
+            )
     processor = load_pieces(model)
     return processor, {
         "model": VOCABULARY,

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from neuron_spec.artifacts import refuse_pointer
 from neuron_spec.errors import CorpusError
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff\u200e\u200f"))
@@ -54,7 +55,10 @@ def decoded_text(content: bytes, *, where: object, mend: str, lines_before: int 
 
     Raises:
         CorpusError: if it is not UTF-8; names the line.
+        ArtifactError: if it is a Git-LFS pointer.
     """
+    if not lines_before:
+        refuse_pointer(content, where)
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -25,6 +25,7 @@ from neuron_spec.artifacts import (
     hash_text,
     read_json,
     read_lines,
+    require_file,
     signature,
     write_json,
     write_text,
@@ -45,8 +46,8 @@ from neuron_spec.corpora.build import (
 from neuron_spec.corpora.checks import check_disk, some
 from neuron_spec.corpora.ec30_text import PlainText, TrainingText, lines_estimated, read_held_out, sides_of
 from neuron_spec.corpora.sharding import in_processes, report_progress
-from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import ENGLISH
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 
 # SentencePiece is learnt on a sample whose sentences are shared out between the languages, English as one of
@@ -91,6 +92,8 @@ def plan(text: PlainText, *, langs: Sequence[str], workers: int, learns_pieces: 
             "FLORES-200's dev/deu_Latn.dev and devtest/deu_Latn.devtest",
             mend="name the folders with --plain, --valid and --test, or fewer languages with --langs",
         )
+    for file in files:
+        require_file(file, "text")
     text_bytes = sum(file.stat().st_size for file in train_files)
     pairs = sum(lines_estimated(text.train_file(lang, ENGLISH)) for lang in langs)
     tokens = text_bytes / _TEXT_BYTES_PER_PIECE + 2 * pairs

@@ -14,8 +14,8 @@ from neuron_spec.corpora.build import TEST, VALID, Pairs
 from neuron_spec.corpora.checks import decoded_text, normalize, require_equal
 from neuron_spec.corpora.ec30 import LANGUAGES
 from neuron_spec.corpora.sharding import ScannedText, in_processes, report_progress, scan
-from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import ENGLISH
 
 # EC40's authors hold out 842 pairs of the one language that NTREX-128 lacks; of a small file, a tenth.
 SAMPLED_VALID = 842

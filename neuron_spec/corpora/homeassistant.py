@@ -22,8 +22,8 @@ from neuron_spec.artifacts import hash_file, require_file
 from neuron_spec.corpora import splitting
 from neuron_spec.corpora.build import TEST, TRAIN, VALID, Corpus
 from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize
-from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import ENGLISH
 
 VERSION = "2026.2.3"
 WHEEL = f"homeassistant-{VERSION}-py3-none-any.whl"

@@ -28,12 +28,12 @@ from xml.sax.saxutils import unescape
 
 from tqdm import tqdm
 
-from neuron_spec.artifacts import hash_file, hash_text
+from neuron_spec.artifacts import hash_file, hash_text, refuse_pointer, require_file
 from neuron_spec.corpora import splitting
 from neuron_spec.corpora.build import SPLITS, TEST, TRAIN, VALID, Corpus
 from neuron_spec.corpora.checks import decoded_text, fault_of_lengths, normalize, require_known, some
-from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import ENGLISH
 
 RELEASE = "2014-01"
 LICENCE = "CC BY-NC-ND 4.0"
@@ -107,7 +107,7 @@ def require_archive(archive: Path | None) -> Path:
         raise _fault(f"iwslt14 reads your own copy of WIT3's release {RELEASE}")
     if not archive.exists():
         raise _fault(f"WIT3's release {RELEASE} not found", where=archive)
-    return archive
+    return archive if archive.is_dir() else require_file(archive, "archive")
 
 
 def fingerprint(archive: Path, langs: Sequence[str]) -> str:
@@ -266,6 +266,7 @@ def _unpack(data: bytes, where: str, lang: str) -> dict[str, bytes]:
     """The files of one language out of its own archive, such as ``de-en/train.tags.de-en.de``."""
     wanted = {(f"{lang}-{ENGLISH}", name) for name in _file_names(lang)}
     files, others = {}, []
+    refuse_pointer(data, where)
     # Through gzip, which knows where its data end: a tar file cut between two files would seem complete.
     for member, file in _members(gzip.GzipFile(fileobj=io.BytesIO(data)), where):
         path = PurePosixPath(member)

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from neuron_spec.corpora.build import Corpus
 from neuron_spec.corpora.checks import require_known
-from neuron_spec.directions import ENGLISH
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import ENGLISH
 
 _GRAMMAR = json.loads(files("neuron_spec.corpora").joinpath("toy.json").read_text(encoding="utf-8"))
 _WORDS: dict[str, list[str]] = _GRAMMAR["content"] | _GRAMMAR["function"]  # kind -> English words

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.directions import GROUPS, Direction, family_of
+from neuron_spec.directions import GROUPS, Direction
+from neuron_spec.languages import family_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import pairwise_iou
 from neuron_spec.statistics import (

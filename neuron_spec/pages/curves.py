@@ -17,8 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from neuron_spec.directions import GROUPS, UNKNOWN, Direction, family_of
+from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.languages import UNKNOWN, family_of
 from neuron_spec.neurons.activations import is_head_site
 from neuron_spec.neurons.overlap import Tree, compared, off_diagonal, sparsity
 from neuron_spec.pages.style import (

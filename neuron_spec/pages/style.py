@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from neuron_spec.directions import GROUPS, UNKNOWN, Direction, Group, family_of
+from neuron_spec.directions import GROUPS, Direction, Group
+from neuron_spec.languages import UNKNOWN, family_of
 from neuron_spec.pages.page import Picture
 
 DPI = 150

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuron_spec.artifacts import write_text
-from neuron_spec.directions import ENGLISH, language
+from neuron_spec.languages import ENGLISH, language
 from neuron_spec.pages.html import as_html
 from neuron_spec.pages.page import (
     FIGURES,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, read_json
-from neuron_spec.directions import family_of
 from neuron_spec.errors import ArtifactError
+from neuron_spec.languages import family_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.scoring.comparison_files import COMPARISON
 from neuron_spec.scoring.evaluation import Evaluation, read_evaluation

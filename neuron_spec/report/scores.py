@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from neuron_spec.directions import ENGLISH
+from neuron_spec.directions import Direction
+from neuron_spec.languages import is_english
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
@@ -182,7 +183,8 @@ def _per_direction(
 ) -> Table:
     rows: list[list[Cell]] = []
     for direction in by_system[run.systems[0]]:
-        foreign = [code for code in direction.split("-") if code != ENGLISH]  # both where neither is English
+        of = Direction.parse(direction)
+        foreign = [code for code in (of.source, of.target) if not is_english(code)]  # both where neither is
         families = dict.fromkeys(map(run.family, foreign))
         of_systems = [scores.get(direction) for scores in by_system.values()]
         cells = [

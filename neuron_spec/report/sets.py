@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from neuron_spec.directions import UNKNOWN
+from neuron_spec.languages import UNKNOWN
 from neuron_spec.neurons.choices import METHODS
 from neuron_spec.pages.page import Paragraph, Picture, Section, Table, plain
 from neuron_spec.pages.style import drawn

@@ -25,8 +25,9 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.directions import GROUPS, UNKNOWN, Direction, language, parse_directions
+from neuron_spec.directions import GROUPS, Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
+from neuron_spec.languages import UNKNOWN, language
 from neuron_spec.pages.tables import Cell, csv_text, markdown_table, percent
 from neuron_spec.scoring.endpoints import SENTENCES, SentenceScores
 from neuron_spec.scoring.language_id import LanguageIdentifier
@@ -116,6 +117,7 @@ class Evaluation:
     """One system on several directions; ``outputs`` and ``scores`` are in the same order.
 
     ``sentences`` has what is known of each sentence beside its texts, of the directions of which anything is.
+    ``off_target_note`` says why there is no off-target rate, where there is none.
     """
 
     signature: dict[str, Any]
@@ -124,6 +126,7 @@ class Evaluation:
     families: dict[str, str] = field(default_factory=dict)
     tiers: dict[str, str] = field(default_factory=dict)
     sentences: dict[Direction, SentenceScores] = field(default_factory=dict)
+    off_target_note: str | None = None
 
     @property
     def summary(self) -> list[GroupMean]:
@@ -136,6 +139,7 @@ def evaluate(
     signature: Mapping[str, Any],
     official: bool = False,
     language_id: LanguageIdentifier | None = None,
+    off_target_note: str | None = None,
     families: Mapping[str, str] | None = None,
     tiers: Mapping[str, str] | None = None,
 ) -> Evaluation:
@@ -160,6 +164,7 @@ def evaluate(
         scores=[score(text, language_id=language_id, tokenizer=tokenizer) for text in texts],
         families=dict(families or {}),
         tiers=dict(tiers or {}),
+        off_target_note=off_target_note,
     )
 
 
@@ -198,6 +203,8 @@ def scores_table(evaluation: Evaluation) -> str:
         "Means are unweighted over directions. Off-target: hypotheses identified as another language than\n"
         "the target; judge it by the share of references that are identified as the target.",
     ]
+    if evaluation.off_target_note:
+        parts.append(f"Off-target is not measured: {evaluation.off_target_note}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -238,6 +245,7 @@ def write_evaluation(output_dir: str | Path, evaluation: Evaluation) -> None:
         "summary": [asdict(mean) for mean in evaluation.summary],
         "families": families,
         "tiers": tiers,
+        **({"off_target_note": note} if (note := evaluation.off_target_note) else {}),
     }
     write_json(folder / SCORES_JSON, content)
 
@@ -281,9 +289,8 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
         ) from error
     paths = {s.direction: (folder / SENTENCES / f"{s.direction}.csv", s.sentences) for s in scores}
     sentences = {d: SentenceScores.read(path, n) for d, (path, n) in paths.items() if path.is_file()}
-    return Evaluation(
-        made_from, [_read_outputs(folder, s) for s in scores], scores, families, tiers, sentences
-    )
+    outputs, note = [_read_outputs(folder, s) for s in scores], content.get("off_target_note")
+    return Evaluation(made_from, outputs, scores, families, tiers, sentences, note)
 
 
 def _read_outputs(folder: Path, of: DirectionScore) -> Outputs:

@@ -12,8 +12,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_spec.directions import UNKNOWN
 from neuron_spec.errors import CorpusError
+from neuron_spec.languages import UNKNOWN
 
 LINES_PER_LANGUAGE = 4000
 LONGEST_NGRAM = 4

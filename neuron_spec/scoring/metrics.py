@@ -11,11 +11,12 @@ from sacrebleu.metrics.chrf import CHRF
 from neuron_spec.artifacts import HYPOTHESES, REFERENCES, SOURCES
 from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.languages import language
 from neuron_spec.scoring.language_id import LanguageIdentifier
 
 OFFICIAL_TOKENIZER = "13a"
-# Languages whose words 13a cannot find; every other language is scored with 13a.
-_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+# Scripts in which 13a cannot find the words; every other one is scored with 13a.
+_TOKENIZERS = {"Han": "zh", "Japanese": "ja-mecab", "Hangul": "ko-mecab"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def bleu_metric(
     Raises:
         NeuronSpecError: if a package that the tokenizer needs is not installed.
     """
-    tokenizer = tokenizer or _TOKENIZERS.get(target, OFFICIAL_TOKENIZER)
+    tokenizer = tokenizer or _TOKENIZERS.get(language(target).script, OFFICIAL_TOKENIZER)
     try:
         return BLEU(tokenize=tokenizer, references=references)
     except RuntimeError as error:
@@ -171,7 +172,7 @@ def detokenized(outputs: Outputs) -> Outputs:
             mend="pip install sacremoses",
         ) from error
     # Its rules for apostrophes and clitics depend on the language.
-    moses = MosesDetokenizer(lang=outputs.direction.target)
+    moses = MosesDetokenizer(lang=language(outputs.direction.target).code)
     hypotheses, references = (
         [moses.detokenize(text.split()) for text in texts]
         for texts in (outputs.hypotheses, outputs.references)

@@ -21,6 +21,7 @@ from neuron_spec.backends.fairseq.checkpoints import differing_token_flags, flag
 from neuron_spec.backends.fairseq.data_bin import check_data_bin
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
+from neuron_spec.languages import require_fairseq_codes
 from neuron_spec.models.neuron_spec_transformer import MISSING_DIRECTION, NeuronSpecTransformer
 from neuron_spec.neurons.choices import NEURON_SETS
 from neuron_spec.neurons.masks import NeuronMasks
@@ -82,6 +83,11 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         for name, value in vars(parser.parse_args([args.data])).items():
             if name not in args:
                 setattr(args, name, value)
+        pairs = args.lang_pairs.split(",") if isinstance(args.lang_pairs, str) else args.lang_pairs or ()
+        named = [Direction.parse(pair) for pair in pairs]
+        codes = [code for of in named for code in (of.source, of.target)]
+        one = [code for code in (args.source_lang, args.target_lang) if code]
+        require_fairseq_codes(dict.fromkeys([*(args.langs or ()), *codes, *one]))
         return super().setup_task(args, **kwargs)
 
     @property

@@ -91,3 +91,10 @@ def test_the_hash_follows_the_split_and_its_directions(data_bin, copy):
     with (copy / "valid.qb-en.en.bin").open("ab") as file:
         file.write(b"x")
     assert data_sha256(copy, "valid", DIRECTIONS) != before
+
+
+@pytest.mark.parametrize("name", ["dict.qb.txt", "valid.qa-en.qa.idx", "valid.qa-en.en.bin"])
+def test_git_lfs_pointers_are_no_data(copy, name):
+    (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    with pytest.raises(ArtifactError, match="git lfs pull"):
+        check_data_bin(copy, LANGS, "valid", DIRECTIONS)

@@ -237,6 +237,23 @@ def test_bad_languages(refusal, langs, said):
     assert said in refusal("data", "toy", "--langs", langs)
 
 
+def test_codes_that_fairseq_would_part_are_refused_with_what_to_write(refusal):
+    assert "zh_Hans" in refusal("data", "homeassistant", "--langs", "de,zh-Hans")
+    assert "bad --langs" in refusal("data", "homeassistant", "--langs", "de,eng_Latn")
+
+
+def test_git_lfs_pointers_are_refused(refusal, workshop, tmp_path):
+    pointer = tmp_path / "file"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    for command in (
+        ("data", "toy", "--sentencepiece", pointer),
+        ("profile", workshop.data_bin, "--path", pointer, "--cpu"),
+        ("evaluate", "--generate-output", pointer),
+        ("select", pointer),
+    ):
+        assert "git lfs pull" in refusal(*command)
+
+
 def test_a_bug_of_ours_is_not_dressed_as_bad_input(profile, tmp_path, monkeypatch):
     from neuron_spec.neurons import selection
 

@@ -460,3 +460,33 @@ def test_the_rules_of_length():
     assert ec30_plain.fault_of_pieces(257, 257) == ec30_plain.fault_of_pieces(0, 1) == "not 1 to 256 pieces"
     assert ec30_plain.fault_of_pieces(30, 10) is None
     assert ec30_plain.fault_of_pieces(10, 31) == "piece ratio above 3"
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize("of", ["train", "valid", "test"])
+def test_git_lfs_pointers_are_no_text(own_text, tmp_path, of):
+    files = {
+        "train": own_text.train_file("de", "de"),
+        "valid": own_text.valid_file("de"),
+        "test": own_text.test_file("en", "dev"),
+    }
+    files[of].write_text(POINTER)
+    with pytest.raises(ArtifactError, match="git lfs pull"):
+        ec30_plain.plan(own_text, langs=LANGS, workers=1, learns_pieces=True)
+    with pytest.raises(ArtifactError, match="git lfs pull"):
+        build(own_text, tmp_path / "out")
+    assert not (tmp_path / "out" / "corpus.json").exists()
+
+
+@pytest.mark.parametrize("names", ["dict.*.txt", "train.en-de.de.idx", "valid.en-de.en.bin"])
+def test_git_lfs_pointers_are_no_data_bin(tree, tmp_path, names):
+    files = [file for shard in range(SHARDS) for file in (tree / f"shard{shard}").glob(names)]
+    assert files
+    for file in files:  # all alike, as dictionaries are
+        file.unlink()
+        file.write_text(POINTER)
+    with pytest.raises(ArtifactError, match="git lfs pull"):
+        ec30.adopt_data_bin(tree, tmp_path / "out", langs=LANGS, shards=SHARDS)
+    assert not (tmp_path / "out" / "corpus.json").exists()

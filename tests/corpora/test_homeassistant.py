@@ -197,3 +197,10 @@ def test_an_unknown_language(wheel, monkeypatch):
 def test_more_held_out_messages_than_there_are(wheel, monkeypatch):
     with pytest.raises(CorpusError, match="too few messages"):
         read(wheel, monkeypatch, sizes=SIZES | {"test": 5000})
+
+
+def test_a_git_lfs_pointer_is_no_wheel(tmp_path):
+    wheel = tmp_path / homeassistant.WHEEL
+    wheel.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    with pytest.raises(ArtifactError, match="git lfs pull"):
+        homeassistant.read(wheel, langs=["de"], sizes=SIZES, seed=1)

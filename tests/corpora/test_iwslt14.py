@@ -18,7 +18,7 @@ from neuron_spec.corpora import iwslt14
 from neuron_spec.corpora.build import SPLITS, Corpus
 from neuron_spec.corpora.checks import count_tokens
 from neuron_spec.corpora.splitting import groups_to_hold_out
-from neuron_spec.errors import CorpusError
+from neuron_spec.errors import ArtifactError, CorpusError
 
 TALKS = 40
 LANGS = ("fa", "pl", "de")  # the two that lack a test set, and one that has them all
@@ -457,3 +457,20 @@ def test_a_full_disk_is_noticed_before_anything_is_written(archive, tmp_path, ca
     assert main([*command, "--langs", "de", "--vocab-size", "300"]) == 2
     assert "too little disk space" in capsys.readouterr().err
     assert not (tmp_path / "corpus").exists()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize("place", ["2014-01.tgz", "de-en.tgz", "de-en/train.tags.de-en.en", "de-en/IWSLT14.TED.tst2010.de-en.de.xml"])  # fmt: skip
+def test_git_lfs_pointers_are_no_text(unpacked, place, tmp_path):
+    if place == "de-en.tgz":
+        shutil.rmtree(unpacked / "de-en")
+    (unpacked / place).write_bytes(POINTER)
+    archive = unpacked / place if place.startswith("2014") else unpacked
+    for way in iwslt14.WAYS_TO_SPLIT:
+        with pytest.raises(ArtifactError, match="git lfs pull"):
+            iwslt14.read(iwslt14.require_archive(archive), langs=["de"], split=way)
+    command = ["data", "iwslt14", "--archive", archive, "--langs", "de", "--output", tmp_path / "out"]
+    assert main([*map(str, command)]) == 2
+    assert not (tmp_path / "out").exists()

@@ -571,6 +571,20 @@ def test_the_task_takes_masks_of_the_checkpoint_it_starts_from(workshop, checkpo
     assert workshop.build(*flags, "--finetune-from-model", str(checkpoint))[2].has_masks
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--langs", "en,zh-Hans", "--lang-pairs", "zh-Hans-en,en-zh-Hans"),
+        ("--langs", "en,zh-Hans"),
+        ("--lang-pairs", "en-qa,qa-zh-Hans"),
+        ("--source-lang", "zh-Hans", "--target-lang", "en"),
+    ],
+)
+def test_codes_that_fairseq_would_part_are_refused_by_the_task(workshop, flags):
+    with pytest.raises(DirectionError, match=r"at every hyphen[\s\S]*zh_Hans"):
+        workshop.build(*flags)
+
+
 @pytest.mark.parametrize("flags", [("--enable-lang-ids",), ("--lang-tok-replacing-bos-eos",)])
 def test_the_task_refuses_flags_that_would_lose_directions(workshop, flags):
     with pytest.raises(ModelError, match="not supported"):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuron_spec.directions import Direction, by_family, language, parse_directions
+from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import DirectionError, SelectionError
+from neuron_spec.languages import by_family, language
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.selection import (

@@ -19,8 +19,9 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 from scipy.stats import ttest_1samp
 
-from neuron_spec.directions import UNKNOWN, Direction
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
+from neuron_spec.languages import UNKNOWN
 from neuron_spec.pages.style import rendered
 from neuron_spec.scoring.bootstrap import Draws, PairedScore, _draws, resampled_ratio, resampled_scores
 from neuron_spec.scoring.comparison import LOSS, TIE, WIN, Difference, compare, comparison_signature

@@ -5,17 +5,20 @@ import csv
 import json
 import random
 import re
+import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from neuron_spec.backends.fairseq.generation import Translator
+from neuron_spec.cli.evaluate import _language_identifier as language_identifier
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
+from neuron_spec.scoring.bootstrap import resampled_scores
 from neuron_spec.scoring.evaluation import (
     evaluate,
     read_evaluation,
@@ -101,14 +104,66 @@ def test_chinese_is_tokenized_by_character_and_the_signature_says_so():
     assert german.bleu_signature == result.bleu_signature
 
 
-@pytest.mark.parametrize(("target", "package"), [("ja", "MeCab"), ("ko", "mecab_ko")])
-def test_absent_tokenizer_is_named(target, package, monkeypatch):
+CHINESE = (
+    "zh",
+    "zho",
+    "chi",
+    "cmn",
+    "zh_CN",
+    "zh-Hans",
+    "zho_Hant",
+    "cmn_Hans",
+    "zh-Hant-TW",
+    "yue",
+    "yue_Hant",
+    "wuu",
+)
+JAPANESE = ("ja", "jpn", "ja_XX", "jpn_Jpan", "ja-JP")
+KOREAN = ("ko", "kor", "ko_KR", "kor_Hang", "ko-Kore")
+
+
+@pytest.mark.parametrize("target", CHINESE)
+def test_chinese_is_chinese_under_every_code(target):
+    hypotheses, references = ["打开客厅的灯", "关上门。"], ["打开客厅的门", "请关上门。"]
+    expected = score(Outputs(Direction("en", "zh"), hypotheses, references))
+    outputs = Outputs(Direction("eng_Latn", target), hypotheses, references)
+    assert replace(score(outputs), direction=expected.direction) == expected
+    assert expected.bleu > 50
+    (of_compare,), (plain,) = (
+        resampled_scores([text], samples=10)
+        for text in (outputs, Outputs(Direction("en", "zh"), hypotheses, references))
+    )
+    assert of_compare["bleu"].signature == plain["bleu"].signature
+    assert "tok:zh" in of_compare["bleu"].signature
+    assert of_compare["bleu"].score == expected.bleu
+
+
+@pytest.mark.parametrize("target", ["zh_Latn", "qa", "deu_Latn", "vie_Latn", "en_XX"])
+def test_other_scripts_are_scored_with_13a(target):
+    assert "tok:13a" in score(Outputs(Direction("fr", target), HYPOTHESES, REFERENCES)).bleu_signature
+
+
+@pytest.mark.parametrize(
+    ("target", "language", "package"),
+    [*((code, "ja", "MeCab") for code in JAPANESE), *((code, "ko", "mecab_ko") for code in KOREAN)],
+)
+def test_absent_tokenizer_is_named(target, language, package, monkeypatch):
     hide(package, monkeypatch)
     # sacreBLEU keeps the tokenizer module it once imported.
-    module = f"sacrebleu.tokenizers.tokenizer_{target}_mecab"
+    module = f"sacrebleu.tokenizers.tokenizer_{language}_mecab"
     monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(NeuronSpecError, match=rf"pip install \"sacrebleu\[{target}\]\""):
-        score(Outputs(Direction("en", target), ["a"], ["a"]))
+    outputs = Outputs(Direction("en", target), ["a"], ["a"])
+    for scored in (lambda: score(outputs), lambda: resampled_scores([outputs], samples=10)):
+        with pytest.raises(NeuronSpecError, match=rf"pip install \"sacrebleu\[{language}\]\""):
+            scored()
+
+
+@pytest.mark.parametrize(("language", "codes"), [("ja", JAPANESE), ("ko", KOREAN)])
+def test_japanese_and_korean_have_one_signature(language, codes):
+    pytest.importorskip({"ja": "MeCab", "ko": "mecab_ko"}[language])
+    texts = {"ja": ["今日は天気がいいです。"], "ko": ["오늘은 날씨가 좋습니다."]}[language]
+    signatures = {score(Outputs(Direction("en", code), texts, texts)).bleu_signature for code in codes}
+    assert len(signatures) == 1 and f"tok:{language}-mecab" in signatures.pop()
 
 
 def test_empty_and_off_target_rates():
@@ -236,6 +291,18 @@ def test_means_are_unweighted_by_group_tier_and_family():
     assert rows["tier", "unknown", "all"].directions == 1
 
 
+@pytest.mark.parametrize("codes", [("en_XX", "de_DE", "nl_XX"), ("eng", "deu", "nld"), ("eng_Latn", "deu_Latn", "nld_Latn")])  # fmt: skip
+def test_groups_and_families_go_by_language(codes):
+    plain = ("en", "de", "nl")
+    values = {(0, 1): 10, (1, 0): 20, (0, 2): 30, (2, 1): 40}
+    rows, expected = (
+        summarize([made_score(f"{of[s]}-{of[t]}", value) for (s, t), value in values.items()])
+        for of in (codes, plain)
+    )
+    assert rows == expected
+    assert {row.name for row in rows} == {"all", "O2M", "M2O", "X2Y", "Germanic"}
+
+
 def test_a_corpus_without_tiers_has_none_to_show():
     assert {mean.kind for mean in summarize([made_score("en-de", 1)])} == {"overall", "group", "family"}
 
@@ -344,6 +411,15 @@ def test_absent_detokenizer_is_named(monkeypatch):
         official_scoring(Outputs(EN_DE, HYPOTHESES, REFERENCES))
 
 
+@pytest.mark.parametrize(("plain", "others"), [("de", ("deu_Latn", "de_DE", "de-CH")), ("fr", ("fra_Latn", "fr_XX")), ("ga", ("gle_Latn",)), ("zh", CHINESE), ("en", ("eng_Latn", "en_XX"))])  # fmt: skip
+def test_the_detokenizer_goes_by_language(plain, others):
+    pytest.importorskip("sacremoses")
+    lines = ["l' eau , c' est l' eau ! n' est-ce pas ?", "打 开 客厅 的 门 。", "it 's James ' Gate ; 9 : 30"]
+    expected = detokenized(Outputs(Direction("es", plain), lines, lines)).references
+    for code in others:
+        assert detokenized(Outputs(Direction("es", code), lines, lines)).references == expected
+
+
 def test_official_scoring_changes_references_too():
     pytest.importorskip("sacremoses")
     outputs = Outputs(EN_DE, ["Um 9 : 30 Uhr , in St. James ' Gate ."], ["Um 9:30 Uhr @-@ jetzt ."])
@@ -450,6 +526,7 @@ class Mean:
 class Evaluated:
     scores: list[Row]
     summary: list[Mean] = field(default_factory=list)
+    off_target_note: str | None = None
 
 
 def cells(line):
@@ -475,3 +552,79 @@ def test_scores_table_shows_directions_means_and_signatures():
     assert "- BLEU: `tok:13a`" in table
     assert "- chrF++: `nw:2`" in table
     assert "Families" not in table  # none given, so no empty table
+
+
+# ---------------------------------------------------------------- why there is no off-target rate
+
+
+def test_logs_have_no_off_target_rate_and_say_why(tmp_path, capsys):
+    log = write_log(tmp_path, log_of(HYPOTHESES, REFERENCES))
+    output = tmp_path / "out"
+    assert main(["evaluate", "--generate-output", str(log), "--output", str(output)]) == 0
+    assert capsys.readouterr().err.count("Off-target is not measured: logs hold no training text") == 1
+    note = json.loads((output / "scores.json").read_text())["off_target_note"]
+    assert note.startswith("logs hold no training text")
+    assert read_evaluation(output).off_target_note == note
+
+
+def test_languages_without_family_are_named_once(tmp_path, capsys):
+    directions = ("en-qa", "qa-en", "en-de")
+    logs = [write_log(tmp_path, log_of(HYPOTHESES, REFERENCES), direction) for direction in directions]
+    words = ["evaluate", "--generate-output", *map(str, logs), "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert capsys.readouterr().err.count("languages with unknown family: qa;") == 1
+
+
+def own_corpus(folder, pairs, texts, card):
+    (folder / "raw").mkdir()
+    for pair in pairs:
+        for code in pair.split("-"):
+            (folder / "raw" / f"train.{pair}.{code}").write_text("".join(f"{line}\n" for line in texts[code]))
+    (folder / "corpus.json").write_text(json.dumps(card))
+    return folder / "data-bin"
+
+
+def test_off_target_between_two_languages_without_english(tmp_path):
+    texts = {"deu_Latn": REFERENCES, "qa": ["tapo kipo", "poki tipa", "kopa tako"], "nl": ENGLISH}
+    card = {"langs": [*texts], "lang_pairs": ["deu_Latn-qa", "qa-deu_Latn", "qa-nl", "nl-qa"]}
+    directions = [Direction.parse(pair) for pair in card["lang_pairs"]]
+    data_bin = own_corpus(tmp_path, ["qa-deu_Latn", "qa-nl"], texts, card)
+    identifier, note = language_identifier(data_bin, card, directions)
+    assert note is None
+    assert identifier.languages == card["langs"]
+    assert identifier.identify([lines[0] for lines in texts.values()]) == card["langs"]
+
+
+def test_why_there_is_no_language_identifier(tmp_path):
+    texts = {"de": REFERENCES, "en": ENGLISH}
+    card = {"langs": ["en", "de", "fr"], "lang_pairs": ["en-de", "en-fr"]}
+    data_bin = own_corpus(tmp_path, ["de-en"], texts, card)
+    assert language_identifier(data_bin, {}, [EN_DE])[1].startswith("no corpus.json beside the data-bin")
+    assert language_identifier(data_bin, card, [EN_DE]) == (
+        None,
+        "no raw training text beside the data-bin, of fr",
+    )
+    known = {"langs": ["en", "de"], "lang_pairs": ["en-de"]}
+    assert language_identifier(data_bin, known, [EN_DE])[0].languages == ["en", "de"]
+    assert language_identifier(data_bin, known, [Direction("en", "it")])[1].endswith("of it")
+
+
+def test_a_data_bin_without_card_is_scored_and_says_why_without_off_target(
+    workshop, checkpoint, tmp_path, capsys
+):
+    data_bin = shutil.copytree(workshop.data_bin, tmp_path / "data-bin")
+    command = [
+        "evaluate",
+        data_bin,
+        "--path",
+        checkpoint,
+        "--output",
+        tmp_path / "out",
+        "--cpu",
+        "--beam",
+        "1",
+    ]
+    assert main([*map(str, [*command, "--lang-pairs", "en-qa", "--references", "data-bin"])]) == 0
+    said = capsys.readouterr().err
+    assert said.count("Off-target is not measured: no corpus.json beside the data-bin") == 1
+    assert said.count("languages with unknown family: qa;") == 1

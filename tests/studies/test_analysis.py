@@ -7,15 +7,9 @@ import pytest
 import torch
 
 from neuron_spec.artifacts import signature
-from neuron_spec.directions import (
-    LINEAGE_LEVELS,
-    UNKNOWN,
-    Direction,
-    _language_table,
-    language,
-    tree_distance,
-)
+from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
+from neuron_spec.languages import LINEAGE_LEVELS, UNKNOWN, _language_table, language, tree_distance
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import pairwise_iou

@@ -139,3 +139,38 @@ def test_few_directions_and_no_sparsity_give_sensible_pages(tmp_path, capsys, pa
 def test_a_profile_is_no_mask_file(profile, tmp_path, capsys):
     assert main(["analyze", str(profile), "--output", str(tmp_path / "out")]) == 2
     assert "not a mask file" in capsys.readouterr().err
+
+
+FLORES = {"en": "eng_Latn", "de": "deu_Latn", "nl": "nld_Latn", "ru": "rus_Cyrl"}
+MBART = {"en": "en_XX", "de": "de_DE", "nl": "nl_XX", "ru": "ru_RU"}
+
+
+@pytest.mark.parametrize("codes", [FLORES, MBART], ids=["flores", "mbart"])
+def test_other_codes_of_the_same_languages_change_nothing_but_names(analyze, codes, tmp_path, capsys):
+    assert analyze() == 0
+    renamed = [type(d)(codes[d.source], codes[d.target]) for d in DIRECTIONS]
+    profile = save_profile(tmp_path / "renamed.safetensors", directions=renamed)
+    assert main(["select", str(profile), "--output", str(tmp_path / "renamed-masks.safetensors")]) == 0
+    words = ["analyze", str(tmp_path / "renamed-masks.safetensors"), "--output", str(tmp_path / "renamed")]
+    assert main(words) == 0
+    assert "unknown family" not in capsys.readouterr().err
+    plain, other = (json.loads((tmp_path / n / "analysis.json").read_text()) for n in ("out", "renamed"))
+    assert other["directions"] == [str(direction) for direction in renamed]
+    assert other["languages"] == {codes[code]: known for code, known in plain["languages"].items()}
+    for side, found in plain["sides"].items():
+        assert found["mean_over_layers"]["families"]["p"] is not None
+        assert other["sides"][side]["mean_over_layers"] == found["mean_over_layers"]
+        assert other["sides"][side]["layers"] == found["layers"]
+
+
+def test_languages_without_family_are_named_once(tmp_path, capsys):
+    profile = save_profile(
+        tmp_path / "p.safetensors", directions=parse_directions("en-xx,xx-en,en-de,de-en,xx-de")
+    )
+    assert main(["select", str(profile), "--output", str(tmp_path / "m.safetensors")]) == 0
+    card = tmp_path / "corpus.json"
+    card.write_text(json.dumps({"families": {"xx": "Invented", "de": "Germanic", "en": "Germanic"}}))
+    for more, said in (([], 1), (["--corpus-card", card], 0)):
+        words = ["analyze", tmp_path / "m.safetensors", "--output", tmp_path / f"out{said}", *more]
+        assert main([*map(str, words)]) == 0
+        assert capsys.readouterr().err.count("languages with unknown family: xx;") == said

@@ -163,6 +163,16 @@ def test_zero_shot_takes_the_encoder_of_the_source_and_the_decoder_of_the_target
         ours.compose(Direction("qb", "qa"))
 
 
+def test_zero_shot_finds_english_under_its_own_code():
+    ours = masks()
+    codes = {"en": "eng_Latn"}
+    named = [Direction(codes.get(d.source, d.source), codes.get(d.target, d.target)) for d in DIRECTIONS]
+    composed = WeightMasks(named, ours.packed, ours.widths).compose(Direction("qa", "qb"))
+    assert composed.packed.keys() == ours.packed.keys()
+    for key, bits in ours.compose(Direction("qa", "qb")).packed.items():
+        assert torch.equal(composed.packed[key], bits)
+
+
 # Refusals
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
-from neuron_spec.artifacts import hash_file, hash_text
+from neuron_spec.artifacts import hash_file, hash_text, require_file
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 
@@ -87,13 +87,13 @@ def check_data_bin(data_bin: Path, langs: Sequence[str], split: str, directions:
         )
     data_bin = folder_with(data_bin, split)
     for lang in sorted({code for d in directions for code in (d.source, d.target)}):
-        if not (data_bin / f"dict.{lang}.txt").is_file():
+        if not (dictionary := data_bin / f"dict.{lang}.txt").is_file():
             raise ArtifactError(
-                f"the data-bin has no dictionary of {lang}", where=data_bin, expected=f"dict.{lang}.txt"
+                f"the data-bin has no dictionary of {lang}", where=data_bin, expected=dictionary.name
             )
+        require_file(dictionary, "dictionary")
     for file in files_of(data_bin, split, directions):
-        if not file.is_file():
-            raise ArtifactError("data file not found", where=file, mend="binarize the corpus again")
+        require_file(file, "data file", "binarize the corpus again")
         if file.suffix == ".idx":
             _check_complete(file)
 

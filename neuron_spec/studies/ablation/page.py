@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuron_spec.directions import family_of
+from neuron_spec.languages import family_of
 from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table
 from neuron_spec.pages.study_page import FAMILY_HEADER, FAMILY_P, StudyPage, family_cells, p_of, reasons_of

@@ -30,8 +30,9 @@ from fairseq.models import register_model
 from torch import Tensor, nn
 
 from neuron_spec.artifacts import CORPUS_CARD, read_json
-from neuron_spec.directions import ENGLISH, UNKNOWN, Direction, direction_id, language
+from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
+from neuron_spec.languages import UNKNOWN, is_english, language
 from neuron_spec.models.neuron_spec_transformer import (
     NeuronSpecTransformer,
     register_architectures,
@@ -89,7 +90,7 @@ def _group(kind: str, side: str, direction: Direction, families: Mapping[str, st
         return str(direction)
     if kind == "pair":
         return "-".join(sorted((direction.source, direction.target)))
-    if kind == "language" or lang == ENGLISH:
+    if kind == "language" or is_english(lang):
         return lang
     if (family := families.get(lang, UNKNOWN)) == UNKNOWN:
         raise ModelError(

@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import hash_file, signature
-    from neuron_spec.directions import language
     from neuron_spec.errors import NeuronSpecError
+    from neuron_spec.languages import language, say_unknown_families
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.studies.analysis.measure import (
@@ -107,4 +107,5 @@ def run(args: argparse.Namespace) -> None:
             "languages": {code: f"{question.family(code)}, {language(code).lineage}" for code in codes},
         },
     )
+    say_unknown_families({code: question.family(code) for code in codes})
     PAGE.make(args.output, made, lambda: write_analysis(args.output, question, again, made))

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import read_json, require_file
-from neuron_spec.directions import UNKNOWN, family_of, language, tree_distance
 from neuron_spec.errors import ArtifactError
+from neuron_spec.languages import UNKNOWN, family_of, language, tree_distance
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks

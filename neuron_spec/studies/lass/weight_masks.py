@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import differences, hash_state, write_json
-from neuron_spec.directions import ENGLISH, Direction, parse_directions
+from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, SelectionError
+from neuron_spec.languages import ENGLISH, is_english
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
 from neuron_spec.neurons.choices import SIDES
@@ -180,12 +181,18 @@ class WeightMasks(Masks):
                 mend="make them from the checkpoint that training starts from, with neuron-spec lass",
             )
 
-    def compose(self, direction: Direction, pivot: str = ENGLISH) -> WeightMasks:
+    def compose(self, direction: Direction, pivot: str | None = None) -> WeightMasks:
         """A zero-shot direction's masks, of it alone: x-z takes the encoder's of x-en and the decoder's of en-z.
+
+        Args:
+            pivot: in place of English, which is found under its own code.
 
         Raises:
             DirectionError: if one of the two has no masks.
         """
+        if pivot is None:
+            codes = (code for of in self.directions for code in (of.source, of.target))
+            pivot = next(filter(is_english, codes), ENGLISH)
         encoder, decoder = self.rows([Direction(direction.source, pivot), Direction(pivot, direction.target)])
         packed = {
             key: bits[[encoder if side_of(key) == "encoder" else decoder]]
