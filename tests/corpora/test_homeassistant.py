@@ -83,7 +83,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("wheel") / homeassistant.WHEEL
+    path = tmp_path_factory.mktemp("wheel") / homeassistant.WHEEL.file_name
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("homeassistant/__init__.py", "")
         archive.writestr("homeassistant/components/odd/strings.json", "{}")
@@ -96,7 +96,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def read(wheel: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Corpus:
-    monkeypatch.setattr(homeassistant, "SHA256", hash_file(wheel))
+    monkeypatch.setattr(homeassistant, "WHEEL", homeassistant.WHEEL._replace(sha256=hash_file(wheel)))
     settings = {"langs": ["de", "nl"], "sizes": SIZES, "seed": 1}
     return homeassistant.read(wheel, **(settings | changes))
 
@@ -178,7 +178,7 @@ def test_the_leak_report_compares(corpus):
 
 
 def test_another_file_is_refused(wheel):
-    with pytest.raises(CorpusError, match="not the pinned Home Assistant wheel") as caught:
+    with pytest.raises(CorpusError, match="not the pinned homeassistant wheel") as caught:
         homeassistant.read(wheel, langs=["de"], sizes=SIZES, seed=1)
     assert hash_file(wheel) in str(caught.value)
 
