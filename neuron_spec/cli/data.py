@@ -5,6 +5,8 @@ A corpus that is already there, made with the same settings, is left as it is.
 examples:
   neuron-spec data toy --output data-toy
   neuron-spec data homeassistant --langs de,nl,es,pt,cs,ru --output data-ha
+  neuron-spec data bible --output data-bible
+  neuron-spec data bible --langs de,ru,fa --tiers de=high,ru=medium,fa=low --zero-shot de-fa --output data-tiers
   neuron-spec data iwslt14 --archive 2014-01.tgz --output data-iwslt14
   neuron-spec data ec30 --data-bin ec30/fairseq-data-bin-sharded --output data-ec30
   neuron-spec data ec30 --plain EC40_dataset --valid NTREX/NTREX-128 --test flores200_dataset \\
@@ -17,20 +19,38 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import CORPUS_CARD, hash_file, require_file
+from neuron_spec.directions import parse_directions
 from neuron_spec.errors import CorpusError
 from neuron_spec.languages import is_english, require_fairseq_codes
 
 # Of flags that are not given.
-_DEFAULTS: dict[str, dict[str, int | str]] = {
-    "toy": {"vocab_size": 500, "valid_size": 200, "test_size": 200},
-    "homeassistant": {"vocab_size": 6000, "valid_size": 200, "test_size": 200},
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "toy": {"vocab_size": 500, "valid_size": 200, "test_size": 200, "train_size": 3000},
+    "homeassistant": {
+        "vocab_size": 6000,
+        "valid_size": 200,
+        "test_size": 200,
+        "downloads": Path("downloads"),
+    },
+    "bible": {"vocab_size": 8000, "valid_size": 500, "test_size": 1000, "downloads": Path("downloads")},
     "iwslt14": {"vocab_size": 30000, "split": "talk"},
     "ec30": {"vocab_size": 64000, "shards": 5},
+}
+# Flags that only some corpora look at.
+_CORPORA_OF = {
+    **dict.fromkeys(("valid_size", "test_size", "zero_shot"), ("toy", "homeassistant", "bible")),
+    "train_size": ("toy",),
+    **dict.fromkeys(("wheel", "downloads"), ("homeassistant", "bible")),
+    **dict.fromkeys(("tiers", "tier_sizes"), ("bible",)),
+    **dict.fromkeys(("archive", "split"), ("iwslt14",)),
+    **dict.fromkeys(("data_bin", "plain", "valid", "test", "shards", "workers", "estimate"), ("ec30",)),
 }
 
 
@@ -40,14 +60,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", choices=_DEFAULTS, help="which corpus")
     path("--output", required=True, metavar="DIR")
     parser.add_argument("--langs", metavar="xx,yy", help="languages besides English")
-    parser.add_argument("--seed", type=int, default=1, help="of the split, and of the toy text")
+    parser.add_argument("--seed", type=int, default=1, help="of the split, of tiers, and of the toy text")
     number("--vocab-size", help="SentencePiece pieces")
-    number("--valid-size", help="validation messages")
-    number("--test-size", help="test messages")
-    number("--train-size", default=3000, help="toy: training sentences")
+    number("--valid-size", help="validation messages, or verses")
+    number("--test-size", help="test messages, or verses")
+    number("--train-size", help="toy: training sentences (default: 3000)")
     path("--sentencepiece", metavar="FILE", help="use this model, such as a checkpoint's, and learn none")
-    path("--wheel", metavar="FILE", help="homeassistant: the wheel, if already here")
-    path("--downloads", default=Path("downloads"), metavar="DIR", help="homeassistant: where the wheel goes")
+    path("--wheel", metavar="FILE", help="homeassistant, bible: the wheel, if already here")
+    path("--downloads", metavar="DIR", help="homeassistant, bible: where the wheel goes (default: downloads)")
+    parser.add_argument(
+        "--tiers",
+        metavar="xx=TIER,...",
+        help="bible: train these languages on fewer verses: high, medium or low",
+    )
+    parser.add_argument(
+        "--tier-sizes",
+        metavar="TIER=N,...",
+        help="bible: the most training verses of each tier (default: high=30000,medium=10000,low=3000)",
+    )
+    parser.add_argument(
+        "--zero-shot",
+        metavar="xx-yy,...|all",
+        help="toy, homeassistant, bible: validation and test data of these pairs without English too",
+    )
     path("--archive", metavar="FILE", help="iwslt14: your copy of 2014-01.tgz, or its folder")
     parser.add_argument(
         "--split",
@@ -65,9 +100,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    for name, corpora in _CORPORA_OF.items():
+        if getattr(args, name) not in (None, False) and args.corpus not in corpora:
+            raise CorpusError(
+                f"--{name.replace('_', '-')} is a flag of other corpora",
+                got=f"neuron-spec data {args.corpus}",
+                expected=f"neuron-spec data {' or '.join(corpora)}",
+            )
     for name, value in _DEFAULTS[args.corpus].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    for name in ("valid_size", "test_size", "train_size"):
+        if (size := getattr(args, name)) is not None and size < 1:
+            raise CorpusError(f"bad --{name.replace('_', '-')}", got=size, expected="1 or more")
     langs = args.langs and args.langs.split(",")
     require_fairseq_codes(langs or ())
     if langs and (any(map(is_english, langs)) or len(set(langs)) < len(langs)):
@@ -81,16 +126,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _build_small(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
     """A corpus that fits into memory: read, unless it is there, and built."""
-    from neuron_spec.corpora import build, homeassistant, iwslt14, toy
+    from neuron_spec.corpora import bible, build, homeassistant, iwslt14, toy
 
-    modules = {"toy": toy, "homeassistant": homeassistant, "iwslt14": iwslt14}
+    modules = {"toy": toy, "homeassistant": homeassistant, "bible": bible, "iwslt14": iwslt14}
     langs = asked_langs or list(modules[args.corpus].DEFAULT_LANGS)
     sizes = {"valid": args.valid_size, "test": args.test_size}
     parameters: dict[str, Any] = {"corpus": args.corpus, "langs": langs, "seed": args.seed}
     options: dict[str, Any]
     if args.corpus == "iwslt14":
-        if args.valid_size or args.test_size:
-            raise CorpusError("iwslt14 has given test sets, and --split says how to validate")
         archive = iwslt14.require_archive(args.archive)
         options = {"archive": archive, "split": args.split}
         given = {"split": args.split, "archive": iwslt14.fingerprint(archive, langs)}
@@ -101,6 +144,12 @@ def _build_small(args: argparse.Namespace, asked_langs: list[str] | None) -> boo
     else:
         options = {"sizes": sizes, "wheel": args.wheel, "downloads": args.downloads}
         parameters |= {"sizes": sizes, "vocab_size": args.vocab_size}
+    if args.corpus == "bible" and (tiers := _tiers(args, langs, bible.TIER_SIZES)):
+        options |= tiers
+        parameters |= tiers
+    zero_shot = _zero_shot(args.zero_shot, langs) if args.zero_shot else []
+    if zero_shot:
+        parameters["zero_shot"] = [f"{lang}-{other}" for lang, other in zero_shot]
     if args.sentencepiece:
         parameters["sentencepiece"] = hash_file(args.sentencepiece)
     if not build.is_built(args.output, parameters):
@@ -113,8 +162,57 @@ def _build_small(args: argparse.Namespace, asked_langs: list[str] | None) -> boo
             vocab_size=args.vocab_size,
             parameters=parameters,
             sentencepiece_model=args.sentencepiece,
+            zero_shot=zero_shot,
         )
     return True
+
+
+def _named(text: str, flag: str, expected: str) -> dict[str, str]:
+    """``de=high,ru=low`` as a dictionary."""
+    parts = [part.partition("=") for part in text.split(",")]
+    names = {name: value for name, _, value in parts}
+    if len(names) < len(parts) or not all(map(all, parts)):
+        raise CorpusError(f"bad {flag}", got=text, expected=expected)
+    return names
+
+
+def _tiers(args: argparse.Namespace, langs: list[str], default_sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What --tiers and --tier-sizes ask for; nothing without them."""
+    if not args.tiers:
+        if args.tier_sizes:
+            raise CorpusError(
+                "--tier-sizes without --tiers", mend="say which languages: --tiers de=high,fa=low"
+            )
+        return {}
+    sizes = dict(default_sizes)
+    if args.tier_sizes:
+        expected = "such as high=30000,medium=10000,low=3000"
+        named = _named(args.tier_sizes, "--tier-sizes", expected)
+        if not all(size.isdecimal() and int(size) > 0 for size in named.values()):
+            raise CorpusError("bad --tier-sizes", got=args.tier_sizes, expected=expected)
+        sizes |= {tier: int(size) for tier, size in named.items()}
+    expected = (
+        f"languages out of {', '.join(langs)}, each once, with a tier out of {', '.join(sizes)}: de=high"
+    )
+    tiers = _named(args.tiers, "--tiers", expected)
+    if not (tiers.keys() <= set(langs) and set(tiers.values()) <= sizes.keys()):
+        raise CorpusError("bad --tiers", got=args.tiers, expected=expected)
+    return {"tiers": tiers, "tier_sizes": sizes}
+
+
+def _zero_shot(text: str, langs: list[str]) -> list[tuple[str, str]]:
+    """Pairs of languages, each once, in the order of ``langs``."""
+    if text == "all":
+        return list(combinations(langs, 2))
+    asked = {frozenset((direction.source, direction.target)) for direction in parse_directions(text)}
+    pairs = [pair for pair in combinations(langs, 2) if frozenset(pair) in asked]
+    if len(pairs) < len(asked):
+        raise CorpusError(
+            "bad --zero-shot",
+            got=text,
+            expected=f"all, or pairs such as {langs[0]}-{langs[-1]} of {', '.join(langs)}",
+        )
+    return pairs
 
 
 def _build_ec30(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:

@@ -93,15 +93,19 @@ def build(
     vocab_size: int,
     parameters: Mapping[str, Any],
     sentencepiece_model: Path | None = None,
+    zero_shot: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write ``raw/``, ``spm/``, ``data-bin/`` and, last, ``corpus.json`` below ``output``.
 
     Args:
         sentencepiece_model: use this model instead of learning one of ``vocab_size``, so that a
             checkpoint trained elsewhere fits.
+        zero_shot: pairs of languages other than English, to be translated without being trained on: their
+            validation and test text is that of their pairs with English.
 
     Raises:
-        CorpusError: if a language has no text in a split, or the disk is too full.
+        CorpusError: if a language has no text in a split, the English lines of a zero-shot pair differ, or
+            the disk is too full.
     """
     from neuron_spec.corpora.binarize import binarize
 
@@ -109,11 +113,14 @@ def build(
     for split, by_lang in pairs.items():
         if empty := [lang for lang, of_lang in by_lang.items() if not of_lang]:
             raise CorpusError("a language without text", where=f"{corpus.name}, {split} split", got=empty[0])
+    between = {pair: {split: _between(*pair, pairs[split]) for split in (VALID, TEST)} for pair in zero_shot}
     lines = (line for by_lang in pairs.values() for pair in chain(*by_lang.values()) for line in pair)
     # The text, as much again for the data-bin (measured: 0.8 to 0.9 of it), and the vocabulary.
     check_disk(output, 2 * sum(len(line.encode()) + 1 for line in lines) + 2**23)
     raw, data_bin = output / "raw", output / "data-bin"
     hashes = write_raw(pairs, raw)
+    for (lang, other), of_pair in between.items():
+        hashes |= write_raw({split: {lang: lines} for split, lines in of_pair.items()}, raw, other=other)
     training_pairs = list(chain(*pairs[TRAIN].values()))
     english = dict.fromkeys(text for _, text in training_pairs)  # each only once
     processor, vocabulary = write_pieces(
@@ -130,8 +137,22 @@ def build(
     )
 
 
-def write_raw(pairs: Mapping[str, Mapping[str, Pairs]], folder: Path) -> dict[str, str]:
-    """Write ``train.de-en.de`` and ``train.de-en.en`` for every split and language.
+def _between(lang: str, other: str, by_lang: Mapping[str, Pairs]) -> Pairs:
+    """The lines of two languages side by side, which have the same English."""
+    if [english for _, english in by_lang[lang]] != [english for _, english in by_lang[other]]:
+        raise CorpusError(
+            "no zero-shot text: the languages translate different English lines",
+            got=f"{lang}-{other}",
+            expected="languages whose validation and test sets are the same sentences",
+            mend="leave it out of --zero-shot",
+        )
+    return [(text, its) for (text, _), (its, _) in zip(by_lang[lang], by_lang[other], strict=True)]
+
+
+def write_raw(
+    pairs: Mapping[str, Mapping[str, Pairs]], folder: Path, *, other: str = ENGLISH
+) -> dict[str, str]:
+    """Write ``train.de-en.de`` and ``train.de-en.en`` for every split and language, ``en`` being ``other``.
 
     Returns:
         File name -> hash of its text.
@@ -139,8 +160,8 @@ def write_raw(pairs: Mapping[str, Mapping[str, Pairs]], folder: Path) -> dict[st
     hashes = {}
     for split, by_lang in pairs.items():
         for lang, of_lang in by_lang.items():
-            for side, code in enumerate((lang, ENGLISH)):
-                name = f"{split}.{lang}-{ENGLISH}.{code}"
+            for side, code in enumerate((lang, other)):
+                name = f"{split}.{lang}-{other}.{code}"
                 text = "".join(f"{pair[side]}\n" for pair in of_lang)
                 write_text(folder / name, text)
                 hashes[name] = hash_text(text)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,16 +16,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from neuron_spec.artifacts import hash_file, require_file
 from neuron_spec.corpora import splitting
 from neuron_spec.corpora.build import TEST, TRAIN, VALID, Corpus
 from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize
+from neuron_spec.corpora.wheels import Wheel
 from neuron_spec.errors import CorpusError
 from neuron_spec.languages import ENGLISH
 
-VERSION = "2026.2.3"
-WHEEL = f"homeassistant-{VERSION}-py3-none-any.whl"
-SHA256 = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
+WHEEL = Wheel("homeassistant", "2026.2.3", "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c")
 DEFAULT_LANGS = ("de", "nl", "es", "pt", "cs", "ru")
 # Codes hold no hyphen (directions are written de-en), so these locales get the plain code.
 _LOCALES = {"zh": "zh-Hans", "sr": "sr-Latn"}
@@ -37,27 +33,6 @@ _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _PLACEHOLDER = re.compile(r"\{([^{},]*)\}")
 _WORDS = range(3, 61)
 _TEST_WORDS = 5
-
-
-def fetch(folder: Path) -> Path:
-    """Download the pinned wheel with pip into ``folder``, unless it is there.
-
-    Raises:
-        CorpusError: if pip cannot get it, or it is not the pinned file.
-    """
-    wheel = folder / WHEEL
-    if not wheel.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Its Requires-Python is newer than ours; only the data inside is read.
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command = [*pip, "--python-version", "3.14", "--dest", str(folder), f"homeassistant=={VERSION}"]
-        if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-            raise CorpusError(
-                "cannot download the Home Assistant wheel",
-                where=" ".join(command),
-                mend=f"run that command where there is a network, then pass --wheel FOLDER/{WHEEL}",
-            )
-    return wheel
 
 
 def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -165,16 +140,7 @@ def read(
         CorpusError: not the pinned wheel, or none to be had, an unknown language, or too few messages for
             the splits.
     """
-    wheel = wheel or fetch(downloads)
-    require_file(wheel, "Home Assistant wheel")
-    if (digest := hash_file(wheel)) != SHA256:
-        raise CorpusError(
-            "not the pinned Home Assistant wheel",
-            where=wheel,
-            got=f"sha256 {digest}",
-            expected=f"sha256 {SHA256} ({WHEEL})",
-            mend="delete the file, so that it is downloaded again",
-        )
+    wheel = WHEEL.require(wheel, downloads)
     collected = _Messages(wheel, langs)
     messages = {en: texts for en, texts in collected.translations.items() if texts}
     eligible = [
@@ -225,8 +191,8 @@ def read(
         },
         sources=[
             {
-                "name": f"homeassistant {VERSION} (PyPI wheel)",
-                "sha256": SHA256,
+                "name": f"{WHEEL} (PyPI wheel)",
+                "sha256": WHEEL.sha256,
                 "licence": "Apache-2.0",
                 "parts": "homeassistant/components/*/translations/*.json",
             }

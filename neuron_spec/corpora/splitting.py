@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from neuron_spec.errors import CorpusError
 
@@ -24,6 +26,7 @@ def hold_out_groups(
     *,
     sizes: Mapping[str, int],
     seed: int,
+    order: Sequence[str] | None = None,
 ) -> dict[str, list[str]]:
     """Choose held-out messages so that none of their groups is trained on.
 
@@ -31,6 +34,7 @@ def hold_out_groups(
         groups: the groups (such as software components) in which each message occurs.
         eligible: the messages fit to be tested on.
         sizes: how many messages each held-out split gets, such as ``{"test": 200}``.
+        order: of the groups that may be held out; None: the smaller ones, shuffled.
 
     Returns:
         Messages per split, "train" among them. Messages of held-out groups that are not eligible,
@@ -44,9 +48,11 @@ def hold_out_groups(
     for message, names in groups.items():
         for name in names:
             members[name].append(message)
-    limit = _LARGEST_GROUP_FRACTION * len(groups)
-    small = (name for name in members if len(members[name]) <= limit)
-    remaining = iter(sorted(small, key=lambda name: shuffle_key(seed, name)))
+    if order is None:
+        limit = _LARGEST_GROUP_FRACTION * len(groups)
+        small = (name for name in members if len(members[name]) <= limit)
+        order = sorted(small, key=lambda name: shuffle_key(seed, name))
+    remaining = iter(order)
 
     held_out: dict[str, str] = {}  # group -> split
     splits: dict[str, list[str]] = {"train": []}
@@ -116,17 +122,20 @@ def _grams(text: str) -> frozenset[str]:
 def nearest_similarity(texts: Iterable[str], held_out: Sequence[str]) -> list[float]:
     """For each text the highest character-4-gram Jaccard similarity (fraction) to a held-out text."""
     held_grams = [_grams(text) for text in held_out]
-    postings: dict[str, list[int]] = defaultdict(list)
+    sizes = np.array([len(grams) for grams in held_grams])
+    lists: dict[str, list[int]] = defaultdict(list)
     for index, grams in enumerate(held_grams):
         for gram in grams:
-            postings[gram].append(index)
+            lists[gram].append(index)
+    postings = {gram: np.array(indices) for gram, indices in lists.items()}
     nearest = []
     for text in texts:
         grams = _grams(text)
-        shared = Counter(index for gram in grams for index in postings.get(gram, ()))
-        nearest.append(
-            max((n / (len(grams) + len(held_grams[index]) - n) for index, n in shared.items()), default=0.0)
-        )
+        if not (found := [postings[gram] for gram in grams if gram in postings]):
+            nearest.append(0.0)
+            continue
+        shared = np.bincount(np.concatenate(found), minlength=len(sizes))
+        nearest.append(float((shared / (len(grams) + sizes - shared)).max()))
     return nearest
 
 

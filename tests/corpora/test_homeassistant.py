@@ -83,7 +83,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("wheel") / homeassistant.WHEEL
+    path = tmp_path_factory.mktemp("wheel") / homeassistant.WHEEL.file_name
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("homeassistant/__init__.py", "")
         archive.writestr("homeassistant/components/odd/strings.json", "{}")
@@ -96,7 +96,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def read(wheel: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Corpus:
-    monkeypatch.setattr(homeassistant, "SHA256", hash_file(wheel))
+    monkeypatch.setattr(homeassistant, "WHEEL", homeassistant.WHEEL._replace(sha256=hash_file(wheel)))
     settings = {"langs": ["de", "nl"], "sizes": SIZES, "seed": 1}
     return homeassistant.read(wheel, **(settings | changes))
 
@@ -178,7 +178,7 @@ def test_the_leak_report_compares(corpus):
 
 
 def test_another_file_is_refused(wheel):
-    with pytest.raises(CorpusError, match="not the pinned Home Assistant wheel") as caught:
+    with pytest.raises(CorpusError, match="not the pinned homeassistant wheel") as caught:
         homeassistant.read(wheel, langs=["de"], sizes=SIZES, seed=1)
     assert hash_file(wheel) in str(caught.value)
 
@@ -200,7 +200,7 @@ def test_more_held_out_messages_than_there_are(wheel, monkeypatch):
 
 
 def test_a_git_lfs_pointer_is_no_wheel(tmp_path):
-    wheel = tmp_path / homeassistant.WHEEL
+    wheel = tmp_path / homeassistant.WHEEL.file_name
     wheel.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
     with pytest.raises(ArtifactError, match="git lfs pull"):
         homeassistant.read(wheel, langs=["de"], sizes=SIZES, seed=1)

@@ -440,7 +440,7 @@ def test_the_command_builds_the_corpus_once(archive, tmp_path, capsys):
     [
         ([], ["your own copy", "1GnBarJIbNgEIIDvUyKDtLmv35Qcxg6Ed", "2014-01.tgz", "CC BY-NC-ND 4.0"]),
         (["--archive", "absent.tgz"], ["not found", "absent.tgz", "1GnBarJIbNgEIIDvUyKDtLmv35Qcxg6Ed"]),
-        (["--archive", ".", "--valid-size", "10"], ["--split says how to validate"]),
+        (["--archive", ".", "--valid-size", "10"], ["--valid-size is a flag of other corpora"]),
     ],
 )
 def test_the_command_says_what_it_needs_before_it_starts(tmp_path, capsys, flags, says):
