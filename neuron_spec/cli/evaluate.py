@@ -108,7 +108,7 @@ def _unheeded(args: argparse.Namespace) -> list[str]:
     if not args.generate_output:
         return ["--allow-missing"] * args.allow_missing
     names = {"data_bin": "DATA_BIN", "dtype": f"--{args.dtype}"}
-    others = sorted(args.given - _OF_LOGS - {"fairseq_flags"})
+    others = sorted(args.given - _OF_LOGS)
     flags = [names.get(name, "--" + name.replace("_", "-")) for name in others]
     return flags + [f"-- {' '.join(args.fairseq_flags)}"] * bool(args.fairseq_flags)
 

@@ -56,9 +56,8 @@ _JOIN: dict[str, Callable[[str], str]] = {
     WORDS: lambda text: text,
 }
 _PLAIN_BRACKETS = re.compile(r"\[[A-Za-z]{2,3}\]")
-_BYTE_LEVEL = re.compile(
-    "\u0120|[0-9 ]+$"
-)  # GPT-2's pieces, or their numbers, which nothing but its table decodes
+# GPT-2's numbers for pieces, and its mark; nothing but its own tables decodes them.
+_NUMBERS, _BYTE_LEVEL_MARK = re.compile("[0-9 ]+"), "\u0120"
 
 
 @dataclass(frozen=True)
@@ -384,9 +383,8 @@ def _pieces(log: _Log, kind: str, of_references: str) -> str:
         ArtifactError: if it cannot be told, or no rule of text joins such pieces.
     """
     texts = [text for text in log.lines[kind].values() if text.strip()]
-    if texts and (
-        all(map(_BYTE_LEVEL.match, texts)) or 2 * sum("\u0120" in text for text in texts) >= len(texts)
-    ):
+    are_numbers = texts and all(map(_NUMBERS.fullmatch, texts))
+    if are_numbers or sum(_BYTE_LEVEL_MARK in text for text in texts) > len(texts) / 2:
         raise ArtifactError(
             f"the {kind} lines of a fairseq-generate log hold pieces that only their --bpe can join",
             where=log.path,
@@ -530,6 +528,7 @@ def _missing(logs: Sequence[_Log], lines: Mapping[str, Mapping[int, str]], test_
         where=", ".join(str(log.path) for log in logs),
         got=f"no {kind} line for {test_set - len(lines[kind])} of {test_set} ids, the first {first}",
         expected="every id from 0",
-        mend="where the run was cut short, run it again; of shards, give all logs together; where "
-        "--skip-invalid-size-inputs-valid-test left out what is too long, --allow-missing scores the rest",
+        mend="run again what was cut short; give the logs of all shards together; where fairseq left sentences out, "
+        "as --skip-invalid-size-inputs-valid-test does with what is too long, and current versions with the longest "
+        "unless --required-batch-size-multiple 1, --allow-missing scores the rest",
     )

@@ -414,10 +414,7 @@ def test_missing_sentences_are_left_out_if_allowed_and_said(tmp_path, capsys):
     path = write_log(tmp_path, cut(text, lambda i: i != 1))
     command = ["evaluate", "--generate-output", str(path), "--output", str(tmp_path / "e")]
     assert main(command) == 2
-    assert (
-        "--skip-invalid-size-inputs-valid-test left out what is too long, --allow-missing"
-        in capsys.readouterr().err
-    )
+    assert "--skip-invalid-size-inputs-valid-test" in capsys.readouterr().err
     assert main([*command, "--allow-missing"]) == 0
     assert "3 of 4 sentences" in capsys.readouterr().err
     evaluation = read_evaluation(tmp_path / "e")
