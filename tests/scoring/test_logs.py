@@ -188,6 +188,11 @@ def test_the_kinds_of_line_are_told_apart(tmp_path):
     assert read_generate_output(write_log(tmp_path, text)) == Outputs(EN_DE, ["Good day."], ["Good day."])
 
 
+def test_hypotheses_without_the_start_of_any_word_are_pieces_where_references_are(tmp_path):
+    text = "T-0\t\u2581das \u2581Ha us\nH-0\t-1\tus us\nD-0\t-1\tus us\nP-0\t-1 -1 -1\n"
+    assert read_generate_output(write_log(tmp_path, text)) == Outputs(EN_DE, ["usus"], ["das Haus"])
+
+
 def test_pieces_at_the_end_of_a_line_are_joined_as_fairseq_does(tmp_path):
     text = "T-0\tein Ha@@ us\nH-0\t-1\tein Ha@@\n"
     assert read_generate_output(write_log(tmp_path, text)) == Outputs(EN_DE, ["ein Ha"], ["ein Haus"])
