@@ -359,7 +359,7 @@ def test_what_looks_like_a_language_token_inside_a_sentence_is_text(tmp_path):
 def test_the_header_in_the_spellings_of_fairseqs_versions(tmp_path, header):
     text = header + "\n" + log_of(HYPOTHESES, REFERENCES)
     direction = Direction("zh-Hans", "en")
-    for folder in ("run-ab", "my-exp", "zh-en", "zh_CN-en_XX", "zh-Hans-en"):
+    for folder in ("run-ab", "my-exp", "zh-en", "zh_CN-en_XX", "zh-Hans-en", "zho_Hans-eng_Latn"):
         assert read_generate_output(write_log(tmp_path, text, folder)).direction == direction
     with pytest.raises(DirectionError, match=r"got: +de-en, as its folder is named\n +expected: zh-Hans-en"):
         read_generate_output(write_log(tmp_path, text, "de-en"))
@@ -478,6 +478,10 @@ def test_directions_by_flag(tmp_path, capsys):
     command = ["evaluate", "--generate-output", *paths, "--output", str(tmp_path / "e"), "--lang-pairs"]
     assert main([*command, "en-de,de-en"]) == 0
     assert [str(of.direction) for of in read_evaluation(tmp_path / "e").scores] == ["en-de", "de-en"]
+    paths = [str(write_log(tmp_path, texts, "c"))]
+    hyphenated = ["evaluate", "--generate-output", *paths, "--output", str(tmp_path / "f")]
+    assert main([*hyphenated, "--lang-pairs", "zh-Hans-en"]) == 0
+    assert read_evaluation(tmp_path / "f").outputs[0].direction == Direction("zh-Hans", "en")
     for pairs, message in (
         ("de-en,en-de", "another direction"),
         ("en-de", "1 directions, 2 logs"),
@@ -631,3 +635,18 @@ def test_real_logs_score_as_the_plain_evaluation_however_printed(workshop, check
         assert outputs.references == plain.outputs[0].references, name
         assert (score.bleu, score.chrf) == (plain.scores[0].bleu, plain.scores[0].chrf), name
     assert plain.scores[0].chrf > 0
+
+
+def test_sacrebleu_of_real_logs_is_ours_unless_it_is_of_pieces(workshop, checkpoint, tmp_path, capsys):
+    """Hypotheses begin as the references, so that there is something to score."""
+    scores, said = [], []
+    for name, flags in (("joined", ("--remove-bpe", "sentencepiece")), ("raw", ())):
+        path = tmp_path / name / "en-qa" / "log"
+        log = generate(workshop, checkpoint, path, "--prefix-size", 12, "--scoring", "sacrebleu", *flags)
+        output = tmp_path / name / "evaluation"
+        assert main(["evaluate", "--generate-output", str(log), "--output", str(output)]) == 0
+        scores.append(read_evaluation(output).scores[0].bleu)
+        said.append("it is of pieces" in (err := capsys.readouterr().err))
+        assert ("sacreBLEU line" in err) == said[-1]
+    assert scores[0] == scores[1] > 10
+    assert said == [False, True]
