@@ -227,7 +227,7 @@ def _read(path: Path) -> _Log:
     lines = _RECORDS_IN_LINE.sub(r"\1", text).split("\n")
     matches = [(number, line, _LOG_LINE.fullmatch(line)) for number, line in enumerate(lines, start=1)]
     others += [line for _, line, match in matches if match is None]
-    is_crlf = all(line.endswith("\r") for _, line, match in matches if match)
+    is_crlf = all(line.endswith("\r") for _, line, match in matches[:-1] if match)  # the last may have no end
     by_kind: dict[str, dict[int, str]] = {kind: {} for kind in _KINDS}
     best: dict[int, float] = {}
     better_later = set()
