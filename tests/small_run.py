@@ -42,6 +42,22 @@ def write_card(folder: Path, families) -> None:
     )
 
 
+def log_of(hypotheses, references, sources=None, order=None):
+    lines = []
+    for i in order or range(len(hypotheses)):
+        lines += [f"S-{i}\t{sources[i]}"] if sources else []
+        lines += [f"T-{i}\t{references[i]}", f"H-{i}\t-0.5\t{hypotheses[i]}"]
+        lines += [f"D-{i}\t-0.5\t{hypotheses[i]}", f"P-{i}\t-0.1 -0.2"]
+    return "\n".join(lines) + "\nGenerate test with beam=5: BLEU4 = 1.0\n"
+
+
+def write_log(folder, text, direction="en-de"):
+    path = folder / direction / "generate-test.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def write_masks(path: Path, directions, *, keep_all=False) -> None:
     generator = torch.Generator().manual_seed(1)
     kept = {layer: torch.rand(len(directions), 40, generator=generator) < 0.8 for layer in LAYERS}

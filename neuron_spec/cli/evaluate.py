@@ -6,6 +6,7 @@ Raw references are scored by default. Flags of fairseq-generate, such as --lenpe
 examples:
   neuron-spec evaluate DATA_BIN --path checkpoint.pt --output evaluation
   neuron-spec evaluate --generate-output logs/*/generate-test.txt --output evaluation --official-scoring
+  neuron-spec evaluate --generate-output shard-0.txt shard-1.txt --lang-pairs de-en,de-en --output evaluation
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from neuron_spec.scoring.evaluation import Evaluation
     from neuron_spec.scoring.language_id import LanguageIdentifier
 
+_OF_LOGS = {"generate_output", "output", "official_scoring", "lang_pairs", "allow_missing"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -46,14 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--path", type=Path, metavar="FILE", help="the checkpoint")
     parser.add_argument(
-        "--generate-output", type=Path, nargs="+", metavar="FILE", help="logs to score instead"
+        "--generate-output",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="logs to score instead, however they were printed; logs of one direction are taken for its shards",
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="score logs that lack sentences, such as those that --skip-invalid-size-inputs-valid-test left out",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--gen-subset", default="test", metavar="NAME", help="which set (default %(default)s)"
     )
     parser.add_argument(
-        "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
+        "--lang-pairs",
+        metavar="de-en,...",
+        help="default: those the checkpoint was trained on; of logs, that of each in "
+        "their order, by default as their headers or folders say",
     )
     add_translating(parser)
     parser.add_argument(
@@ -70,6 +85,13 @@ def run(args: argparse.Namespace) -> None:
         raise NeuronSpecError(
             "what is to be evaluated?", expected="DATA_BIN with --path, or --generate-output, and not both"
         )
+    if unheeded := _unheeded(args):
+        raise NeuronSpecError(
+            "flags that are not heeded here",
+            got=", ".join(unheeded),
+            mend="leave them out: "
+            + ("what was translated, and how, the logs say" if args.generate_output else "they are of logs"),
+        )
     if args.path and args.official_scoring and args.references == "raw":
         raise NeuronSpecError(
             "official scoring is of the data-bin's references",
@@ -81,22 +103,49 @@ def run(args: argparse.Namespace) -> None:
     print(args.output / SCORES_JSON)
 
 
+def _unheeded(args: argparse.Namespace) -> list[str]:
+    """The flags given that say something of translating where logs are scored, or the other way round."""
+    if not args.generate_output:
+        return ["--allow-missing"] * args.allow_missing
+    names = {"data_bin": "DATA_BIN", "dtype": f"--{args.dtype}"}
+    others = sorted(args.given - _OF_LOGS)
+    flags = [names.get(name, "--" + name.replace("_", "-")) for name in others]
+    return flags + [f"-- {' '.join(args.fairseq_flags)}"] * bool(args.fairseq_flags)
+
+
 def _score_logs(args: argparse.Namespace) -> None:
     from neuron_spec.scoring.evaluation import evaluate, is_evaluated
-    from neuron_spec.scoring.logs import read_generate_output
+    from neuron_spec.scoring.logs import read_generate_outputs, say_how_read, say_where_logs_differ
 
-    outputs = [read_generate_output(path) for path in args.generate_output]
-    hashes = map(hash_file, args.generate_output)
+    # Not parse_directions: shards name one direction several times.
+    pairs = [Direction.parse(pair) for pair in args.lang_pairs.split(",")] if args.lang_pairs else None
+    logs = read_generate_outputs(args.generate_output, pairs, allow_missing=args.allow_missing)
+    say_how_read(logs)
+    hashes = {log.outputs.direction: sorted(map(hash_file, log.paths)) for log in logs}
+    partial = {str(log.outputs.direction): log.part() for log in logs if log.part()}
     wanted = signature(
         "evaluate",
-        inputs={str(of.direction): sha256 for of, sha256 in zip(outputs, hashes, strict=True)},
-        parameters={"references": "T lines of the logs", "official_scoring": args.official_scoring},
+        inputs={
+            str(of): shards[0] if len(shards) == 1 else hash_text(*shards) for of, shards in hashes.items()
+        },
+        parameters={
+            "references": "T lines of the logs",
+            "hypotheses": f"{' and '.join(sorted({log.scored for log in logs}))} lines of the logs",
+            "official_scoring": args.official_scoring,
+            **({"sentences": partial} if partial else {}),
+        },
     )
-    if not is_evaluated(args.output, wanted):
-        write_json(args.output / SIGNATURE, wanted)
-        note = "logs hold no training text, from which languages are told apart"
-        scored = evaluate(outputs, signature=wanted, official=args.official_scoring, off_target_note=note)
-        _write(args.output, scored)
+    if is_evaluated(args.output, wanted):
+        return
+    write_json(args.output / SIGNATURE, wanted)
+    scored = evaluate(
+        [log.outputs for log in logs],
+        signature=wanted,
+        official=args.official_scoring,
+        off_target_note="logs hold no training text, from which languages are told apart",
+    )
+    say_where_logs_differ(logs, scored.scores, official=args.official_scoring)
+    _write(args.output, scored)
 
 
 def _translate_and_score(args: argparse.Namespace) -> None:

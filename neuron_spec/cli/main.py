@@ -70,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     fairseq_flags = arguments[end + 1 :]
     parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
+    # What is still unset the second time was not given: a value given may be the default.
+    unset = object()
+    again = argparse.Namespace(**dict.fromkeys(vars(parsed), unset))
+    given = vars(command.parse_args(arguments[1:end], again)).items()
+    parsed.given = {name for name, value in given if value is not unset and value is not None}
     if fairseq_flags and args.command not in _PASS_ON:
         command.error("takes no flags after --")
     try:

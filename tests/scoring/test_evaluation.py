@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
+from small_run import log_of, write_log
 
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.evaluate import _language_identifier as language_identifier
@@ -48,22 +49,6 @@ ENGLISH = ["The house is very old today .", "The cat sleeps on the sofa .", "We 
 
 def official_scoring(outputs, **others):
     return score(detokenized(outputs), tokenizer="13a", **others)
-
-
-def log_of(hypotheses, references, sources=None, order=None):
-    lines = []
-    for i in order or range(len(hypotheses)):
-        lines += [f"S-{i}\t{sources[i]}"] if sources else []
-        lines += [f"T-{i}\t{references[i]}", f"H-{i}\t-0.5\t{hypotheses[i]}"]
-        lines += [f"D-{i}\t-0.5\t{hypotheses[i]}", f"P-{i}\t-0.1 -0.2"]
-    return "\n".join(lines) + "\nGenerate test with beam=5: BLEU4 = 1.0\n"
-
-
-def write_log(folder, text, direction="en-de"):
-    path = folder / direction / "generate-test.txt"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 # ---------------------------------------------------------------- scoring
@@ -189,82 +174,6 @@ def test_empty_and_off_target_rates():
 def test_outputs_that_do_not_belong_together(hypotheses, references, message):
     with pytest.raises(NeuronSpecError, match=message):
         Outputs(EN_DE, hypotheses, references)
-
-
-# ---------------------------------------------------------------- fairseq-generate logs
-
-
-def test_log_is_read_in_the_order_of_the_test_set(tmp_path):
-    sources = ["__en__ one", "__en__ two", "__en__ three", "__en__ four"]
-    path = write_log(tmp_path, log_of(HYPOTHESES, REFERENCES, sources, order=[2, 0, 3, 1]))
-    expected = Outputs(EN_DE, HYPOTHESES, REFERENCES, ["one", "two", "three", "four"])
-    assert read_generate_output(path) == expected
-
-
-def test_pieces_are_joined_and_the_best_hypothesis_kept(tmp_path):
-    text = "S-0\t__en__ ▁The ▁house\nT-0\t▁Das ▁Ha us\nH-0\t-0.1\t▁Das ▁Ha us ▁!\nH-0\t-0.9\t▁Ha\n"
-    outputs = read_generate_output(write_log(tmp_path, text))
-    assert outputs == Outputs(EN_DE, ["Das Haus !"], ["Das Haus"], ["The house"])
-
-
-def test_odd_characters_and_empty_hypotheses_survive(tmp_path):
-    # Characters that str.splitlines takes for line breaks, and a tab inside the text.
-    odd = ["a\u2028b\x85c", "", "tab\there"]
-    outputs = read_generate_output(write_log(tmp_path, log_of(odd, odd)))
-    assert outputs.hypotheses == outputs.references == odd
-
-
-def test_text_that_looks_like_a_language_token_is_kept(tmp_path):
-    path = write_log(tmp_path, log_of(["x", "y"], ["x", "y"], ["__init__ is a method", "plain"]))
-    assert read_generate_output(path).sources == ["__init__ is a method", "plain"]
-
-
-@pytest.mark.parametrize(
-    "header", ["Namespace(source_lang='en', target_lang='de')", "{'source_lang': 'en', 'target_lang': 'de'}"]
-)
-def test_direction_from_the_log_itself(tmp_path, header):
-    path = write_log(tmp_path, header + "\n" + log_of(HYPOTHESES, REFERENCES), direction="run-1")
-    assert read_generate_output(path).direction == EN_DE
-    with pytest.raises(DirectionError, match=r"got: +en-de"):
-        read_generate_output(path, direction=Direction("de", "en"))
-
-
-def test_unknown_direction_must_be_named(tmp_path):
-    path = write_log(tmp_path, log_of(HYPOTHESES, REFERENCES), direction="run-1")
-    with pytest.raises(DirectionError, match="name the direction"):
-        read_generate_output(path)
-    assert read_generate_output(path, direction=EN_DE).direction == EN_DE
-
-
-def test_language_tokens_of_another_direction(tmp_path):
-    path = write_log(tmp_path, log_of(["x"], ["x"], ["__fr__ oui"]))
-    with pytest.raises(DirectionError, match="__fr__"):
-        read_generate_output(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "0 H lines, 0 T lines"),
-        ("T-0\ta\nT-1\tb\nH-1\t-0.1\tb\n", "no H line for 1 of 2 ids, the first 0"),
-        ("T-0\ta\nT-2\tb\nH-0\t-0.1\ta\nH-2\t-0.1\tb\n", "no H line for 1 of 3 ids, the first 1"),
-        ("T-0\ta\nH-0\t-0.1\ta\nH-1\t-0.1\tb\n", "no T line for 1 of 2 ids, the first 1"),
-        ("T-0\ta\nH-0\ta\n", "line 2"),
-        ("T-0\ta\nH-0\t-0.1\ta\nT-0\tb\n", "several runs or directions"),
-    ],
-)
-def test_damaged_logs(tmp_path, text, message):
-    with pytest.raises(ArtifactError, match=message):
-        read_generate_output(write_log(tmp_path, text))
-
-
-def test_absent_and_undecodable_logs(tmp_path):
-    with pytest.raises(ArtifactError, match="not found"):
-        read_generate_output(tmp_path / "en-de" / "generate-test.txt")
-    path = write_log(tmp_path, "")
-    path.write_bytes(b"T-0\t\xff\n")
-    with pytest.raises(ArtifactError, match="not UTF-8"):
-        read_generate_output(path)
 
 
 # ---------------------------------------------------------------- means
