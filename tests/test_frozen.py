@@ -184,7 +184,7 @@ def test_a_comparison_comes_out_the_same(tmp_path: Path) -> None:
 def test_an_ablation_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> None:
     command(
         "ablate", DATA_BIN, "--path", checkpoints / "dense.pt", "--masks", FROZEN / "masks/direction.safetensors",
-        "--output", tmp_path, "--cpu", "--random-draws", 1,
+        "--output", tmp_path, "--cpu", "--random-draws", 1, "--tag", "kept",
     )  # fmt: skip
     assert_holds(read(tmp_path / "ablation.json"), read(FROZEN / "ablation/ablation.json"))
 
@@ -192,7 +192,7 @@ def test_an_ablation_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> No
 def test_a_conflict_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> None:
     command(
         "conflict", DATA_BIN, "--path", checkpoints / "dense.pt", "--overlap", FROZEN / "masks/direction.safetensors",
-        "--lang-pairs", "en-qa,qa-en,en-qm,qm-en", "--output", tmp_path, "--cpu",
+        "--lang-pairs", "en-qa,qa-en,en-qm,qm-en", "--output", tmp_path, "--cpu", "--tag", "kept",
     )  # fmt: skip
     assert_holds(read(tmp_path / "conflict.json"), read(FROZEN / "conflict/conflict.json"))
 
