@@ -206,5 +206,7 @@ def test_a_report_takes_what_studies_wrote(tmp_path: Path) -> None:
     text = (run / "report.md").read_text(encoding="utf-8")
     for word in ("specialized", "ablation", "conflict", "transfer", "adaptation"):
         assert word in text
+    # Losses were of the language token then, and the page says so.
+    assert text.count("The loss is of the language token that targets begin with too") == 3
     hypothesis = (FROZEN / "evaluation/specialized/hypotheses/qm-en.txt").read_text().splitlines()
     assert any(line in text for line in hypothesis)

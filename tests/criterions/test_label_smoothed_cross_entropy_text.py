@@ -28,14 +28,15 @@ WITHOUT = (*TEXT, "--loss-without-tag")
 def trained(
     workshop: Any, *flags: str, updates: int = 3, **kinds: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights after some updates of two batches each, and what the last one logged."""
+    """Weights after some updates of two batches each, and what the last one logged, with the mean gradient's length."""
     cfg, task, model = workshop.build("--update-freq", "2", "--num-workers", "0", *flags, **kinds)
     task.load_dataset("train", epoch=1)
     trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
     batches = workshop.batches(task, "train")
-    with metrics.aggregate(new_root=True):
+    with metrics.aggregate(new_root=True) as logged:
         for update in range(updates):
             log = trainer.train_step(batches[2 * update : 2 * update + 2])
+    log = {**log, "gnorm": float(logged["gnorm"].avg)}
     return {name: p.detach().clone() for name, p in model.named_parameters()}, log
 
 
@@ -132,6 +133,16 @@ def test_every_task_and_model_trains_by_it(workshop, task, arch, flags):
     assert math.isfinite(logs[2]["loss"])
 
 
+def test_half_precision_trains_by_gradients_of_the_same_length(workshop):
+    flags = (*WITHOUT, "--dropout", "0")
+    whole, half = (
+        trained(workshop, *flags, *more)[1] for more in ((), ("--fp16", "--memory-efficient-fp16"))
+    )
+    for name in ("loss", "text_nll_loss", "tag_nll_loss", "gnorm"):
+        assert half[name] == pytest.approx(whole[name], rel=0.01)
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one_without_the_tag(workshop, checkpoint, tmp_path):
     flags = ("--task", "neuron_specialization", *WITHOUT)
     one, other = workshop.trained_by_one_and_by_two_processes(checkpoint, tmp_path, *flags)

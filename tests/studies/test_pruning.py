@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from neuron_spec.artifacts import load_tensors, save_tensors
 from neuron_spec.backends.fairseq import fine_tuning
 from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256, read_checkpoint
 from neuron_spec.backends.fairseq.fine_tuning import FineTuning
@@ -322,6 +323,23 @@ def test_flags_that_do_not_go_together(workshop, checkpoint, tmp_path, capsys, f
 def test_voters_are_different_seeds(workshop, voters):
     with pytest.raises(SystemExit):
         main(["prune", str(workshop.data_bin), "--path", "d.pt", "--output", "m", "--voters", voters])
+
+
+@pytest.mark.parametrize(("name", "flags"), [("importance", []), ("prune", ["--max-steps", "1"])])
+def test_what_was_measured_with_the_tag_in_the_loss_is_refused(
+    workshop, checkpoint, tmp_path, capsys, name, flags
+):
+    output = tmp_path / "made.safetensors"
+    command = [name, str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output), "--cpu"]
+    command += ["--lang-pairs", "en-qa", "--sentences", "4", *flags]
+    assert main(command) == 0
+    tensors, metadata = load_tensors(output, name)  # as earlier versions signed it
+    assert metadata["signature"]["parameters"].pop("loss") == "text"
+    save_tensors(output, tensors, metadata)
+    output.with_suffix(".json").unlink(missing_ok=True)
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "is already here" in said and "loss" in said
 
 
 @pytest.mark.slow

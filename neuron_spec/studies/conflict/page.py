@@ -125,7 +125,7 @@ def tag_figure(checkpoints: Mapping[str, tuple[Groups, Groups]]) -> Figure:
     grid = figure.subplots(len(checkpoints), len(panels), sharey=True, squeeze=False)
     looks = {
         "text": look(0, linestyle="none"),
-        "with the language tag": look(1, linestyle="none", markerfacecolor="white"),
+        "with the language tag": look(1, linestyle="none", markerfacecolor="none", markersize=7),
     }
     for axes, (name, ways) in zip(grid, checkpoints.items(), strict=True):
         for ax, (kind, value) in zip(axes, panels, strict=True):
