@@ -83,6 +83,26 @@ def add_sentences(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# --tag -> what a signature says that a loss is of.
+LOSS_OF = {"left-out": "text", "kept": "text and tag", "both": "text; text and tag"}
+
+
+def add_tag(parser: argparse.ArgumentParser, *, both: bool = False) -> None:
+    """``--tag``: whether losses are of the language token too that targets begin with.
+
+    Args:
+        both: it can be measured in both ways.
+    """
+    parser.add_argument(
+        "--tag",
+        choices=[choice for choice in LOSS_OF if both or choice != "both"],
+        default="left-out",
+        help="the loss is of the text alone, or of the language token too, which generation is given"
+        + (", or both side by side" if both else "")
+        + " (default %(default)s)",
+    )
+
+
 def add_device(
     parser: argparse.ArgumentParser, *, max_tokens: int | None = 4000, precision: str | None = None
 ) -> None:

@@ -163,13 +163,13 @@ class Workshop:
         user_dir = Path(__file__).parents[1] / "neuron_spec"
         command = [
             *(sys.executable, "-m", "fairseq_cli.train", self.data_bin, "--user-dir", user_dir),
-            *("--arch", "neuron_spec_transformer_tiny", *shape, *flags),
+            *("--arch", "neuron_spec_transformer_tiny", *shape),
             *("--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"),
             *("--langs", ",".join(self.langs), "--lang-pairs", self.lang_pairs),
             *("--encoder-langtok", "src", "--decoder-langtok", "--finetune-from-model", checkpoint, "--cpu"),
             *("--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam", "--lr", "0.001", "--dropout", "0"),
             *("--max-tokens", "200", "--max-update", "4", "--disable-validation", "--no-epoch-checkpoints"),
-            *("--num-workers", "0", "--seed", "1"),
+            *("--num-workers", "0", "--seed", "1", *flags),
         ]  # fmt: skip
         two = [
             *command, "--update-freq", "1", "--save-dir", folder / "two", "--distributed-world-size", "2",

@@ -188,7 +188,7 @@ def test_a_comparison_comes_out_the_same(tmp_path: Path) -> None:
 def test_an_ablation_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> None:
     command(
         "ablate", DATA_BIN, "--path", checkpoints / "dense.pt", "--masks", FROZEN / "masks/direction.safetensors",
-        "--output", tmp_path, "--cpu", "--random-draws", 1,
+        "--output", tmp_path, "--cpu", "--random-draws", 1, "--tag", "kept",
     )  # fmt: skip
     assert_holds(read(tmp_path / "ablation.json"), read(FROZEN / "ablation/ablation.json"))
 
@@ -196,7 +196,7 @@ def test_an_ablation_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> No
 def test_a_conflict_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> None:
     command(
         "conflict", DATA_BIN, "--path", checkpoints / "dense.pt", "--overlap", FROZEN / "masks/direction.safetensors",
-        "--lang-pairs", "en-qa,qa-en,en-qm,qm-en", "--output", tmp_path, "--cpu",
+        "--lang-pairs", "en-qa,qa-en,en-qm,qm-en", "--output", tmp_path, "--cpu", "--tag", "kept",
     )  # fmt: skip
     assert_holds(read(tmp_path / "conflict.json"), read(FROZEN / "conflict/conflict.json"))
 
@@ -210,5 +210,7 @@ def test_a_report_takes_what_studies_wrote(tmp_path: Path) -> None:
     text = (run / "report.md").read_text(encoding="utf-8")
     for word in ("specialized", "ablation", "conflict", "transfer", "adaptation"):
         assert word in text
+    # Losses were of the language token then, and the page says so.
+    assert text.count("The loss is of the language token that targets begin with too") == 3
     hypothesis = (FROZEN / "evaluation/specialized/hypotheses/qm-en.txt").read_text().splitlines()
     assert any(line in text for line in hypothesis)

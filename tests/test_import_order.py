@@ -24,7 +24,7 @@ FLOORS = (
     ("modules",),
     ("pages",),
     ("scoring",),
-    ("corpora", "backends", "models", "tasks"),
+    ("corpora", "backends", "criterions", "models", "tasks"),
     ("studies",),
     ("report",),
     ("cli",),

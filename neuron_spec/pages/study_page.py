@@ -129,6 +129,19 @@ class StudyPage:
         return Section(self.title, [*map(Paragraph, self.about)], sections)
 
 
+def loss_said(made: Mapping[str, Any]) -> Paragraph:
+    """Which target tokens the losses are of, by a signature; earlier versions knew one way, and did not write it."""
+    of = {
+        "text": "The loss is of the text: the language token that targets begin with, and generation is given, is left out.",
+        "text; text and tag": "The loss is of the text; *with the tag*, of the language token too, as fairseq's is.",
+    }
+    tag = (
+        "The loss is of the language token that targets begin with too. Out of English nothing but the direction tells it, "
+        "so that it differs between directions, and between models with and without parts of their own per direction."
+    )
+    return Paragraph(of.get(made["parameters"].get("loss", ""), tag))
+
+
 def family_cells(test: Mapping[str, Any] | None, decimals: int) -> list[Cell]:
     """Same family, other families and p, of a test that may be missing."""
     if test is None:

@@ -1,5 +1,6 @@
 """Registers the tasks with fairseq."""
 
+from neuron_spec import criterions as criterions
 from neuron_spec.backends.fairseq import compat as compat
 from neuron_spec.tasks import neuron_profiling as neuron_profiling
 from neuron_spec.tasks import neuron_spec_dynamic as neuron_spec_dynamic

@@ -105,7 +105,7 @@ interference() {
   local overlap=(--overlap "$of/masks/static.safetensors" --allow-other-checkpoint)
   for system in full static dynamic; do
     mapfile -t saved < <(printf '%s\n' "$of/$system"/checkpoint_*_*.pt | sort --version-sort)
-    stage neuron-spec conflict "$data_bin" --output "$of/conflict-$system" "${overlap[@]}" "${device[@]}" \
+    stage neuron-spec conflict "$data_bin" --output "$of/conflict-$system" --tag both "${overlap[@]}" "${device[@]}" \
       --path "$of/dense/$checkpoint" "${saved[@]}" "$of/$system/$checkpoint"
   done
   for system in full static; do
@@ -149,7 +149,7 @@ if [[ -n $results ]]; then
     keep "$result/$what/comparison.csv" "$results/$what"
   done
   of=$run/seed-${seeds%%,*}
-  keep "$of/conflict-full/conflict-layers.png" "$results/conflict-full"
+  for figure in conflict-layers conflict-tag; do keep "$of/conflict-full/$figure.png" "$results/conflict-full"; done
   keep "$of/transfer-full/transfer.png" "$results/transfer-full"
   for what in conflict-{full,static,dynamic} transfer-{full,static}; do
     keep "$of/$what/${what%%-*}.md" "$results/$what" # every pair, in the csv, is megabytes

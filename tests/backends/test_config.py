@@ -18,6 +18,11 @@ ROOT = Path(__file__).parents[2]
 def test_fairseq_knows_every_flag_of_the_shipped_configs(path: Path) -> None:
     flags = read_flags(path, gpus=1)
     assert "--max-tokens" in flags
+    # Checkpoints are chosen, and patience is counted, by the loss of the text.
+    chosen = {flag: flags[flags.index(flag) + 1] for flag in ("--criterion", "--best-checkpoint-metric")}
+    assert chosen["--criterion"] == "label_smoothed_cross_entropy_text"
+    assert chosen["--best-checkpoint-metric"] == "text_nll_loss"
+    assert "--maximize-best-checkpoint-metric" not in flags
 
 
 def write(tmp_path: Path, text: str) -> Path:

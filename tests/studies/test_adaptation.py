@@ -97,6 +97,7 @@ def test_the_updates_are_the_inner_steps_of_meta_learning(adaptation):
         for key, value in model.state_dict().items():
             torch.testing.assert_close(learned[key], value, atol=1e-4, rtol=1e-4)
     assert losses == pytest.approx(expected.tolist(), rel=1e-4)
+    assert adaptation._criterion(model, batch)[1] == batch["ntokens"] - 4  # without the language tokens
     assert losses[0] > losses[1] > losses[2]
     moved = learned["encoder.embed_tokens.weight"] != model.state_dict()["encoder.embed_tokens.weight"]
     token = adaptation._task(NEW[0]).source_dictionary.index("__qm__")

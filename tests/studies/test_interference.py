@@ -402,6 +402,47 @@ def test_conflict_of_two_checkpoints(command, tmp_path, workshop, masks_file):
     assert code == 2 and "another conflict is already here" in said
 
 
+def test_conflict_with_and_without_the_tag_side_by_side(command, tmp_path):
+    assert command("conflict", "--tag", "both")[0] == 0
+    folder = tmp_path / "conflict"
+    both = json.loads((folder / "conflict.json").read_text())
+    text, with_tag = both["checkpoints"]["dense"], both["checkpoints"]["dense, with the tag"]
+    assert both["signature"]["parameters"]["loss"] == "text; text and tag"
+    for direction, tokens in with_tag["tokens"].items():
+        assert tokens == text["tokens"][direction] + 21  # a tag a sentence
+    assert text["groups"]["shared embeddings"]["kinds"] != with_tag["groups"]["shared embeddings"]["kinds"]
+    page = (folder / "conflict.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    row = next(row for row in rows if row[1:4] == ["shared embeddings", "en->x", "3"])
+    of = [one["groups"]["shared embeddings"]["kinds"]["en->x"] for one in (text, with_tag)]
+    shown = [f"{kind['mean']:+.2f}" for kind in of] + [
+        f"{100 * kind['conflict_fraction']:.0f}%" for kind in of
+    ]
+    assert row[4:8] == shown
+    assert (folder / "conflict-tag.png").read_bytes().startswith(b"\x89PNG")
+
+    for tag, expected in (("left-out", text), ("kept", with_tag)):
+        assert command("conflict", "--tag", tag, "--output", str(tmp_path / tag))[0] == 0
+        alone = json.loads((tmp_path / tag / "conflict.json").read_text())["checkpoints"]["dense"]
+        assert alone == expected
+        assert not (tmp_path / tag / "conflict-tag.png").exists()
+
+
+@pytest.mark.parametrize(("name", "flags"), [("conflict", []), ("transfer", ["--lr", "0.1"])])
+def test_what_was_measured_with_the_tag_is_not_taken_for_what_is_without(command, tmp_path, name, flags):
+    assert command(name, *flags, "--tag", "kept", "--sentences", "10")[0] == 0
+    code, said = command(name, *flags, "--sentences", "10")
+    assert code == 2 and "text and tag" in said
+    # Pieces that an earlier version left, which did not say of which loss: half a run is refused too.
+    (tmp_path / name / f"{name}.json").unlink()
+    for path in (tmp_path / name).rglob("*.json"):
+        content = json.loads(path.read_text())
+        del content["signature"]["parameters"]["loss"]
+        path.write_text(json.dumps(content))
+    code, said = command(name, *flags, "--sentences", "10")
+    assert code == 2 and "is already here" in said and "loss" in said
+
+
 def test_transfer_goes_on_where_it_was_killed(command, tmp_path, masks_file, monkeypatch):
     flags = ["--lr", "0.1", "--sentences", "20", "--overlap", str(masks_file), "--normalize-rows"]
     calls: list[Any] = []

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from neuron_spec.artifacts import load_tensors, save_tensors
 from neuron_spec.backends.fairseq import fine_tuning
 from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256, read_checkpoint
 from neuron_spec.backends.fairseq.fine_tuning import FineTuning
@@ -275,14 +276,14 @@ def test_killed_voters_go_on_and_complete_ones_are_skipped(
 
     def killed(self: Any, text: Any, rows: Any, *args: Any) -> Any:
         calls.append(str(self.directions[0]))
-        if calls.count("qa-en") == 2:
+        if calls.count("qa-en") == 3:
             raise KeyboardInterrupt
         return measure(self, text, rows, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ImportanceMeter, "importance", killed)
         prune_copies(checkpoint, data_bin, load, tmp_path / "killed")
-    assert trained[-1] == ("qa-en", "1") and len(list(tmp_path.rglob("*.pt"))) == 1
+    assert trained[-1] == ("qa-en", "2") and len(list(tmp_path.rglob("*.pt"))) == 1
     found = prune_copies(checkpoint, data_bin, load, tmp_path / "killed")
     assert len(trained) == len({*trained}) == 4
     assert found.fingerprint == expected.fingerprint and found.metadata == expected.metadata
@@ -322,6 +323,23 @@ def test_flags_that_do_not_go_together(workshop, checkpoint, tmp_path, capsys, f
 def test_voters_are_different_seeds(workshop, voters):
     with pytest.raises(SystemExit):
         main(["prune", str(workshop.data_bin), "--path", "d.pt", "--output", "m", "--voters", voters])
+
+
+@pytest.mark.parametrize(("name", "flags"), [("importance", []), ("prune", ["--max-steps", "1"])])
+def test_what_was_measured_with_the_tag_in_the_loss_is_refused(
+    workshop, checkpoint, tmp_path, capsys, name, flags
+):
+    output = tmp_path / "made.safetensors"
+    command = [name, str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output), "--cpu"]
+    command += ["--lang-pairs", "en-qa", "--sentences", "4", *flags]
+    assert main(command) == 0
+    tensors, metadata = load_tensors(output, name)  # as earlier versions signed it
+    assert metadata["signature"]["parameters"].pop("loss") == "text"
+    save_tensors(output, tensors, metadata)
+    output.with_suffix(".json").unlink(missing_ok=True)
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "is already here" in said and "loss" in said
 
 
 @pytest.mark.slow

@@ -231,12 +231,13 @@ class AskedThroughMasks(Asked):
         overlap = overlap_of(self.overlap, self.directions) if self.overlap else None
         return Compared(self.directions, self.families, overlap)
 
-    def load_through_masks(self, args: argparse.Namespace) -> TeacherForced:
+    def load_through_masks(self, args: argparse.Namespace, *, with_tag: bool) -> TeacherForced:
         """The checkpoint in memory, with its masks."""
         return self.load(
             TeacherForced,
             dictionary_sha256=self.masks.metadata.get("dictionary_sha256") if self.masks else None,
             masks=self.masks,
+            with_tag=with_tag,
             max_tokens=args.max_tokens,
             cpu=args.cpu,
         )

@@ -1,9 +1,9 @@
 """A checkpoint and the text of several directions in memory, run teacher-forced: losses, and their gradients.
 
-The loss is the mean negative log-likelihood of a target token in nats, without label smoothing. Tokens are
-what fairseq counts: end of sentence, and the language token that targets begin with, are among them. The
-model is in evaluation mode throughout, so that nothing is dropped out. Losses and gradients do not depend on
-how the text is batched, beyond rounding.
+The loss is the mean negative log-likelihood of a token of the target text in nats, without label smoothing. End of
+sentence is among the tokens, the language token that targets begin with is not (`language_tags`), unless a caller asks
+for it. The model is in evaluation mode throughout, so that nothing is dropped out. Losses and gradients do not depend
+on how the text is batched, beyond rounding.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from neuron_spec.artifacts import completed, hash_text, read_json, write_json
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with, shards_of
+from neuron_spec.backends.fairseq.language_tags import language_tags, text_positions
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import WHOLE, Part
@@ -37,16 +38,35 @@ class Text:
     """Sentences of a subset, in batches of one direction.
 
     Attributes:
-        tokens: target tokens of each direction.
+        tokens: target tokens of each direction that its loss is the mean of.
         batches: the row of its direction, and the batch; on the model's device.
+        sentences: how many each direction's set has, those that are not in the batches too.
     """
 
     tokens: list[int]
     batches: list[tuple[int, dict[str, Any]]]
+    sentences: list[int]
 
     def of(self, row: int) -> list[dict[str, Any]]:
         """The batches of one direction."""
         return [batch for of_row, batch in self.batches if of_row == row]
+
+
+@dataclass(frozen=True)
+class SentenceLikelihoods:
+    """What a checkpoint makes of each sentence of one direction's set, float64 ``[sentences]``, in the set's order.
+
+    NaN in all three where a sentence was not run: too long for the model, or not in the sample.
+
+    Attributes:
+        text_nats: negative log-likelihood of the text, its end of sentence included, summed over its tokens.
+        text_tokens: how many those are.
+        tag_nats: that of the language token; NaN where a target has none.
+    """
+
+    text_nats: np.ndarray
+    text_tokens: np.ndarray
+    tag_nats: np.ndarray
 
 
 class TeacherForced:
@@ -68,6 +88,7 @@ class TeacherForced:
         token_flags: Sequence[str],
         dictionary_sha256: str | None = None,
         masks: NeuronMasks | None = None,
+        with_tag: bool = False,
         max_tokens: int = 4000,
         dtype: torch.dtype = torch.float32,
         cpu: bool = False,
@@ -78,6 +99,7 @@ class TeacherForced:
             token_flags: of the checkpoint, as `checkpoints.token_flags` returns them.
             dictionary_sha256: of the dictionary that masks were made with.
             masks: for a dense checkpoint to run through.
+            with_tag: losses and gradients are of the language token too, as fairseq's are.
 
         Raises:
             ModelError: if the data-bin has another dictionary, or masks lack a direction or do not fit.
@@ -101,6 +123,7 @@ class TeacherForced:
         if self.model.has_masks:
             self.model.masks(task.langs).require_directions(directions, where=path)
         self._criterion = CrossEntropyCriterion(task, sentence_avg=False)
+        self._tags, self._with_tag = language_tags(task).to(self.device), with_tag
         self._data_bin, self._max_tokens, self.directions = data_bin, max_tokens, list(directions)
         is_frozen = getattr(saved.model, "base", None) == "frozen"
         self.trained: dict[str, nn.Parameter] = {
@@ -141,12 +164,14 @@ class TeacherForced:
         longest = utils.resolve_max_positions(task.max_positions(), self.model.max_positions())
         chosen = task.filter_indices_by_size(chosen, dataset, longest, ignore_invalid_inputs=True)
         row_of = {direction_id(d, task.langs): row for row, d in enumerate(self.directions)}
-        text = Text([0] * len(self.directions), [])
+        sizes = {row_of[of.direction_id]: len(of) for of in dataset.datasets}
+        text = Text([0] * len(self.directions), [], [sizes[row] for row in range(len(sizes))])
         for indices in dataset.batch_by_size(chosen, max_tokens=self._max_tokens):
             batch = dataset.collater([dataset[index] for index in indices])
             row = row_of[batch["net_input"]["distinct_ids"][0]]
-            text.tokens[row] += batch["ntokens"]
-            text.batches.append((row, utils.move_to_cuda(batch) if self.device.type == "cuda" else batch))
+            batch = utils.move_to_cuda(batch) if self.device.type == "cuda" else batch
+            text.tokens[row] += int(self._counted(batch).sum())
+            text.batches.append((row, batch))
         if empty := [str(d) for d, n in zip(self.directions, text.tokens, strict=True) if not n]:
             raise ModelError(
                 "no text to measure a loss on",
@@ -157,8 +182,29 @@ class TeacherForced:
         return text
 
     @torch.no_grad()
+    def sentence_likelihoods(
+        self, text: Text, each_batch: Callable[[], Any] = lambda: None
+    ) -> dict[Direction, SentenceLikelihoods]:
+        """Of every direction's set, the text and its tag apart."""
+        results = [SentenceLikelihoods(*np.full((3, size), np.nan)) for size in text.sentences]
+        for row, batch in text.batches:
+            nats, is_text = self._token_nats(batch).double(), self._is_text(batch)
+            is_tag = batch["target"].ne(self._padding) & ~is_text
+            sums = torch.stack(
+                [
+                    nats.where(is_text, 0).sum(dim=1),
+                    is_text.sum(dim=1),
+                    nats.where(is_tag, 0).sum(dim=1).where(is_tag.any(dim=1), torch.nan),
+                ]
+            )
+            of_row, place = results[row], batch["id"].cpu().numpy()
+            of_row.text_nats[place], of_row.text_tokens[place], of_row.tag_nats[place] = sums.cpu().numpy()
+            each_batch()
+        return dict(zip(self.directions, results, strict=True))
+
+    @torch.no_grad()
     def mean_losses(self, text: Text, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
-        """Mean nats per target token of each direction; nothing waits for the device before the end."""
+        """Each direction's loss; nothing waits for the device before the end."""
         sums = torch.zeros(len(self.directions), dtype=torch.float64, device=self.device)
         for row, batch in text.batches:
             sums[row] += self._loss(batch)
@@ -184,8 +230,23 @@ class TeacherForced:
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
         """The batch's sum, in nats."""
-        loss: Tensor = self._criterion(self.model, batch)[0]
-        return loss
+        return self._token_nats(batch).where(self._counted(batch), 0).sum()
+
+    def _token_nats(self, batch: dict[str, Any]) -> Tensor:
+        """Of each target token its negative log-likelihood, `[B, T]`; 0 of padding."""
+        loss: Tensor = self._criterion(self.model, batch, reduce=False)[0]
+        return loss.view_as(batch["target"])
+
+    def _is_text(self, batch: dict[str, Any]) -> Tensor:
+        return text_positions(batch["target"], self._tags, padding=self._padding)
+
+    def _counted(self, batch: dict[str, Any]) -> Tensor:
+        """Which target tokens the loss is of, bool `[B, T]`."""
+        return batch["target"].ne(self._padding) if self._with_tag else self._is_text(batch)
+
+    @property
+    def _padding(self) -> int:
+        return int(self._criterion.padding_idx)
 
 
 def measured_rows(

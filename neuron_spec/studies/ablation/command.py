@@ -18,6 +18,7 @@ from neuron_spec.arguments import (
     add_allow_other_checkpoint,
     add_device,
     add_model_and_text,
+    add_tag,
     real_number,
     whole_number,
 )
@@ -61,12 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random neurons and tests")
     add_allow_other_checkpoint(parser)
+    add_tag(parser)
     add_device(parser, precision="")
 
 
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from neuron_spec.arguments import LOSS_OF
     from neuron_spec.artifacts import hash_file, hash_state, signature
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.profiling import DTYPES
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     names = {name for d in asked.directions for name in (str(d), d.source, d.target)}
     chosen = {owner: neurons for owner, neurons in chosen.items() if owner in names}
     ablations = {"intact": {}, **chosen, **measure.draw_random(chosen, args.random_draws, args.seed)}
-    parameters = {**asked.parameters, "dtype": args.dtype}
+    parameters = {**asked.parameters, "loss": LOSS_OF[args.tag], "dtype": args.dtype}
 
     def sign(neurons: Neurons) -> dict[str, Any]:
         inputs = {**asked.inputs, "switched off": hash_state(neurons)}
@@ -112,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
             measure.Ablator,
             subset=args.gen_subset,
             dictionary_sha256=masks.metadata.get("dictionary_sha256"),
+            with_tag=args.tag == "kept",
             max_tokens=args.max_tokens,
             dtype=DTYPES[args.dtype],
             cpu=args.cpu,

@@ -13,7 +13,15 @@ import torch
 from neuron_spec.languages import family_of
 from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table
-from neuron_spec.pages.study_page import FAMILY_HEADER, FAMILY_P, StudyPage, family_cells, p_of, reasons_of
+from neuron_spec.pages.study_page import (
+    FAMILY_HEADER,
+    FAMILY_P,
+    StudyPage,
+    family_cells,
+    loss_said,
+    p_of,
+    reasons_of,
+)
 from neuron_spec.pages.tables import Cell, csv_text, signed
 
 if TYPE_CHECKING:  # a report starts without fairseq
@@ -22,7 +30,7 @@ if TYPE_CHECKING:  # a report starts without fairseq
 
 _ABOUT = (
     "What a direction loses when the neurons of each set in turn emit nothing, for all directions alike: the rise of "
-    "its loss, in nats per target token. If the sets are functional, a direction loses most by its own.",
+    "its loss, in nats per token. If the sets are functional, a direction loses most by its own.",
     "*Own*, *others*: mean rise of the loss without a direction's own neurons, and without those of another direction "
     "of the group; *own is largest*: for how many directions all other sets of the group cost less. p: the share of all "
     "ways to deal the group's sets out, or of random ones, that cost at least as much as the true one; one-sided, and "
@@ -95,6 +103,7 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
     header = ("evaluated", "directions", "own", "others", "random", "own is largest", "p", "remaining sets")
     blocks: list[Block] = [
         Paragraph(text),
+        loss_said(content["signature"]),
         Table((*header, "intact loss"), rows),
         *reasons_of(groups),
         *pictures.values(),

@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=20, metavar="N", help="updates, for any shots (default %(default)s)"
     )
     parser.add_argument(
-        "--lr", type=float, required=True, metavar="X", help="learning rate, for the mean loss per token"
+        "--lr",
+        type=float,
+        required=True,
+        metavar="X",
+        help="learning rate, for the mean loss per token of the text",
     )
     parser.add_argument(
         "--optimizer", choices=("sgd", "adam"), default="sgd", help="of the updates (default %(default)s)"

@@ -3,8 +3,9 @@
 For each direction and number of shots, a copy of the model takes a few updates on that many sentences and translates
 the test set, as in the meta-test of Langedijk et al. (ACL 2022), there for parsing. Ours: the sentences are the first
 of a random order drawn once per direction, so that fewer shots are part of more; every number of shots gets as many
-updates, each on one batch, going through the batches again and again; 0 shots is the model as it is. A specialized
-model has no masks for a new language: its directions may borrow those of a relative (ours too).
+updates, each on one batch, going through the batches again and again; 0 shots is the model as it is. Updates are by
+the loss of the text, with the label smoothing of the model's own training: the language token, which translating is
+given, would be most of what a new language has to learn in a few updates. A specialized model has no masks for a new language: its directions may borrow those of a relative (ours too).
 
     OUTPUT/qa-en/20/          an evaluation, complete when its scores are there
     OUTPUT/all/20/            those of all directions as one, for neuron-spec compare
@@ -41,6 +42,7 @@ from neuron_spec.backends.fairseq.batches import cut
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
 from neuron_spec.backends.fairseq.generation import Translator
+from neuron_spec.criterions.label_smoothed_cross_entropy_text import TextCriterion
 from neuron_spec.directions import Direction
 from neuron_spec.errors import CorpusError, DirectionError, NeuronSpecError
 from neuron_spec.scoring.endpoints import OF_TEXTS
@@ -66,7 +68,7 @@ class Updates:
 
     Attributes:
         steps: updates, each on one batch.
-        rate: the learning rate, constant, for the mean loss per token.
+        rate: the learning rate, constant, for the mean loss per token of the text.
         optimizer: plain ``sgd``, as the inner steps of meta-learning are, or ``adam``.
         max_tokens: of a batch.
         seed: of the order of the sentences, and of dropout.
@@ -157,7 +159,8 @@ class Adaptation:
         task = self._task(directions[0])
         models, trained_cfg = checkpoint_utils.load_model_ensemble([str(path)], task=task)
         self._model = models[0].to(self._device).train()
-        self._criterion = task.build_criterion(trained_cfg.criterion)
+        smoothing = getattr(trained_cfg.criterion, "label_smoothing", None) or 0.0
+        self._criterion = TextCriterion(task, False, smoothing, loss_without_tag=True).to(self._device)
         for direction, lender in self.lenders.items():
             for model in (self._model, *self._translator.models):
                 model.borrow(direction, lender, trained.langs)
@@ -227,7 +230,7 @@ class Adaptation:
             total, size, _ = self._criterion(self._model, batch)
             (total / size).backward()
             optimizer.step()
-            losses.append(float(total.detach()) / size)
+            losses.append(float(total.detach() / size))
         optimizer.zero_grad()
         return losses
 
@@ -273,6 +276,7 @@ class Adaptation:
                 "direction": str(direction),
                 "shots": shots,
                 **asdict(self.updates),
+                "loss": "text",
                 "subset": self.test.subset,
                 "fairseq_flags": self._flags,
                 # Of all directions: --missing-direction compose may take one's for another.
@@ -285,6 +289,7 @@ class Adaptation:
             **({"command": command} if (command := command_line()) else {}),
             "checkpoint_sha256": self._inputs["checkpoint"],
             "updates": asdict(self.updates),
+            "loss": "text",
             "subset": self.test.subset,
             "fairseq_flags": self._flags,
             "references": "raw" if self.test.texts else "data-bin",

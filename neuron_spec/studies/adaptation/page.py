@@ -56,6 +56,8 @@ def write_adaptation(output: Path, signatures: Sequence[str]) -> Path:
     notes = [
         f"{updates['steps']} updates of {updates['optimizer']} at rate {updates['rate']:g}, each on a batch of up to "
         f"{updates['max_tokens']} tokens, seed {updates['seed']}.",
+        "Updates are by the loss of the text"
+        + (", without the language token." if content.get("loss") == "text" else " and its language token."),
         "One draw of sentences for each direction: another seed gives other scores, the more so the fewer the shots.",
         f"In the model's own training: {', '.join(known) or 'none of these directions'}.",
         f"All directions as one evaluation, for `neuron-spec compare`: `{ALL}/` and the number of shots.",

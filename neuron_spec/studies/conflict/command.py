@@ -20,6 +20,7 @@ from neuron_spec.arguments import (
     add_masks_run_through,
     add_model_and_text,
     add_sentences,
+    add_tag,
     real_number,
 )
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_masks_run_through(parser)
     add_device(parser)
     add_sentences(parser)
+    add_tag(parser, both=True)
     parser.add_argument(
         "--gradient-space",
         type=real_number(lambda value: 0 < value < math.inf, "a positive number"),
@@ -43,12 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from neuron_spec.arguments import LOSS_OF
     from neuron_spec.artifacts import signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
     from neuron_spec.backends.fairseq.checkpoints import differing_token_flags
     from neuron_spec.errors import ModelError, NeuronSpecError
     from neuron_spec.studies.conflict.measure import Cell, Conflict, Gradients, gradient_products
-    from neuron_spec.studies.conflict.page import PAGE, write_conflict
+    from neuron_spec.studies.conflict.page import PAGE, WITH_TAG, write_conflict
 
     # Where files share a name, their folders tell them apart.
     names = [path.stem for path in args.path]
@@ -74,12 +77,16 @@ def run(args: argparse.Namespace) -> None:
             )
     parameters = {**first.parameters, "sentences": args.sentences or "all"}
 
-    def conflict(name: str, asked: AskedThroughMasks) -> Conflict:
+    def conflict(name: str, asked: AskedThroughMasks, loss: str) -> Conflict:
+        def load() -> Gradients:
+            model = asked.load_through_masks(args, with_tag=loss == LOSS_OF["kept"])
+            return Gradients(model, args.gen_subset, args.sentences)
+
         products, metadata = gradient_products(
             args.output / "products" / name,
             asked.names,
-            signature("gradient products", inputs=asked.inputs, parameters=parameters),
-            lambda: Gradients(asked.load_through_masks(args), args.gen_subset, args.sentences),
+            signature("gradient products", inputs=asked.inputs, parameters={**parameters, "loss": loss}),
+            load,
             gibibytes=args.gradient_space,
             description=name,
         )
@@ -87,7 +94,13 @@ def run(args: argparse.Namespace) -> None:
         return Conflict(products, torch.tensor(metadata["tokens"]), sizes)
 
     def write() -> None:
-        conflicts = {name: conflict(name, asked) for name, asked in checkpoints.items()}
+        conflicts = {}
+        for name, asked in checkpoints.items():
+            if args.tag == "both":
+                conflicts[name] = conflict(name, asked, LOSS_OF["left-out"])
+                conflicts[name + WITH_TAG] = conflict(name + WITH_TAG, asked, LOSS_OF["kept"])
+            else:
+                conflicts[name] = conflict(name, asked, LOSS_OF[args.tag])
         write_conflict(args.output, first.pairs, conflicts, whole, seed=args.seed)
 
     whole = signature(
@@ -97,6 +110,6 @@ def run(args: argparse.Namespace) -> None:
             for name, asked in checkpoints.items()
             for what, value in asked.inputs.items()
         },
-        parameters={**parameters, **first.reported(args.seed)},
+        parameters={**parameters, "loss": LOSS_OF[args.tag], **first.reported(args.seed)},
     )
     PAGE.make(args.output, whole, write)

@@ -10,14 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from neuron_spec.neurons.pairs import Compared, plain_values
 from neuron_spec.pages.heatmap import direction_maps, layer_grids
 from neuron_spec.pages.page import Block, Picture, Section, Table, not_computed
-from neuron_spec.pages.study_page import FAMILY_HEADER, FAMILY_P, StudyPage, family_cells, overlap_tests
+from neuron_spec.pages.study_page import (
+    FAMILY_HEADER,
+    FAMILY_P,
+    StudyPage,
+    family_cells,
+    loss_said,
+    overlap_tests,
+)
+from neuron_spec.pages.style import MUTED, legend_above, look, new_figure, plain_axis
 from neuron_spec.pages.tables import Cell, csv_text, percent, signed
 from neuron_spec.studies.conflict import measure
 
+WITH_TAG = ", with the tag"  # behind the name of a checkpoint whose loss is of the language token too
 _ABOUT = (
     "The cosine of two directions' gradients of their mean losses: below 0, a step for one raises the loss of the other. "
     "Teacher-forced, without dropout and label smoothing.",
@@ -71,6 +81,8 @@ def write_conflict(
         panels=len(compared.pairs()),  # a line per checkpoint
     )
     figures = {"conflict": matrix, "conflict-layers": grid}
+    if both := _both_ways(checkpoints):
+        figures["conflict-tag"] = tag_figure(both)
     PAGE.write(folder, {"checkpoints": checkpoints}, made, figures, conflict_csv(compared, conflicts))
 
 
@@ -83,6 +95,82 @@ def _grid(groups: Mapping[str, Any], kind: str) -> dict[tuple[str, str], float |
         for cell, mean in means.items()
         if cell.part == part and (cell.layer is not None or part == "embeddings")
     }
+
+
+Groups = Mapping[str, Mapping[str, Any]]
+"""Group of parameters -> its ``kinds``, as `measure.summarize_conflict` has them."""
+
+
+def _both_ways(checkpoints: Mapping[str, Any]) -> dict[str, tuple[Groups, Groups]]:
+    """Name of a checkpoint -> its groups of parameters without the tag in the loss, and with it; no single layers."""
+
+    def groups(name: str) -> Groups:
+        return {group: of for group, of in checkpoints[name]["groups"].items() if ".layers." not in group}
+
+    both = [name for name in checkpoints if name + WITH_TAG in checkpoints]
+    return {name: (groups(name), groups(name + WITH_TAG)) for name in both}
+
+
+def tag_figure(checkpoints: Mapping[str, tuple[Groups, Groups]]) -> Figure:
+    """Per group of parameters the mean cosine and the share of pairs in conflict, without the tag and with it.
+
+    Args:
+        checkpoints: name -> groups without and with it; a row of panels each.
+    """
+    first = next(iter(checkpoints.values()))[0]
+    kinds = [*first[measure.ALL]["kinds"]]
+    values = {"mean": ("mean cosine", 1), "conflict_fraction": ("pairs in conflict (%)", 100)}
+    panels = [(kind, value) for kind in kinds for value in values]
+    figure = new_figure(1.9 + 1.9 * len(panels), 1.1 + (0.6 + 0.22 * len(first)) * len(checkpoints))
+    grid = figure.subplots(len(checkpoints), len(panels), sharey=True, squeeze=False)
+    looks = {
+        "text": look(0, linestyle="none"),
+        "with the language tag": look(1, linestyle="none", markerfacecolor="none", markersize=7),
+    }
+    for axes, (name, ways) in zip(grid, checkpoints.items(), strict=True):
+        for ax, (kind, value) in zip(axes, panels, strict=True):
+            label, factor = values[value]
+            plain_axis(ax, grid="x", title=kind, x=label)
+            if value == "mean":
+                ax.axvline(0, color=MUTED, linewidth=0.9, zorder=1)
+            else:
+                ax.set_xlim(-4, 104)
+            for groups, how in zip(ways, looks.values(), strict=True):
+                known = [(y, groups[group]["kinds"][kind][value]) for y, group in enumerate(first)]
+                places = [(factor * number, y) for y, number in known if number is not None]
+                ax.plot(*zip(*places, strict=True), **how, zorder=3) if places else None
+        axes[0].set_yticks(range(len(first)), list(first))
+        axes[0].set_ylim(len(first) - 0.4, -0.6)
+        axes[0].set_ylabel(name if len(checkpoints) > 1 else "")
+    legend_above(
+        figure, "Gradients of pairs of directions, with and without the language tag in the loss", looks
+    )
+    return figure
+
+
+def _tag_table(ways: tuple[Groups, Groups]) -> Table:
+    """A row per group of parameters and kind of pairs."""
+    rows: list[list[Cell]] = []
+    for group in ways[0]:
+        for kind in ways[0][group]["kinds"]:
+            text, with_tag = (groups[group]["kinds"][kind] for groups in ways)
+            numbers = (
+                [of["mean"] for of in (text, with_tag)],
+                [of["conflict_fraction"] for of in (text, with_tag)],
+            )
+            rows.append([group, kind, text["pairs"], *map(signed, numbers[0]), *map(percent, numbers[1])])
+    return Table(
+        (
+            "group",
+            "pairs",
+            "number",
+            "cosine, text",
+            "cosine, with the tag",
+            "in conflict, text",
+            "in conflict, with the tag",
+        ),
+        rows,
+    )
 
 
 def conflict_csv(compared: Compared, conflicts: Mapping[str, measure.Conflict]) -> str:
@@ -121,7 +209,15 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
         del groups[measure.ALL]
         inner: list[Block] = [_table("group", groups), *not_computed(reasons)]
         details.append(Section(name, inner, overlap_tests(one["overlap"], "cosine"), is_folded=True))
-    return Section("", [overall, *pictures.values()], details)
+    both = _both_ways(checkpoints)
+    sides = [
+        Section(
+            f"With and without the language tag{f', {name}' if len(both) > 1 else ''}", [_tag_table(ways)]
+        )
+        for name, ways in both.items()
+    ]
+    blocks: list[Block] = [loss_said(content["signature"]), overall, *pictures.values()]
+    return Section("", blocks, [*sides, *details])
 
 
 def _table(what: str, groups: Mapping[str, Any]) -> Table:
@@ -159,6 +255,7 @@ PAGE = StudyPage(
     captions={
         "conflict": "Cosine of the gradients of all pairs",
         "conflict-layers": "Mean cosine by layer and part",
+        "conflict-tag": "Pairs of directions with and without the language tag in the loss, by group of parameters",
     },
 )
 section = PAGE.section

@@ -123,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
         parameters = {
             **vars(rules),
             "subset": args.gen_subset,
+            "loss": "text",
             "sentences": args.sentences or "all",
             "directions": [str(direction) for direction in some],
             "dropped_neurons": args.dropped_neurons or "as trained",

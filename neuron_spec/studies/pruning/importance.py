@@ -39,12 +39,12 @@ _TOKENS = "tokens"
 
 @dataclass
 class Importance(ByDirection):
-    """Sums of |dL/dxi| over sentences, L in nats summed over a sentence's target tokens.
+    """Sums of |dL/dxi| over sentences, L in nats summed over the text of a sentence's target, the language token left out.
 
     Attributes:
         directions: the N directions, naming the rows.
         sums: site (``encoder.layers.0``, ``encoder.layers.0.self_attn``) -> float64 ``[N, F]``.
-        tokens: int64 ``[N]``, the target tokens of the sentences.
+        tokens: int64 ``[N]``, how many tokens that text has.
         metadata: how they were made; its ``checkpoint_sha256`` says from which weights.
     """
 

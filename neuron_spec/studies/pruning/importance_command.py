@@ -1,5 +1,5 @@
 """Measure how much each attention head and FFN neuron matters to each direction: the mean absolute gradient of a
-sentence's loss with respect to the unit's mask (Michel, Levy and Neubig 2019).
+sentence's loss, without the language token, with respect to the unit's mask (Michel, Levy and Neubig 2019).
 
 One teacher-forced pass with its backward pass over the validation set, in single precision; a specialized
 checkpoint runs through its own masks.
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
         inputs=asked.inputs,
         parameters={
             **asked.parameters,
+            "loss": "text",
             "sentences": args.sentences or "all",
             "dropped_neurons": args.dropped_neurons or "as trained",
         },

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +331,8 @@ class _Pruning:
         if not rows:
             return {}
         self.meter.set_masks(NeuronMasks(self.directions, kept))
-        part = Text(self.text.tokens, [(row, batch) for row, batch in self.text.batches if row in rows])
+        batches = [(row, batch) for row, batch in self.text.batches if row in rows]
+        part = replace(self.text, batches=batches)
         with self._bar(rows, words) as bar:
             nats = self.meter.mean_losses(part, bar.update)
         return {row: nats[row] for row in rows}

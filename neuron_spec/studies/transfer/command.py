@@ -19,6 +19,7 @@ from neuron_spec.arguments import (
     add_device,
     add_masks_run_through,
     add_model_and_text,
+    add_tag,
     real_number,
     whole_number,
 )
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_text(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     add_masks_run_through(parser)
+    add_tag(parser)
     add_device(parser)
     parser.add_argument(
         "--lr",
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from neuron_spec.arguments import LOSS_OF
     from neuron_spec.artifacts import signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
     from neuron_spec.studies.transfer.measure import INTACT, Lookahead, Transfer, transfer_rows
@@ -68,15 +71,16 @@ def run(args: argparse.Namespace) -> None:
 
     asked = AskedThroughMasks.of(args, args.path, args.gen_subset, args.train_subset)
     inputs = {**asked.inputs, "training data": asked.data_sha256(args.train_subset)}
+    asked_of = {**asked.parameters, "loss": LOSS_OF[args.tag]}
     step = {name: getattr(args, name) for name in ("lr", "steps", "train_subset", "sentences")}
 
     def sign(name: str) -> dict[str, Any]:
         steps = {"step_on": "none"} if name == INTACT else {"step_on": name, **step}
-        return signature("transfer row", inputs=inputs, parameters={**asked.parameters, **steps})
+        return signature("transfer row", inputs=inputs, parameters={**asked_of, **steps})
 
     def load() -> Lookahead:
         given = {name: getattr(args, name) for name in ("train_subset", "gen_subset", "steps", "sentences")}
-        return Lookahead(asked.load_through_masks(args), **given)
+        return Lookahead(asked.load_through_masks(args, with_tag=args.tag == "kept"), **given)
 
     def write() -> None:
         rows = transfer_rows(args.output / "rows", asked.names, sign, load, args.lr)
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         transfer = Transfer(tokens, nats[0], nats[1:], rows[INTACT]["norm"])
         write_transfer(args.output, asked.pairs, transfer, whole, seed=args.seed)
 
-    parameters = {**asked.parameters, **step, **asked.reported(args.seed)}
+    parameters = {**asked_of, **step, **asked.reported(args.seed)}
     parameters["normalize_rows"] = args.normalize_rows
     whole = signature("transfer", inputs=inputs, parameters=parameters)
     PAGE.make(args.output, whole, write)

@@ -17,6 +17,7 @@ from neuron_spec.pages.study_page import (
     FAMILY_P,
     StudyPage,
     family_cells,
+    loss_said,
     overlap_tests,
     reasons_of,
 )
@@ -24,7 +25,7 @@ from neuron_spec.pages.tables import Cell, counted, csv_text, percent, signed
 from neuron_spec.studies.transfer.measure import Transfer, summarize_transfer
 
 _ABOUT = (
-    "How the validation loss of every direction changes, in nats per target token, when the model takes steps of gradient "
+    "How the validation loss of every direction changes, in nats per token, when the model takes steps of gradient "
     "descent on the training text of one: negative where that helps. The gradient is scaled to one length, so that "
     "directions are comparable. No dropout, no label smoothing.",
     "*Own*: change of the direction that was stepped on; *others*: of the others of the kind; *over own gain*: mean of "
@@ -86,6 +87,7 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
             f"{counted(steps, 'step')} on each direction, {lr:g} long, beside parameters of length "
             f"{content['parameter_norm']:.1f}."
         ),
+        loss_said(content["signature"]),
         Table(("pairs", "number", "own", "others", "over own gain", "harmed", *FAMILY_HEADER), rows),
         *reasons_of(families),
         *pictures.values(),
