@@ -155,7 +155,8 @@ class Adaptation:
         self._device = next(self._translator.models[0].parameters()).device
         # The translator's model is made for inference: this one learns.
         task = self._task(directions[0])
-        models, trained_cfg = checkpoint_utils.load_model_ensemble([str(path)], task=task)
+        overrides = self._translator.overrides
+        models, trained_cfg = checkpoint_utils.load_model_ensemble([str(path)], overrides, task)
         self._model = models[0].to(self._device).train()
         self._criterion = task.build_criterion(trained_cfg.criterion)
         for direction, lender in self.lenders.items():
