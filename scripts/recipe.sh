@@ -4,10 +4,10 @@
 # text is), parameters_millions, corpus_gb, the functions full_size and smoke_size, and then call recipe.
 
 checkpoint=checkpoint_best.pt
-gpus='' nodes=1 slurm='' submit=false data=() reporting=()
+gpus='' nodes=1 average='' slurm='' submit=false data=() reporting=()
 
 recipe() {
-  take_options "--seeds --gpus --nodes --slurm --submit --stop-after" "$@"
+  take_options "--seeds --gpus --nodes --average --slurm --submit --stop-after" "$@"
   check_options
   choose_size
   stop_in_time
@@ -24,6 +24,8 @@ check_options() {
   needs_seeds
   needs_number --nodes "$nodes"
   [[ -z $gpus ]] || needs_number --gpus "$gpus"
+  [[ -z $average ]] || needs_number --average "$average"
+  [[ $average != 1 ]] || refuse "--average: got '1', expected a whole number from 2"
   [[ $slurm =~ ^[[:alnum:]_.,-]*$ ]] || refuse "--slurm: got '$slurm', expected a partition's name"
   if [[ -z $slurm ]]; then
     ! $submit || refuse "--submit sends SLURM jobs: name the partition with --slurm"
@@ -63,6 +65,7 @@ choose_size() {
     pretraining=(--distributed-world-size $((gpus * nodes)) --log-format simple --log-interval 100)
     full_size
   fi
+  [[ -z $average ]] || pretraining+=(--keep-best-checkpoints "$average")
   continuing=("${pretraining[@]}")
 }
 
@@ -93,10 +96,10 @@ make_corpus() {
 }
 
 # Of a checkpoint 12 bytes a parameter were measured: weights, and Adam's two moments. A training has up to four at a
-# time: the best, the last, the newest inside an epoch, and the one being written.
+# time, beside those to be averaged: the best, the last, the newest inside an epoch, and the one being written.
 needs_disk() {
   local folder=$run free there=0 needed
-  needed=$((corpus_gb + parameters_millions * 12 * 4 * ${#systems[@]} * $(wc -w <<<"${seeds//,/ }") / 1000))
+  needed=$((corpus_gb + parameters_millions * 12 * (4 + ${average:-0}) * ${#systems[@]} * $(wc -w <<<"${seeds//,/ }") / 1000))
   [[ ! -d $run ]] || there=$(du -s -B1G "$run" | cut -f1)
   while [[ ! -e $folder ]]; do folder=$(dirname "$folder"); done
   free=$(df --output=avail -B1G "$folder" | tail -n 1)

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Sourced after pipeline.sh by experiments that compare, over seeds, a dense model and ways to go on from it: all
 # systems, and how each is trained. The experiments set seeds, run, data_bin, configs (a folder), checkpoint (which of
-# fairseq's a stage hands on) and the flags of stages: pretraining, profiling, continuing, evaluating; comparing and
-# among (flags that say which directions are trained) where the default will not do.
+# fairseq's a stage hands on) and the flags of stages: pretraining, profiling, continuing, evaluating; comparing, among
+# (flags that say which directions are trained) and average (evaluate the mean of so many best checkpoints) where the
+# default will not do.
 
 systems=(dense dense-continuation specialized matched-random)
 baselines=(adapters-pair adapters-family lass bilingual)
@@ -72,8 +73,13 @@ train_and_evaluate_bilingual() {
 # SEED SYSTEM
 evaluate() {
   [[ $2 != bilingual ]] || return 0 # as it is trained
-  stage scripts/60_evaluate.sh "$data_bin" "$run/seed-$1/$2/$checkpoint" "$run/seed-$1/evaluation/$2" \
-    "${evaluating[@]}"
+  local of=$run/seed-$1/$2 path
+  path=$of/$checkpoint
+  if [[ -n ${average-} ]]; then
+    path=$of/average-$average.pt
+    stage neuron-spec checkpoint average --inputs "$of" --num-best-checkpoints "$average" --output "$path"
+  fi
+  stage scripts/60_evaluate.sh "$data_bin" "$path" "$run/seed-$1/evaluation/$2" "${evaluating[@]}"
 }
 
 # SEED

@@ -89,6 +89,9 @@ class Workshop:
         arch = arch or "neuron_spec_transformer_tiny"
         given = [str(self.data_bin), "--task", task, "--arch", arch, "--langs", ",".join(LANGS)]
         given += ["--lang-pairs", LANG_PAIRS, *_SHAPE, *_COMMON, *flags]
+        # Most tests look at masks on random weights.
+        is_random = "--finetune-from-model" not in flags and {"--neuron-masks", "--weight-masks"} & {*flags}
+        given += ["--masks-on-random-weights"] * bool(is_random)
         args = options.parse_args_and_arch(options.get_training_parser(), input_args=given)
         return convert_namespace_to_omegaconf(args)
 

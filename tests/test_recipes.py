@@ -175,6 +175,25 @@ def test_all_systems_of_a_seed_start_from_its_dense_model_and_are_trained_alike(
     assert found[-1] == f"scripts/70_report.sh R{published[corpus]}"
 
 
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_the_mean_of_the_best_checkpoints_is_evaluated_where_it_is_asked_for(corpus: str) -> None:
+    plain = commands(corpus, "--gpus", 4, "--run", "R")
+    assert not any("average" in line or "--keep-best-checkpoints" in line for line in plain)
+    found = commands(corpus, "--gpus", 4, "--run", "R", "--average", 5)
+    trained = [line for line in found if "20_pretrain" in line or "50_specialize" in line]
+    assert all("--keep-best-checkpoints 5" in line for line in trained)
+    averages = {line for line in found if "neuron-spec checkpoint average" in line}
+    for at, line in enumerate(found):
+        if "60_evaluate" in line:
+            (path,) = re.findall(r"R/seed-\d+/[a-z-]+/average-5\.pt", line)
+            folder = path.rpartition("/")[0]
+            assert found[at - 1] == (
+                f"neuron-spec checkpoint average --inputs {folder} --num-best-checkpoints 5 --output {path}"
+            )
+    assert len(averages) == len([line for line in found if "60_evaluate" in line]) == 4
+    assert "expected a whole number" in recipe(corpus, *CORPORA[corpus], "--average", 1, status=2).stderr
+
+
 def test_a_downloaded_data_bin_is_scored_against_its_own_targets() -> None:
     evaluations = [line for line in commands("ec30", "--gpus", 4) if "60_evaluate" in line]
     assert all("--references data-bin --official-scoring" in line for line in evaluations)

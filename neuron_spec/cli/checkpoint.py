@@ -1,6 +1,7 @@
-"""Make a checkpoint small enough to ship, or check that a shipped one fits a corpus.
+"""Average checkpoints, make one small enough to ship, or check that a shipped one fits a corpus.
 
 examples:
+  neuron-spec checkpoint average --inputs RUN --num-update-checkpoints 5 --output averaged.pt
   neuron-spec checkpoint shrink --path RUN/checkpoint_last.pt --corpus CORPUS --output dense.pt
   neuron-spec checkpoint check dense.json --corpus CORPUS
 """
@@ -10,6 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuron_spec.arguments import whole_number
+from neuron_spec.errors import NeuronSpecError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
@@ -18,6 +22,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--path", type=Path, required=True, metavar="FILE", help="a checkpoint of fairseq-train"
     )
     shrink.add_argument("--output", type=Path, required=True, metavar="FILE")
+    average = actions.add_parser(
+        "average",
+        help="the mean of several checkpoints' weights, as fairseq's script makes it; masks are kept",
+    )
+    average.add_argument(
+        "--inputs",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="checkpoints of one training, or its folder; flags are the first's, or the last of the folder's",
+    )
+    average.add_argument("--output", type=Path, required=True, metavar="FILE")
+    number = average.add_mutually_exclusive_group()
+    number.add_argument(
+        "--num-epoch-checkpoints", type=whole_number(2), metavar="N", help="of a folder, the last N of epochs"
+    )
+    number.add_argument(
+        "--num-update-checkpoints",
+        type=whole_number(2),
+        metavar="N",
+        help="of a folder, the last N inside epochs",
+    )
+    number.add_argument(
+        "--num-best-checkpoints",
+        type=whole_number(2),
+        metavar="N",
+        help="of a folder, the best N on validation (fairseq-train --keep-best-checkpoints N)",
+    )
+    average.add_argument(
+        "--checkpoint-upper-bound",
+        type=whole_number(1),
+        metavar="N",
+        help="no epoch, or update, after this one",
+    )
     check = actions.add_parser(
         "check", help="is a shipped checkpoint whole, and this corpus the one it knows?"
     )
@@ -29,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.action == "average":
+        _average(args)
+        return
     from neuron_spec.backends.fairseq import shipping
 
     if args.action == "shrink":
@@ -37,3 +79,23 @@ def run(args: argparse.Namespace) -> None:
     else:
         shipping.check(args.signature, args.corpus)
         print(args.signature.with_suffix(".pt"))
+
+
+def _average(args: argparse.Namespace) -> None:
+    numbers = {kind: getattr(args, f"num_{kind}_checkpoints") for kind in ("epoch", "update", "best")}
+    kind = next((kind for kind, number in numbers.items() if number), None)
+    is_folder = len(args.inputs) == 1 and args.inputs[0].is_dir()
+    if is_folder != bool(kind) or (args.checkpoint_upper_bound and kind in (None, "best")):
+        raise NeuronSpecError(
+            "which checkpoints are to be averaged?",
+            got=", ".join(map(str, args.inputs)),
+            expected="files, or one folder with --num-epoch-checkpoints N or --num-update-checkpoints N, either with "
+            "or without --checkpoint-upper-bound, or --num-best-checkpoints N",
+        )
+    from neuron_spec.backends.fairseq.averaging import average, chosen_checkpoints
+
+    paths = args.inputs
+    if kind:
+        paths = chosen_checkpoints(paths[0], numbers[kind], kind, args.checkpoint_upper_bound)
+    average(paths, args.output)
+    print(args.output)

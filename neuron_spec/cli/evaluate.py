@@ -1,7 +1,8 @@
 """Translate and score all directions of a checkpoint with one model load, or score existing logs of
 fairseq-generate. BLEU and chrF++ by sacreBLEU, with signatures; off-target and empty rates.
 
-Raw references are scored by default. Flags of fairseq-generate, such as --lenpen, may follow after --.
+Raw references are scored by default. Flags of fairseq-generate, such as --lenpen, may follow after --: each is heeded
+or refused, and --seed (1 unless given) is set anew for each direction, so that sampling can be repeated.
 
 examples:
   neuron-spec evaluate DATA_BIN --path checkpoint.pt --output evaluation
@@ -150,10 +151,12 @@ def _score_logs(args: argparse.Namespace) -> None:
 
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.asked import Asked
+    from neuron_spec.backends.fairseq.generation import require_heeded
     from neuron_spec.corpora.build import card_of, raw_texts
     from neuron_spec.scoring.evaluation import evaluate, is_evaluated
     from neuron_spec.scoring.metrics import Outputs
 
+    require_heeded(args.fairseq_flags)
     asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
     directions = asked.directions
     raw = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}

@@ -17,8 +17,15 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
-from neuron_spec.backends.fairseq.checkpoints import differing_token_flags, flag_name, require_trainable
+from neuron_spec.backends.fairseq.checkpoints import (
+    flag_name,
+    require_same_tokens,
+    require_trainable,
+    starts_of,
+)
 from neuron_spec.backends.fairseq.data_bin import check_data_bin
+from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, languages_of
+from neuron_spec.backends.fairseq.logged import require_logged
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.languages import require_fairseq_codes
@@ -61,6 +68,12 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
             action="store_true",
             help="accept masks that were profiled on another checkpoint than training starts from",
         )
+        parser.add_argument(
+            "--masks-on-random-weights",
+            action="store_true",
+            help="train from random weights through masks; without it, masks need a checkpoint to start from, "
+            "also masks that do not say what they were made from",
+        )
 
     def __init__(self, args: argparse.Namespace, langs: list[str], dicts: Any, training: bool) -> None:
         for flag in ("enable_lang_ids", "lang_tok_replacing_bos_eos"):
@@ -88,6 +101,9 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         codes = [code for of in named for code in (of.source, of.target)]
         one = [code for code in (args.source_lang, args.target_lang) if code]
         require_fairseq_codes(dict.fromkeys([*(args.langs or ()), *codes, *one]))
+        require_same_tokens(args)
+        # Resolved, so that the checkpoints of a training know their languages without a file.
+        args.langs, args.lang_dict = languages_of(vars(args)), None
         return super().setup_task(args, **kwargs)
 
     @property
@@ -103,13 +119,11 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         super().load_dataset(split, epoch, combine, **kwargs)
 
     def build_model(self, args: argparse.Namespace, from_checkpoint: bool = False) -> NeuronSpecTransformer:
-        if from_checkpoint and (differ := differing_token_flags(args, self.args)):
-            raise ModelError(
-                "language flags differ from those the model was trained with",
-                got="; ".join(f"{flag} {now}" for flag, (_, now) in differ.items()),
-                expected="; ".join(f"{flag} {trained}" for flag, (trained, _) in differ.items()),
-                mend="give the flags of training: direction ids and language tokens follow from them",
-            )
+        if from_checkpoint and getattr(args, "lang_pairs", None):
+            near = next(iter(starts_of(self.args)), None)
+            LanguageTokens.of(self.args).require(LanguageTokens.of(args, near), where=near)
+        if not from_checkpoint:
+            args.langs, args.lang_dict = list(self.langs), None  # for checkpoints, as in setup_task
         if ARCH_MODEL_REGISTRY.get(args.arch) is TransformerModel:
             # A plain transformer, as stock fairseq trains it: the same model, able to take masks.
             model = NeuronSpecTransformer.build_model(args, self)
@@ -133,8 +147,15 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
                 raise ModelError(
                     "the mask file holds sets of another kind", where=path, got=sets, expected=wanted
                 )
-            vocabulary = {"langs": self.langs, "symbols": self.source_dictionary.symbols}
-            require_trainable(masks, self.args, directions=self.directions, **vocabulary, where=path)
+            require_trainable(
+                masks,
+                self.args,
+                directions=self.directions,
+                langs=self.langs,
+                symbols=self.source_dictionary.symbols,
+                where=path,
+                is_loading=from_checkpoint,
+            )
             masks.require_fit(model.sites(), where=path)
             needed = masks.metadata.get("dropped_neurons")
             if needed not in (None, *(fc1.dropped_neurons for fc1 in model.ffn_layers().values())):
@@ -146,6 +167,11 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
                 )
             model.set_masks(masks, self.langs)
         return model
+
+    def build_criterion(self, args: Any, *rest: Any) -> Any:
+        criterion = super().build_criterion(args, *rest)
+        require_logged(criterion, self.args)
+        return criterion
 
     def build_dataset_for_inference(self, *args: Any, **kwargs: Any) -> Any:
         self._require_one_direction()

@@ -12,6 +12,8 @@
 #     --seeds N,N,...        each seed has its own dense model, sets and continuations (default 222, the official code's)
 #     --gpus N               GPUs that train together on a node (default: all that torch sees); any number that divides
 #                            the config's tokens-per-update gives updates of the same size
+#     --average N            evaluate the mean of each training's N best checkpoints (default: its best one; the papers do
+#                            not say)
 #     --run DIR              where everything goes (default runs/ec30, or runs/ec30-smoke)
 #     --stop-after MINUTES   stop then; the same command goes on, training from where it last saved
 #     --slurm PARTITION      write a SLURM job for each step, and a script that submits them in order

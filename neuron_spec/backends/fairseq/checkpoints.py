@@ -7,20 +7,22 @@ import os
 import pickle
 import zipfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq import utils
 
 from neuron_spec.artifacts import hash_state, hash_text, require_file
 from neuron_spec.backends.fairseq import compat as compat
+from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, languages_of
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.by_direction import Masks
 
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
-# Flags that must be the same wherever a model is used, or it reads and writes other language tokens.
-_TOKEN_FLAGS = ("langs", "encoder_langtok", "decoder_langtok", "lang_tok_style")
+_LAST = "checkpoint_last.pt"  # from which fairseq resumes, unless --restore-file names another
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -43,11 +45,16 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             expected="a complete checkpoint written by fairseq-train",
             mend="the file is damaged, cut short, or of another kind: copy or train it again",
         ) from error
-    if not isinstance(state, dict) or not {"model", "cfg"} <= state.keys():
+    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
         raise ArtifactError(
             "not a fairseq checkpoint", where=path, expected="weights and configuration of fairseq-train"
         )
     return state
+
+
+def _task_values(state: dict[str, Any]) -> dict[str, Any]:
+    args = state["cfg"]["task"] if state.get("cfg") else state["args"]
+    return dict(args) if isinstance(args, dict) else dict(vars(args))
 
 
 def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace:
@@ -56,8 +63,7 @@ def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace
     Raises:
         ArtifactError: if it was not trained by a multilingual translation task.
     """
-    args = state["cfg"]["task"]
-    values = dict(args) if isinstance(args, dict) else vars(args)
+    values = _task_values(state)
     if not values.get("lang_pairs"):
         raise ArtifactError(
             "not a multilingual checkpoint",
@@ -67,12 +73,9 @@ def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace
         )
     pairs = values["lang_pairs"]
     values["lang_pairs"] = pairs.split(",") if isinstance(pairs, str) else list(pairs)
-    if not values.get("langs") and values.get("lang_dict"):
-        text = require_file(values["lang_dict"], "the checkpoint's --lang-dict").read_text(encoding="utf-8")
-        values["langs"] = text.split()
-    if not values.get("langs"):
-        # What fairseq does without --langs.
-        values["langs"] = sorted({lang for pair in values["lang_pairs"] for lang in pair.split("-")})
+    values["langs"] = languages_of(values, where if isinstance(where, str | os.PathLike) else None)
+    # They are read: whoever goes on with these flags needs no file.
+    values["lang_dict"] = None
     return argparse.Namespace(**values)
 
 
@@ -83,17 +86,52 @@ def flag_name(name: str) -> str:
 
 def token_flags(args: argparse.Namespace) -> list[str]:
     """The command-line flags that make other commands use the same language tokens."""
-    flags = ["--langs", ",".join(args.langs)]
-    for name in (*_TOKEN_FLAGS[1:], "max_source_positions", "max_target_positions"):
+    flags = [word for name, value in LanguageTokens.of(args).flags.items() for word in (name, *value)]
+    for name in ("max_source_positions", "max_target_positions"):
         if value := getattr(args, name, None):
-            flags += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+            flags += [flag_name(name), str(value)]
     return flags
 
 
-def differing_token_flags(trained: argparse.Namespace, now: argparse.Namespace) -> dict[str, tuple[Any, Any]]:
-    """Flag -> (in training, now), where language tokens would differ."""
-    values = {name: (getattr(trained, name, None), getattr(now, name, None)) for name in _TOKEN_FLAGS}
-    return {flag_name(name): both for name, both in values.items() if both[0] and both[0] != both[1]}
+def starts_of(args: argparse.Namespace) -> list[Path]:
+    """The checkpoints whose weights a run loads, as fairseq finds them; empty where a training starts from random ones.
+
+    Args:
+        args: of a task; ``path`` is a command's that loads a model, the others are of training.
+    """
+    if path := getattr(args, "path", None):
+        starts = utils.split_paths(path)
+    elif args.restore_file != _LAST:
+        starts = [args.restore_file]
+    else:
+        last = Path(args.save_dir, _LAST)
+        begin = getattr(args, "continue_once", None) or args.finetune_from_model
+        starts = [last] if last.is_file() else [begin] if begin else []
+    return [Path(start) for start in starts if os.path.isfile(start)]
+
+
+def require_same_tokens(args: argparse.Namespace) -> None:
+    """That a run has the languages and language tokens of every checkpoint that it loads.
+
+    A checkpoint of another task than multilingual translation does not say what its tokens are, and is let pass.
+
+    Args:
+        args: of a task.
+
+    Raises:
+        ArtifactError: if a checkpoint is damaged, or its ``--lang-dict`` is missing.
+        ModelError: if they differ.
+    """
+    now = LanguageTokens.of(args)
+    for path in starts_of(args):
+        if (trained := _tokens_of(path, path.stat().st_mtime_ns)) is not None:
+            now.require(trained, where=path)
+
+
+@cache  # a task is set up for every direction
+def _tokens_of(path: Path, changed: int) -> LanguageTokens | None:
+    values = _task_values(read_checkpoint(path))
+    return LanguageTokens.of(values, path) if values.get("lang_pairs") else None
 
 
 def is_specialized(state: dict[str, Any]) -> bool:
@@ -124,15 +162,19 @@ def require_trainable(
     langs: Sequence[str],
     symbols: Sequence[str],
     where: object,
+    is_loading: bool = False,
 ) -> None:
-    """That a training can run through masks: of its dictionary and directions, and made for where it starts from.
+    """That a run can go through masks: of its dictionary and directions, and made for where it starts from.
 
-    What the masks do not say of themselves, or ``--allow-other-checkpoint`` allows, will do.
+    What the masks do not say of themselves, or ``--allow-other-checkpoint`` allows, will do. Weights that were not
+    trained are no start, for masks that do not say what they were made from either, unless
+    ``--masks-on-random-weights`` asks for it.
 
     Args:
-        args: the training's; its start is in ``finetune_from_model``, ``restore_file`` or ``path``.
+        args: the task's.
         symbols: of the data-bin's dictionary, language tokens among them.
         where: the masks' file, for messages.
+        is_loading: the model is built for a checkpoint that is being loaded.
 
     Raises:
         ModelError: if it cannot.
@@ -148,20 +190,29 @@ def require_trainable(
         )
     if args.missing_direction == "error":
         masks.require_directions(directions, where=where)
+    starts = starts_of(args)
+    if not (starts or is_loading or args.masks_on_random_weights):
+        raise ModelError(
+            f"the {masks.kind} would go onto random weights: training starts from no checkpoint",
+            where=where,
+            got=f"--restore-file {args.restore_file} in --save-dir {args.save_dir} is not there, "
+            f"--finetune-from-model is {args.finetune_from_model}",
+            expected="the checkpoint that they were made from",
+            mend="give --finetune-from-model FILE, or, if random weights are meant, --masks-on-random-weights",
+        )
     made_for = masks.metadata.get("checkpoint_sha256")
     if made_for is None or args.allow_other_checkpoint:
         return
-    for flag in ("finetune_from_model", "restore_file", "path"):
-        start = getattr(args, flag, None)
-        if not start or not os.path.isfile(start):
-            continue
+    if (dense := getattr(args, "finetune_from_model", None)) and os.path.isfile(dense):
+        starts.append(Path(dense))  # from where a training that is resumed began
+    for start in dict.fromkeys(starts):
         state = read_checkpoint(start)
         # A specialized checkpoint has moved on; that its masks are the same is checked on loading.
         if not is_specialized(state) and (weights := weights_sha256(state)) != made_for:
             raise ModelError(
                 f"the {masks.kind} {masks.origin} another checkpoint",
                 where=where,
-                got=f"weights {weights[:12]} in {flag_name(flag)} {start}",
+                got=f"weights {weights[:12]} in {start}",
                 expected=f"weights {made_for[:12]}",
                 mend="start from the checkpoint that they were made from, or pass --allow-other-checkpoint",
             )

@@ -17,6 +17,8 @@ from neuron_spec.directions import Direction
 
 def validate(flags: Sequence[str]) -> None:
     """Run ``fairseq-validate``."""
+    if "--langs" in flags and "--lang-dict" not in flags:
+        flags = [*flags, "--lang-dict", ""]  # else the checkpoint's own would count too
     # The command's module sets up logging on import, so only here.
     from fairseq_cli import validate as command
 

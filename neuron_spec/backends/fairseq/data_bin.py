@@ -124,6 +124,32 @@ def _check_complete(index_file: Path) -> None:
         )
 
 
+def joining_of(symbols: Sequence[str], where: object) -> str:
+    """How a dictionary's pieces are joined to words, by fairseq's name: ``sentencepiece`` or ``subword_nmt``.
+
+    SentencePiece marks the pieces that begin a word, subword-nmt those that do not end one. Ours: of one kind at least a
+    hundredth of the symbols are marked, and more than of the other; single marks are text.
+
+    Raises:
+        ArtifactError: if neither is so.
+    """
+    marked = {
+        "sentencepiece": sum(symbol.startswith("\u2581") for symbol in symbols),
+        "subword_nmt": sum(symbol.endswith("@@") for symbol in symbols),
+    }
+    (kind, most), (_, least) = sorted(marked.items(), key=lambda item: -item[1])
+    if most == least or most < len(symbols) / 100:
+        raise ArtifactError(
+            "the dictionary does not tell how its pieces are joined to words",
+            where=where,
+            got=f"of {len(symbols)} symbols {marked['sentencepiece']} begin with \u2581 and "
+            f"{marked['subword_nmt']} end with @@",
+            expected="pieces of SentencePiece or subword-nmt",
+            mend="if its symbols are words, say so: -- --post-process none; else name fairseq's --post-process",
+        )
+    return kind
+
+
 def data_sha256(data_bin: Path, split: str, directions: Sequence[Direction]) -> str:
     """Hash of the data files of a split."""
     return hash_text(*(f"{file.name} {hash_file(file)}" for file in files_of(data_bin, split, directions)))

@@ -2,23 +2,124 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from fairseq import checkpoint_utils, tasks, utils
-from fairseq.data import Dictionary
+from fairseq import checkpoint_utils, options, tasks, utils
+from fairseq.data import data_utils
 from tqdm import tqdm
 
 from neuron_spec.backends.fairseq.asked import Asked
 from neuron_spec.backends.fairseq.checkpoints import token_flags
 from neuron_spec.backends.fairseq.commands import generation_config
-from neuron_spec.backends.fairseq.data_bin import folder_with
+from neuron_spec.backends.fairseq.data_bin import folder_with, joining_of
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
+
+# Flags of fairseq-generate that translating heeds, by attribute, and those that our commands have themselves.
+OURS = {"beam", "max_tokens", "cpu"}
+HEEDED = {
+    *(
+        "max_len_a",
+        "max_len_b",
+        "min_len",
+        "match_source_len",
+        "unnormalized",
+        "lenpen",
+        "unkpen",
+        "temperature",
+    ),
+    *("no_repeat_ngram_size", "prefix_size", "sampling", "sampling_topk", "sampling_topp"),
+    *(
+        "diverse_beam_groups",
+        "diverse_beam_strength",
+        "diversity_rate",
+        "retain_dropout",
+        "retain_dropout_modules",
+    ),
+    *(
+        "seed",
+        "fp16",
+        "bf16",
+        "batch_size",
+        "skip_invalid_size_inputs_valid_test",
+        "post_process",
+        "model_overrides",
+    ),
+    *("max_source_positions", "max_target_positions", "truncate_source"),
+    *("neuron_masks", "neuron_sets", "missing_direction", "allow_other_checkpoint"),
+}
+_BEFORE = "the command has a flag for it: give it before the --"
+_ONE_BEST = "leave it out: the best hypothesis of each sentence is scored, and kept below hypotheses/"
+_LANGUAGES = "leave it out: language flags are read from the checkpoint"
+_BY_LOG = "run fairseq-generate with it, and score its log with neuron-spec evaluate --generate-output"
+_INSTEAD = {
+    **dict.fromkeys(OURS | {"path", "gen_subset", "lang_pairs"}, _BEFORE),
+    **dict.fromkeys(("source_lang", "target_lang"), "name directions with --lang-pairs before the --"),
+    **dict.fromkeys(("quiet", "nbest", "results_path", "print_alignment", "print_step"), _ONE_BEST),
+    **dict.fromkeys(
+        ("langs", "lang_dict", "encoder_langtok", "decoder_langtok", "lang_tok_style"), _LANGUAGES
+    ),
+    **dict.fromkeys(("langtoks", "langtoks_specs", "lang_tok_replacing_bos_eos"), _LANGUAGES),
+    **dict.fromkeys(
+        ("num_shards", "shard_id", "distributed_world_size", "distributed_rank"),
+        "share the work out by directions: --lang-pairs before the --, and an --output each",
+    ),
+    **dict.fromkeys(("sacrebleu", "scoring"), "leave it out: scores are sacreBLEU's"),
+    **dict.fromkeys(("lm_path", "lm_weight", "replace_unk", "bpe", "tokenizer"), _BY_LOG),
+    "constraints": "leave it out: fairseq's multilingual task has no constrained decoding",
+    "score_reference": "run fairseq-generate with it: it measures references, and translates nothing",
+    "task": "leave it out: the task is neuron_specialization",
+}
+
+
+def require_heeded(flags: Sequence[str], but: set[str] = OURS) -> None:
+    """That translating heeds each of these flags of ``fairseq-generate``.
+
+    Args:
+        but: attributes of flags that are refused, as the command that is called has them itself.
+
+    Raises:
+        ModelError: if it does not, or fairseq does not know one or its value.
+    """
+    # Some do something when they are parsed: print help and end, or run code.
+    named = {"help"} & {*("help" for flag in flags if flag in ("-h", "--help"))}
+    named |= {"user_dir"} & {*("user_dir" for flag in flags if flag.partition("=")[0] == "--user-dir")}
+    unknown: list[str] = []
+    if not named:
+        parser = options.get_generation_parser()
+        parser.error = _refuse
+        words = ["data", "--task", "neuron_specialization", "--lang-pairs", "a-b", *flags]
+        try:
+            options.parse_args_and_arch(parser, input_args=words, parse_known=True)
+        except ValueError as error:  # flags that exclude each other
+            _refuse(str(error))
+        # What is in the namespace before has no default: so what is named shows.
+        nothing = object()
+        blank = argparse.Namespace(**{action.dest: nothing for action in parser._actions})
+        given, unknown = parser.parse_known_args(["data", *flags], blank)
+        named = {name for name, value in vars(given).items() if value is not nothing} - {"data"}
+    if unknown:
+        _refuse(f"unrecognized: {' '.join(unknown)}")
+    if refused := sorted((named - (HEEDED | OURS)) | (named & but)):
+        raise ModelError(
+            "flags of fairseq-generate that translating here would ignore",
+            got=", ".join(f"--{name.replace('_', '-')}" for name in refused),
+            mend="; ".join(dict.fromkeys(_INSTEAD.get(name, _BY_LOG) for name in refused)),
+        )
+
+
+def _refuse(message: str) -> None:
+    raise ModelError(
+        "flags that fairseq-generate does not take", got=message, mend="see fairseq-generate --help"
+    )
 
 
 class Translator:
@@ -33,16 +134,18 @@ class Translator:
         """Check everything, then load the model once.
 
         Args:
-            flags: further flags of ``fairseq-generate``, such as ``--beam 5``. Unlike that command this one
-                heeds ``--bf16``.
+            flags: further flags of ``fairseq-generate``, such as ``--beam 5``, of those that `require_heeded` knows.
+                Unlike that command this one heeds ``--bf16``.
 
         Raises:
             ArtifactError: if the checkpoint or a data file is missing or damaged.
             DirectionError: if the checkpoint does not know a language.
-            ModelError: if the flags name two precisions.
+            ModelError: if the flags name two precisions, or one that would be ignored, or if the dictionary does not
+                tell how its pieces are joined.
         """
         if {"--fp16", "--bf16"} <= set(flags):
             raise ModelError("two precisions", got="--fp16 and --bf16", mend="give one of the two, or none")
+        require_heeded(flags, but=set())
         asked = Asked.read(path, data_bin, subset, lang_pairs=directions)
         self.subset = subset
         self.cfg = generation_config(
@@ -56,7 +159,12 @@ class Translator:
         common = self.cfg.common
         dtype = torch.float16 if common.fp16 else torch.bfloat16 if common.bf16 else torch.float32
         self._cuda = torch.cuda.is_available() and not common.cpu
-        self.models, _ = checkpoint_utils.load_model_ensemble([str(path)], task=self._task(directions[0]))
+        task = self._task(directions[0])
+        self._joining = _joining(
+            self.cfg.common_eval.post_process, task.target_dictionary, self.cfg.task.data
+        )
+        self.overrides = _overrides(self.cfg.common_eval.model_overrides)
+        self.models, _ = checkpoint_utils.load_model_ensemble([str(path)], self.overrides, task)
         for model in self.models:
             model.prepare_for_inference_(self.cfg)
             model.to(dtype)
@@ -69,10 +177,13 @@ class Translator:
         return tasks.setup_task(args)
 
     def translate(self, direction: Direction) -> list[str]:
-        """The best hypotheses for a direction's test set, in its order, SentencePiece joined to words.
+        """The best hypotheses for a direction's test set, in its order, pieces joined to words.
 
-        A sentence longer than the model's positions has an empty hypothesis.
+        A sentence longer than the model's positions has an empty hypothesis. ``--seed`` (1 unless given) is set anew
+        for each direction, so that what is sampled does not depend on the directions before.
         """
+        np.random.seed(self.cfg.common.seed)
+        utils.set_torch_seed(self.cfg.common.seed)
         task = self._task(direction)
         task.load_dataset(self.subset)
         dataset = task.dataset(self.subset)
@@ -88,27 +199,62 @@ class Translator:
         ).next_epoch_itr(shuffle=False)
         strip = {generator.eos, *getattr(generator, "symbols_to_strip_from_output", ())}
         hypotheses = [""] * len(dataset)
+        prefix = self.cfg.generation.prefix_size
         with tqdm(total=len(dataset), desc=f"translate {direction}", unit="sent", file=sys.stderr) as bar:
             for batch in batches:
                 batch = utils.move_to_cuda(batch) if self._cuda else batch
+                # As fairseq-generate takes it: of the target, whose first token is the language's.
+                begun = {"prefix_tokens": batch["target"][:, :prefix]} if prefix > 0 else {}
                 for number, beams in zip(
-                    batch["id"].tolist(), task.inference_step(generator, self.models, batch), strict=True
+                    batch["id"].tolist(),
+                    task.inference_step(generator, self.models, batch, **begun),
+                    strict=True,
                 ):
-                    hypotheses[number] = _text(beams[0]["tokens"], task.target_dictionary, strip)
+                    hypotheses[number] = self._text(beams[0]["tokens"], task, strip)
                 bar.update(len(batch["id"]))
         return hypotheses
 
     def references(self, direction: Direction) -> list[str]:
-        """The data-bin's own targets, SentencePiece joined to words; unknown pieces stay ``<unk>``."""
+        """The data-bin's own targets, pieces joined to words.
+
+        Unknown pieces are ``<<unk>>``, as fairseq prints them, so that no hypothesis's ``<unk>`` is right.
+        """
         task = self._task(direction)
         task.load_dataset(self.subset)
         dataset = task.dataset(self.subset)
         _, specification = task.args.langtoks["main"]
         language_token = task.data_manager.get_decoder_langtok(direction.target, specification)
         strip = {task.target_dictionary.eos(), language_token} - {None}
-        return [_text(dataset[i]["target"], task.target_dictionary, strip) for i in range(len(dataset))]
+        targets = (dataset[i]["target"] for i in range(len(dataset)))
+        return [self._text(target, task, strip, escape_unk=True) for target in targets]
+
+    def _text(self, tokens: torch.Tensor, task: Any, strip: set[int], escape_unk: bool = False) -> str:
+        text: str = task.target_dictionary.string(
+            tokens.int().cpu(), self._joining, escape_unk=escape_unk, extra_symbols_to_ignore=strip
+        )
+        return text
 
 
-def _text(tokens: torch.Tensor, dictionary: Dictionary, strip: set[int]) -> str:
-    text: str = dictionary.string(tokens.int().cpu(), "sentencepiece", extra_symbols_to_ignore=strip)
-    return text
+def _joining(asked: str | None, dictionary: Any, where: object) -> str:
+    """fairseq's name for how pieces are joined: as ``--post-process`` says, else as the dictionary's symbols tell."""
+    if asked is None:
+        return joining_of(dictionary.symbols[dictionary.nspecial :], where)
+    try:
+        data_utils.post_process("", asked)
+    except NotImplementedError:
+        _refuse(f"--post-process {asked}")
+    return asked
+
+
+def _overrides(text: str) -> dict[str, Any]:
+    try:
+        overrides = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        overrides = None
+    if not isinstance(overrides, dict):
+        raise ModelError(
+            "--model-overrides is no Python dictionary",
+            got=text,
+            expected="such as {'dropped_neurons': 'zero'}",
+        )
+    return overrides

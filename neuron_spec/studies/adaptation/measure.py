@@ -157,7 +157,8 @@ class Adaptation:
         self._device = next(self._translator.models[0].parameters()).device
         # The translator's model is made for inference: this one learns.
         task = self._task(directions[0])
-        models, trained_cfg = checkpoint_utils.load_model_ensemble([str(path)], task=task)
+        overrides = self._translator.overrides
+        models, trained_cfg = checkpoint_utils.load_model_ensemble([str(path)], overrides, task)
         self._model = models[0].to(self._device).train()
         smoothing = getattr(trained_cfg.criterion, "label_smoothing", None) or 0.0
         self._criterion = TextCriterion(task, False, smoothing, loss_without_tag=True).to(self._device)

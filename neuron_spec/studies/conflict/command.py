@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.arguments import LOSS_OF
     from neuron_spec.artifacts import signature
     from neuron_spec.backends.fairseq.asked import AskedThroughMasks
-    from neuron_spec.backends.fairseq.checkpoints import differing_token_flags
+    from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
     from neuron_spec.errors import ModelError, NeuronSpecError
     from neuron_spec.studies.conflict.measure import Cell, Conflict, Gradients, gradient_products
     from neuron_spec.studies.conflict.page import PAGE, WITH_TAG, write_conflict
@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> None:
     asked_each = [AskedThroughMasks.of(args, path, args.gen_subset) for path in args.path]
     checkpoints, first = dict(zip(names, asked_each, strict=True)), asked_each[0]
     for name, asked in checkpoints.items():
-        differ = differing_token_flags(first.trained, asked.trained)
+        differ = LanguageTokens.of(first.trained).differences(LanguageTokens.of(asked.trained))
         if differ or asked.directions != first.directions:
             raise ModelError(
                 "checkpoints of other directions or language tokens",
                 where=f"{names[0]}, {name}",
-                got="; ".join(f"{flag}: {one} and {two}" for flag, (one, two) in differ.items())
+                got="; ".join(f"{one} and {two}" for one, two in differ.values())
                 or f"{len(first.directions)} and {len(asked.directions)} directions, or another order",
                 mend="name --lang-pairs that both know, or compare them one by one",
             )
