@@ -72,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
     # What is still unset the second time was not given: a value given may be the default.
     unset = object()
-    again = argparse.Namespace(**dict.fromkeys(vars(parsed), unset))
+    # Flags that may be given again add to a list.
+    start = {name: None if isinstance(value, list) else unset for name, value in vars(parsed).items()}
+    again = argparse.Namespace(**start)
     given = vars(command.parse_args(arguments[1:end], again)).items()
     parsed.given = {name for name, value in given if value is not unset and value is not None}
     if fairseq_flags and args.command not in _PASS_ON:
