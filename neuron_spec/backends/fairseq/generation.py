@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq import checkpoint_utils, tasks, utils
-from fairseq.data import Dictionary
+from fairseq.data import BaseWrapperDataset, Dictionary
 from tqdm import tqdm
 
 from neuron_spec.backends.fairseq.asked import Asked
@@ -73,9 +74,37 @@ class Translator:
 
         A sentence longer than the model's positions has an empty hypothesis.
         """
+        return [texts[0] if texts else "" for texts in self._searched(direction, lambda beams: beams[:1])]
+
+    def translate_by_lenpen(
+        self, direction: Direction, lenpens: Sequence[float], positions: Sequence[int]
+    ) -> list[list[str]]:
+        """The best hypotheses of some sentences with each ``--lenpen``, from one search ``[lenpens][positions]``.
+
+        What beam search finds does not depend on the length penalty, only which of it is best: fairseq divides a finished
+        hypothesis's log-likelihood by a power of its length, and ends when as many are finished as the beam is wide.
+        The translator must have been given ``--lenpen 0``, with which scores are not divided.
+        """
+
+        def best(beams: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [max(beams, key=lambda one: one["score"] / len(one["tokens"]) ** x) for x in lenpens]
+
+        texts = self._searched(direction, best, positions)
+        chosen = [texts[position] or [""] * len(lenpens) for position in positions]
+        return [list(of_lenpen) for of_lenpen in zip(*chosen, strict=True)]
+
+    def _searched(
+        self,
+        direction: Direction,
+        choose: Callable[[Sequence[dict[str, Any]]], Sequence[dict[str, Any]]],
+        positions: Sequence[int] | None = None,
+    ) -> list[list[str]]:
+        """Of each sentence of the set the hypotheses chosen from those found; none where it was not translated."""
         task = self._task(direction)
         task.load_dataset(self.subset)
         dataset = task.dataset(self.subset)
+        if positions is not None:
+            dataset = _Sample(dataset, positions)
         generator = task.build_generator(self.models, self.cfg.generation)
         batches = task.get_batch_iterator(
             dataset,
@@ -87,14 +116,16 @@ class Translator:
             ignore_invalid_inputs=True,
         ).next_epoch_itr(shuffle=False)
         strip = {generator.eos, *getattr(generator, "symbols_to_strip_from_output", ())}
-        hypotheses = [""] * len(dataset)
-        with tqdm(total=len(dataset), desc=f"translate {direction}", unit="sent", file=sys.stderr) as bar:
+        hypotheses: list[list[str]] = [[] for _ in range(len(dataset))]
+        total = len(dataset if positions is None else positions)
+        with tqdm(total=total, desc=f"translate {direction}", unit="sent", file=sys.stderr) as bar:
             for batch in batches:
                 batch = utils.move_to_cuda(batch) if self._cuda else batch
                 for number, beams in zip(
                     batch["id"].tolist(), task.inference_step(generator, self.models, batch), strict=True
                 ):
-                    hypotheses[number] = _text(beams[0]["tokens"], task.target_dictionary, strip)
+                    chosen = (one["tokens"] for one in choose(beams))
+                    hypotheses[number] = [_text(tokens, task.target_dictionary, strip) for tokens in chosen]
                 bar.update(len(batch["id"]))
         return hypotheses
 
@@ -107,6 +138,18 @@ class Translator:
         language_token = task.data_manager.get_decoder_langtok(direction.target, specification)
         strip = {task.target_dictionary.eos(), language_token} - {None}
         return [_text(dataset[i]["target"], task.target_dictionary, strip) for i in range(len(dataset))]
+
+
+class _Sample(BaseWrapperDataset):
+    """Some sentences of a set, which keep their numbers."""
+
+    def __init__(self, dataset: Any, positions: Sequence[int]) -> None:
+        super().__init__(dataset)
+        self._positions = np.asarray(positions)
+
+    def ordered_indices(self) -> np.ndarray:
+        order = np.asarray(self.dataset.ordered_indices())
+        return order[np.isin(order, self._positions)]
 
 
 def _text(tokens: torch.Tensor, dictionary: Dictionary, strip: set[int]) -> str:
