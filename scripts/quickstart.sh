@@ -58,11 +58,14 @@ logged "$run/specialized/train.log" scripts/50_specialize.sh "$data_bin" "$dense
 say "control, dense continuation: the same $updates updates without masks"
 logged "$run/dense-continuation/train.log" scripts/50_specialize.sh "$data_bin" "$dense" none "$run/dense-continuation" $configs/continue.yaml "${training[@]}"
 
-say "evaluate"
-for system in dense dense-continuation specialized; do
+say "evaluate: the length penalty that validation text chooses for the dense continuation is every system's"
+penalty=(--tune-lenpen)
+for system in dense-continuation dense specialized; do
   checkpoint=$run/$system/checkpoint_last.pt
   [[ $system == dense ]] && checkpoint=$dense
-  stage scripts/60_evaluate.sh "$data_bin" "$checkpoint" "$run/evaluation/$system" "${device[@]}" -- --max-len-a 2 --max-len-b 10
+  stage scripts/60_evaluate.sh "$data_bin" "$checkpoint" "$run/evaluation/$system" "${penalty[@]}" "${device[@]}" \
+    -- --max-len-a 2 --max-len-b 10
+  penalty=(--lenpen-from "$run/evaluation/dense-continuation")
 done
 
 say "report"

@@ -3,12 +3,13 @@
 # systems, and how each is trained. The experiments set seeds, run, data_bin, configs (a folder), checkpoint (which of
 # fairseq's a stage hands on) and the flags of stages: pretraining, profiling, continuing, evaluating; comparing, among
 # (flags that say which directions are trained) and average (evaluate the mean of so many best checkpoints) where the
-# default will not do.
+# default will not do. baseline is the system whose length penalty, chosen by validation text, all of its seed are
+# translated with; empty: evaluating says how.
 
 systems=(dense dense-continuation specialized matched-random)
 baselines=(adapters-pair adapters-family lass bilingual)
 subnetworks=(full full-longer static dynamic meta-full meta-static meta-dynamic)
-comparing=() among=()
+comparing=() among=() baseline=dense-continuation
 
 # SEED
 pretrain() {
@@ -62,15 +63,14 @@ train_and_evaluate_bilingual() {
       logged "$of/bilingual/$direction/train.log" scripts/bilingual.sh "$data_bin" "$direction" \
         "${bilingual_updates:?}" "$of/bilingual/$direction" "$configs/pretrain.yaml" --seed "$1" "${device[@]}" \
         "${often[@]}"
-      stage scripts/60_evaluate.sh "$data_bin" "$of/bilingual/$direction/$checkpoint" \
-        "$of/bilingual/$direction/evaluation" "${evaluating[@]}"
+      translate_and_score "$1" bilingual "$of/bilingual/$direction/$checkpoint" "$of/bilingual/$direction/evaluation"
       evaluations+=("$of/bilingual/$direction/evaluation")
     done
   done
   stage neuron-spec bilingual join "${evaluations[@]}" --output "$of/evaluation/bilingual"
 }
 
-# SEED SYSTEM
+# SEED SYSTEM; the baseline first
 evaluate() {
   [[ $2 != bilingual ]] || return 0 # as it is trained
   local of=$run/seed-$1/$2 path
@@ -79,7 +79,27 @@ evaluate() {
     path=$of/average-$average.pt
     stage neuron-spec checkpoint average --inputs "$of" --num-best-checkpoints "$average" --output "$path"
   fi
-  stage scripts/60_evaluate.sh "$data_bin" "$path" "$run/seed-$1/evaluation/$2" "${evaluating[@]}"
+  translate_and_score "$1" "$2" "$path" "$run/seed-$1/evaluation/$2"
+}
+
+# SEED: those that nearly every experiment has
+evaluate_systems() {
+  local system
+  evaluate "$1" "$baseline"
+  for system in "${systems[@]}"; do
+    [[ $system == "$baseline" ]] || evaluate "$1" "$system"
+  done
+}
+
+# SEED SYSTEM CHECKPOINT OUTPUT
+translate_and_score() {
+  local penalty=()
+  case $baseline in
+    '') ;;
+    "$2") penalty=(--tune-lenpen) ;;
+    *) penalty=(--lenpen-from "$run/seed-$1/evaluation/$baseline") ;;
+  esac
+  stage scripts/60_evaluate.sh "$data_bin" "$3" "$4" "${penalty[@]}" "${evaluating[@]}"
 }
 
 # SEED

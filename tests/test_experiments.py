@@ -149,6 +149,40 @@ def test_every_seed_has_its_own_dense_model_sets_and_continuations() -> None:
     assert against[0][3] == "specialized=R/seed-4/evaluation/specialized,R/seed-7/evaluation/specialized"
 
 
+BASELINES = {
+    "homeassistant": "dense-continuation",
+    "systems": "dense-continuation",
+    "subnetworks": "full",
+    "k_sweep": "dense-continuation",
+    "depth_sweep": "dense-continuation",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_baseline_goes_first_and_chooses_the_length_penalty_that_the_others_take(name: str) -> None:
+    found = [line.split() for line in commands(name, "--run", "R") if "60_evaluate" in line]
+    chosen = [words[3] for words in found if "--tune-lenpen" in words]
+    assert chosen
+    assert {Path(folder).name for folder in chosen} == {BASELINES[name]}
+    seen: list[str] = []
+    for words in found:
+        if "--tune-lenpen" in words:
+            seen.append(words[3])
+        else:
+            taken = words[words.index("--lenpen-from") + 1]
+            assert taken == seen[-1]  # of the same seed or depth
+            assert words.index("--lenpen-from") < words.index("--")
+    assert len(found) > 2 * len(chosen)
+
+
+def test_the_quickstart_translates_all_with_the_penalty_of_the_dense_continuation() -> None:
+    lines = run(SCRIPTS / "quickstart.sh", "--dry-run").stdout.splitlines()
+    found = [line.split() for line in lines if "60_evaluate" in line]
+    assert [Path(words[3]).name for words in found] == ["dense-continuation", "dense", "specialized"]
+    assert "--tune-lenpen" in found[0]
+    assert all(words[words.index("--lenpen-from") + 1] == found[0][3] for words in found[1:])
+
+
 def test_only_the_gpu_size_may_use_a_gpu() -> None:
     stages = ("20_pretrain", "30_profile", "50_specialize", "60_evaluate")
     for size in ("--cpu", "--smoke"):

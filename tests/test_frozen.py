@@ -16,8 +16,10 @@ import pytest
 from frozen import log_probabilities
 
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, weights_sha256
+from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.main import main
 from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.scoring.evaluation import read_evaluation
 from neuron_spec.studies.lass.weight_masks import WeightMasks
 from neuron_spec.studies.pruning.importance import Importance
 
@@ -152,6 +154,27 @@ def test_a_checkpoint_translates_and_scores_the_same(name: str, checkpoints: Pat
         assert (tmp_path / path.relative_to(recorded)).read_text() == path.read_text()
     assert_holds(rows(tmp_path / "scores.csv"), rows(recorded / "scores.csv"))
     assert_holds(read(tmp_path / "scores.json"), read(recorded / "scores.json"))
+
+
+def test_a_likelihood_is_added_to_an_old_evaluation(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "evaluation"
+    shutil.copytree(FROZEN / "evaluation/dense", folder)
+    monkeypatch.setattr(Translator, "translate", None)  # nothing is translated again
+    command(
+        "evaluate", DATA_BIN, "--path", checkpoints / "dense.pt", "--output", folder,
+        "--lang-pairs", ",".join(KNOWN), "--beam", 2, "--cpu",
+    )  # fmt: skip
+    old, new = (read(of / "scores.json") for of in (FROZEN / "evaluation/dense", folder))
+    for direction, scores in old["directions"].items():
+        added = new["directions"][direction]
+        assert added.items() >= scores.items()
+        assert 0 < added["nll"] < 10
+        assert 0 < added["length_ratio"] < 3
+    assert new["signature"]["versions"] == old["signature"]["versions"]
+    evaluation = read_evaluation(folder)
+    assert list(evaluation.sentences) == [score.direction for score in evaluation.scores]
 
 
 def test_a_shipped_checkpoint_knows_its_corpus(checkpoints: Path) -> None:

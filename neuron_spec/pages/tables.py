@@ -57,6 +57,11 @@ def signed(value: float | None, decimals: int = 2) -> Cell:
     return None if value is None else f"{value:+z.{decimals}f}"
 
 
+def fixed(value: float | None, decimals: int) -> Cell:
+    """With more decimals than `shown` gives."""
+    return None if value is None else f"{value:.{decimals}f}"
+
+
 def percent(fraction: float | None, decimals: int = 0) -> Cell:
     """A fraction, 0-1."""
     return None if fraction is None else f"{100 * fraction:.{decimals}f}%"

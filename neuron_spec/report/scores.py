@@ -10,7 +10,7 @@ from neuron_spec.directions import Direction
 from neuron_spec.languages import is_english
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, plain
 from neuron_spec.pages.style import drawn
-from neuron_spec.pages.tables import Cell, bounds, counted, shown_p
+from neuron_spec.pages.tables import Cell, bounds, counted, fixed, shown_p
 from neuron_spec.report.run_folder import Run
 from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import Comparison, GroupComparison
@@ -117,6 +117,13 @@ def scores(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
             Paragraph("Off-target: identified as another language than the target's."),
             _faults(run),
         ],
+        "Likelihood and length": [
+            Paragraph(
+                "NLL: of the references, teacher-forced, in nats a target token; the language token (tag) is left out, "
+                "its own is in nats a sentence. Length ratio: of hypotheses to references, in words."
+            ),
+            _likelihood_and_length(run),
+        ],
     }
     return Section(
         "Scores",
@@ -206,6 +213,26 @@ def _faults(run: Run) -> Table:
         empty = 100 * fmean(row.empty_fraction for row in overall)
         rows.append([name, 100 * fmean(off) if len(off) == len(overall) else None, empty])
     return Table(("system", "off-target, %", "empty, %"), rows)
+
+
+def _likelihood_and_length(run: Run) -> Table:
+    """Means over directions and seeds; of evaluations of which they are known."""
+    columns = {
+        "nll": "NLL",
+        "bits_per_character": "bits per character",
+        "tag_nll": "NLL of the tag",
+        "length_ratio": "length ratio",
+        "brevity_penalty": "brevity penalty",
+    }
+    rows: list[list[Cell]] = []
+    for name in run.systems:
+        overall = [
+            row for seed in run.seeds for row in seed.evaluations[name].summary if row.kind == "overall"
+        ]
+        of_seeds = {key: [getattr(row, key) for row in overall] for key in columns}
+        means = (None if None in values else fmean(values) for values in of_seeds.values())
+        rows.append([name, *(fixed(mean, 3) for mean in means)])
+    return Table(("system", *columns.values()), rows)
 
 
 def differences(comparisons: Mapping[Path, Comparison]) -> list[Section]:

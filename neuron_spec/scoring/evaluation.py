@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from neuron_spec.artifacts import (
     HYPOTHESES,
@@ -22,24 +25,35 @@ from neuron_spec.artifacts import (
     require_file,
     signature,
     signature_in,
+    versions,
     write_json,
     write_text,
 )
 from neuron_spec.directions import GROUPS, Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.languages import UNKNOWN, language
-from neuron_spec.pages.tables import Cell, csv_text, markdown_table, percent
-from neuron_spec.scoring.endpoints import SENTENCES, SentenceScores
+from neuron_spec.pages.tables import Cell, csv_text, fixed, markdown_table, percent
+from neuron_spec.scoring.endpoints import BLEU, CHRF, COMET, NLL, SENTENCES, SentenceScores
 from neuron_spec.scoring.language_id import LanguageIdentifier
 from neuron_spec.scoring.logs import read_text
-from neuron_spec.scoring.metrics import OFFICIAL_TOKENIZER, DirectionScore, Outputs, detokenized, score
+from neuron_spec.scoring.metrics import (
+    OFFICIAL_TOKENIZER,
+    DirectionScore,
+    Outputs,
+    detokenized,
+    lengths,
+    score,
+)
 
 ALL = "all"
+# Parameters of a signature that say what was measured beside the texts; they are added to what is complete without.
+LIKELIHOOD = "likelihood"
+ADDITIONS = (LIKELIHOOD, COMET.key)
 
 
 @dataclass(frozen=True)
 class GroupMean:
-    """Unweighted means over the ``directions`` directions of a group.
+    """Unweighted means over the ``directions`` directions of a group; None where one of them lacks the figure.
 
     ``kind`` is overall, group, tier or family; ``name`` the tier or family, or the group itself;
     ``group`` is O2M, M2O or X2Y, or ``all`` where they are not told apart.
@@ -53,6 +67,19 @@ class GroupMean:
     chrf: float
     empty_fraction: float
     off_target_fraction: float | None
+    length_ratio: float | None = None
+    brevity_penalty: float | None = None
+    nll: float | None = None
+    tag_nll: float | None = None
+    bits_per_character: float | None = None
+    comet: float | None = None
+
+
+# Of which a mean over the few directions that have one would pass for one over all.
+_PARTIAL = (
+    *("off_target_fraction", "length_ratio", "brevity_penalty"),
+    *("nll", "tag_nll", "bits_per_character", "comet"),
+)
 
 
 def summarize(
@@ -68,15 +95,17 @@ def summarize(
     """
     means = []
     for kind, name, group, members in grouped(scores, families, tiers):
-        off_target = [s.off_target_fraction for s in members if s.off_target_fraction is not None]
+        partial: dict[str, list[Any]] = {key: [getattr(s, key) for s in members] for key in _PARTIAL}
+        of_members: dict[str, Any] = {
+            key: None if None in values else fmean(values) for key, values in partial.items()
+        }
         means.append(
             GroupMean(
                 *(kind, name, group, len(members)),
                 bleu=fmean(s.bleu for s in members),
                 chrf=fmean(s.chrf for s in members),
                 empty_fraction=fmean(s.empty_fraction for s in members),
-                # A mean over the few directions that have a rate would pass for one over all.
-                off_target_fraction=fmean(off_target) if len(off_target) == len(members) else None,
+                **of_members,
             )
         )
     return means
@@ -168,6 +197,36 @@ def evaluate(
     )
 
 
+def with_sentences(
+    evaluation: Evaluation, sentences: Mapping[Direction, SentenceScores], *, official: bool = False
+) -> Evaluation:
+    """The evaluation with what is known of each sentence, and the figures of directions that follow from it.
+
+    ``bits_per_character`` is the text's negative log-likelihood, end of sentence included, over ln 2 and the number of
+    Unicode characters of the references that BLEU sees, without line breaks, of the sentences that have a likelihood.
+
+    Args:
+        official: whether BLEU sees them detokenized.
+    """
+    scores = []
+    for outputs, of_direction in zip(evaluation.outputs, evaluation.scores, strict=True):
+        of = sentences.get(outputs.direction, SentenceScores())
+        ratios = {key: of.ratio(key) for key in ("nll", "tag_nll", "comet")}
+        values = {key: ratio.value if ratio else math.nan for key, ratio in ratios.items()}
+        characters = 0.0
+        if nll := ratios["nll"]:
+            scored = detokenized(outputs) if official else outputs
+            characters = float(
+                np.fromiter(map(len, scored.references), float)[~np.isnan(nll.numerators)].sum()
+            )
+            values["bits_per_character"] = (
+                float(np.nansum(nll.numerators)) / math.log(2) / characters if characters else math.nan
+            )
+        known: dict[str, Any] = {key: None if math.isnan(value) else value for key, value in values.items()}
+        scores.append(replace(of_direction, **known))
+    return replace(evaluation, scores=scores, sentences=dict(sentences))
+
+
 # ------------------------------------------------------------------ files
 
 
@@ -178,38 +237,93 @@ def _signatures(scores: Sequence[DirectionScore]) -> dict[str, list[str]]:
 
 def scores_table(evaluation: Evaluation) -> str:
     """One evaluation in full: means, tiers and families first, then every direction, then how."""
-    names = ("BLEU", "chrF++", "off-target", "empty")
+    scores, summary = evaluation.scores, evaluation.summary
+    has_comet = any(row.comet is not None for row in scores)
+    names = (
+        BLEU.title,
+        CHRF.title,
+        NLL.title,
+        *[COMET.title] * has_comet,
+        "length ratio",
+        "off-target",
+        "empty",
+    )
+
+    def figures(row: DirectionScore | GroupMean) -> list[Cell]:
+        return [
+            row.bleu,
+            row.chrf,
+            fixed(row.nll, NLL.decimals),
+            *[fixed(row.comet, COMET.decimals)] * has_comet,
+            fixed(row.length_ratio, 3),
+            percent(row.off_target_fraction, 1),
+            percent(row.empty_fraction, 1),
+        ]
+
     parts = []
     for title, kinds in (
         ("Directions by group", ("overall", "group")),
         ("Tiers", ("tier",)),
         ("Families of the non-English language", ("family",)),
     ):
-        means = [row for row in evaluation.summary if row.kind in kinds]
+        means = [row for row in summary if row.kind in kinds]
         if means:
             header = ("mean over", "group", "directions", *names)
-            rows = [[row.name, row.group, row.directions, *_means(row)] for row in means]
+            rows = [[row.name, row.group, row.directions, *figures(row)] for row in means]
             parts.append(f"## {title}\n\n" + markdown_table(header, rows))
 
     directions: list[list[Cell]] = [
-        [str(row.direction), row.sentences, *_means(row), percent(row.language_id_accuracy_fraction, 1)]
-        for row in evaluation.scores
+        [str(row.direction), row.sentences, *figures(row), percent(row.language_id_accuracy_fraction, 1)]
+        for row in scores
     ]
     columns = ("direction", "sentences", *names, "references identified")
-    signatures = zip(("BLEU", "chrF++"), _signatures(evaluation.scores).values(), strict=True)
+    signatures = zip(("BLEU", "chrF++"), _signatures(scores).values(), strict=True)
     parts += [
         "## Directions\n\n" + markdown_table(columns, directions),
+        "## Likelihood and length, further\n\n" + _further_table(evaluation),
         "\n".join(f"- {metric}: `{each}`" for metric, of_metric in signatures for each in of_metric),
         "Means are unweighted over directions. Off-target: hypotheses identified as another language than\n"
         "the target; judge it by the share of references that are identified as the target.",
+        _likelihood_note(evaluation),
     ]
     if evaluation.off_target_note:
         parts.append(f"Off-target is not measured: {evaluation.off_target_note}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _means(row: DirectionScore | GroupMean) -> list[Cell]:
-    return [row.bleu, row.chrf, percent(row.off_target_fraction, 1), percent(row.empty_fraction, 1)]
+def _further_table(evaluation: Evaluation) -> str:
+    def figures(row: DirectionScore | GroupMean) -> list[Cell]:
+        return [fixed(x, 3) for x in (row.bits_per_character, row.tag_nll, row.brevity_penalty)]
+
+    means = [row for row in evaluation.summary if row.kind in ("overall", "group")]
+    rows: list[list[Cell]] = [[f"mean of {row.name}", *figures(row)] for row in means]
+    rows += [[str(row.direction), *figures(row)] for row in evaluation.scores]
+    header = ("direction", "bits per character", "NLL of the tag", "brevity penalty")
+    return markdown_table(header, rows)
+
+
+def _likelihood_note(evaluation: Evaluation) -> str:
+    """What the likelihood is of, or why there is none."""
+    if not any(row.nll is not None for row in evaluation.scores):
+        return (
+            "No likelihood: it was left out (--no-likelihood), or logs were scored, which do not have it. Length ratio:\n"
+            "of hypotheses to references, in words."
+        )
+    note = (
+        "NLL: negative log-likelihood of the references, teacher-forced, in nats a target token, end of sentence\n"
+        "included and the language token (tag) left out, whose own is in nats a sentence. It depends on the vocabulary,\n"
+        "bits per character do not. Length ratio: of hypotheses to references, in words."
+    )
+    without = {
+        str(d): int(np.isnan(of.text_nll).sum())
+        for d, of in evaluation.sentences.items()
+        if of.text_nll is not None
+    }
+    if left := [f"{number} of {name}" for name, number in without.items() if number]:
+        note += (
+            f"\nSentences without a likelihood, as the model has no positions for them: {', '.join(left)}."
+        )
+    return note
 
 
 def write_evaluation(output_dir: str | Path, evaluation: Evaluation) -> None:
@@ -253,17 +367,61 @@ def write_evaluation(output_dir: str | Path, evaluation: Evaluation) -> None:
 def is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
     """Whether a folder holds the whole evaluation; ``signature.json`` says whose it is before the scores are there.
 
+    What it holds besides, such as likelihoods that are not asked for, is no other evaluation; and one that only lacks
+    these is not whole, but the same.
+
     Raises:
         ArtifactError: if it is another evaluation's, or unsigned.
     """
     mark = folder / SIGNATURE
     is_unsigned = not mark.is_file() and any((folder / name).exists() for name in (HYPOTHESES, SCORES_JSON))
     signature_here = {} if is_unsigned else signature_in(mark, "signature of an evaluation")
-    is_claimed = is_already_here(folder, signature_here, wanted, what="evaluation")
-    is_whole = is_claimed and (folder / SCORES_JSON).is_file()
+    shared = _additions(signature_here) & _additions(wanted)
+    here = signature_here and _with_additions(signature_here, shared)
+    is_claimed = is_already_here(folder, here, _with_additions(wanted, shared), what="evaluation")
+    is_whole = is_claimed and (folder / SCORES_JSON).is_file() and shared == _additions(wanted)
     if is_whole:
         print(f"{folder}: complete already", file=sys.stderr)
     return is_whole
+
+
+def _additions(signature: Mapping[str, Any] | None) -> set[str]:
+    return {*((signature or {}).get("parameters") or {})} & {*ADDITIONS}
+
+
+def _with_additions(signature: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The signature with these additions and no others."""
+    parameters = signature.get("parameters") or {}
+    kept = {key: value for key, value in parameters.items() if key in names or key not in ADDITIONS}
+    return {**signature, "parameters": kept} if "parameters" in signature else dict(signature)
+
+
+def without_additions(signature: Mapping[str, Any]) -> dict[str, Any]:
+    """What the same evaluation is signed with before anything is added to it."""
+    return _with_additions(signature, ())
+
+
+def add(folder: Path, evaluation: Evaluation, wanted: Mapping[str, Any], name: str, **by: str) -> Evaluation:
+    """Write an evaluation to which an addition was made, over the one that is in the folder.
+
+    Args:
+        wanted: the signature asked for.
+        name: of the addition, one of `ADDITIONS`.
+        by: versions of what made it, beside those of this installation.
+    """
+    here = evaluation.signature
+    parameters = {**here["parameters"], name: wanted["parameters"][name]}
+    additions = [key for key in ADDITIONS if key in parameters]
+    order = [*(key for key in parameters if key not in ADDITIONS), *additions]  # whatever was added first
+    ordered = {key: parameters[key] for key in order}
+    made_by = {**versions(), **by}
+    before = here.get("versions", made_by)
+    added = {**here.get("added_with", {}), **({} if made_by == before else {name: made_by})}
+    signed = {**wanted, "parameters": ordered, "versions": before, **({"added_with": added} if added else {})}
+    together = replace(evaluation, signature=signed)
+    write_evaluation(folder, together)
+    write_json(folder / SIGNATURE, signed)  # last: until then the folder says that it lacks this
+    return together
 
 
 def read_evaluation(output_dir: str | Path) -> Evaluation:
@@ -277,7 +435,7 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
     content = read_json(require_file(folder / SCORES_JSON, "complete evaluation", mend), "scores")
     try:
         named = content["directions"].items()
-        scores = [DirectionScore(direction=Direction.parse(name), **values) for name, values in named]
+        scores = [_score(name, values) for name, values in named]
         made_from, families, tiers = content["signature"], content["families"], content["tiers"]
     except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(
@@ -291,6 +449,12 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
     sentences = {d: SentenceScores.read(path, n) for d, (path, n) in paths.items() if path.is_file()}
     outputs, note = [_read_outputs(folder, s) for s in scores], content.get("off_target_note")
     return Evaluation(made_from, outputs, scores, families, tiers, sentences, note)
+
+
+def _score(direction: str, values: Mapping[str, Any]) -> DirectionScore:
+    """With what earlier versions did not write, where it follows from the rest."""
+    of_lengths = lengths(values["hypothesis_tokens"], values["reference_tokens"])
+    return DirectionScore(direction=Direction.parse(direction), **{**of_lengths, **values})
 
 
 def _read_outputs(folder: Path, of: DirectionScore) -> Outputs:

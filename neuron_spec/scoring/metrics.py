@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -63,8 +64,8 @@ class DirectionScore:
 
     ``nll`` is the teacher-forced negative log-likelihood in nats per target token without the language token,
     ``tag_nll`` that token's own, ``bits_per_character`` the former in bits per character of the references; None where
-    no model was asked (scored logs). ``length_ratio`` is of hypotheses to references in words, ``brevity_penalty``
-    BLEU's factor (0-1); None in evaluations of earlier versions. ``comet`` is None where it was not asked for.
+    no model was asked (scored logs, evaluations of earlier versions). ``length_ratio`` is of hypotheses to references in
+    words, None without any, and ``brevity_penalty`` BLEU's factor (0-1). ``comet`` is None where it was not asked for.
     """
 
     direction: Direction
@@ -129,9 +130,18 @@ def score(
         language_id_accuracy_fraction=accuracy,
         bleu_signature=str(bleu.get_signature()),
         chrf_signature=str(chrf.get_signature()),
-        length_ratio=bleu_score.sys_len / bleu_score.ref_len,
-        brevity_penalty=bleu_score.bp,
+        **lengths(bleu_score.sys_len, bleu_score.ref_len),
     )
+
+
+def lengths(hypothesis_tokens: int, reference_tokens: int) -> dict[str, float | None]:
+    """``length_ratio`` and ``brevity_penalty`` of a `DirectionScore`, by BLEU's formula (Papineni et al. 2002)."""
+    is_short, has_words = hypothesis_tokens < reference_tokens, hypothesis_tokens > 0
+    shortened = math.exp(1 - reference_tokens / hypothesis_tokens) if has_words else 0.0
+    return {
+        "length_ratio": hypothesis_tokens / reference_tokens if reference_tokens else None,
+        "brevity_penalty": shortened if is_short else 1.0,
+    }
 
 
 def bleu_metric(
@@ -155,10 +165,11 @@ def bleu_metric(
 
 
 def detokenized(outputs: Outputs) -> Outputs:
-    """Hypotheses and references through the Moses detokenizer of the target language.
+    """All texts through the Moses detokenizer of their language.
 
     As the official EC30 figures were scored, with 13a for every language. The references are thereby changed
-    too ("9: 30 am"), so scores are comparable with those figures and with no others.
+    too ("9: 30 am"), so scores are comparable with those figures and with no others. Sources, which no figure of theirs
+    looks at, are of one kind with the rest.
 
     Raises:
         NeuronSpecError: if sacremoses is not installed.
@@ -171,10 +182,17 @@ def detokenized(outputs: Outputs) -> Outputs:
             got="no package sacremoses",
             mend="pip install sacremoses",
         ) from error
-    # Its rules for apostrophes and clitics depend on the language.
-    moses = MosesDetokenizer(lang=language(outputs.direction.target).code)
-    hypotheses, references = (
-        [moses.detokenize(text.split()) for text in texts]
-        for texts in (outputs.hypotheses, outputs.references)
+
+    def by_language(lang: str, lines: Sequence[str]) -> list[str]:
+        moses = MosesDetokenizer(
+            lang=language(lang).code
+        )  # its rules for apostrophes and clitics depend on it
+        return [moses.detokenize(line.split()) for line in lines]
+
+    source, target = outputs.direction.source, outputs.direction.target
+    return replace(
+        outputs,
+        hypotheses=by_language(target, outputs.hypotheses),
+        references=by_language(target, outputs.references),
+        sources=outputs.sources and by_language(source, outputs.sources),
     )
-    return replace(outputs, hypotheses=hypotheses, references=references)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from neuron_spec.artifacts import hash_text
+from neuron_spec.artifacts import differences, hash_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import DirectionError, NeuronSpecError
 from neuron_spec.scoring.endpoints import COMET, NLL, OF_TEXTS, Endpoint, Ratio
@@ -81,6 +82,8 @@ def comparable(systems: Sequence[System], *, common_directions: bool = False) ->
     first, *others = ((system.label(i), seed) for system in aligned for i, seed in enumerate(system.seeds))
     for other in others:
         _require_same_test(first, other)
+    for system in aligned[1:]:
+        _warn_of_other_decoding(aligned[0], system)
     return aligned
 
 
@@ -238,6 +241,24 @@ def _require_same_test(first: tuple[str, Evaluation], second: tuple[str, Evaluat
                 expected=f"{expected}, as of {name}",
                 mend="evaluate both on one data-bin, with the same sacreBLEU and scoring",
             )
+
+
+def _warn_of_other_decoding(baseline: System, system: System) -> None:
+    """Seed by seed, as they are compared; logs do not say how they were translated."""
+    for i in range(max(len(baseline.seeds), len(system.seeds))):
+        pair = [(of.label(i % len(of.seeds)), of.seeds[i % len(of.seeds)]) for of in (baseline, system)]
+        made = [of.signature.get("parameters", {}) for _, of in pair]
+        if not all("beam" in parameters for parameters in made):
+            continue
+        ways = [{key: of[key] for key in ("beam", "lenpen", "fairseq_flags") if key in of} for of in made]
+        if ways[0] != ways[1]:
+            apart = differences(ways[1], ways[0])
+            print(
+                f"warning: {pair[1][0]} was translated otherwise than {pair[0][0]}: {apart['got']}, not "
+                f"{apart['expected']}; their scores differ by that too",
+                file=sys.stderr,
+            )
+            return
 
 
 def _require_same_text(

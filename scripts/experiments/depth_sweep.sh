@@ -58,9 +58,11 @@ for depth in ${depths//,/ }; do
     logged "$of/$system/train.log" scripts/50_specialize.sh "$data_bin" "$dense" "$masks" "$of/$system" \
       $configs/continue.yaml "${layers[@]}" --max-update "$updates" --total-num-update "$updates" "${often[@]}"
   done
-  for system in dense dense-continuation specialized; do
-    stage scripts/60_evaluate.sh "$data_bin" "$of/$system/checkpoint_last.pt" "$of/evaluation/$system" "${device[@]}" \
-      -- --max-len-a 2 --max-len-b 10
+  penalty=(--tune-lenpen) # by validation text, of the dense continuation; the others of this depth take it
+  for system in dense-continuation dense specialized; do
+    stage scripts/60_evaluate.sh "$data_bin" "$of/$system/checkpoint_last.pt" "$of/evaluation/$system" "${penalty[@]}" \
+      "${device[@]}" -- --max-len-a 2 --max-len-b 10
+    penalty=(--lenpen-from "$of/evaluation/dense-continuation")
   done
 done
 

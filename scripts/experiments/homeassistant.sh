@@ -43,7 +43,7 @@ for seed in ${seeds//,/ }; do
     continue_training "$seed" "$system"
   done
   say "seed $seed: evaluate"
-  for system in "${systems[@]}"; do evaluate "$seed" "$system"; done
+  evaluate_systems "$seed"
   say "seed $seed: analyze its sets"
   analyze "$seed"
 done

@@ -65,13 +65,16 @@ continue_training() {
     --max-update "$updates" --total-num-update "$updates" "${training[@]}"
 }
 
-# CHECKPOINT OUTPUT
-evaluate() { stage scripts/60_evaluate.sh "$data_bin" "$1" "$2" "${device[@]}" -- --max-len-a 2 --max-len-b 10; }
+# CHECKPOINT OUTPUT LENGTH_PENALTY ...: of the dense continuation, chosen by validation text, which all others take
+evaluate() {
+  stage scripts/60_evaluate.sh "$data_bin" "$1" "$2" "${@:3}" "${device[@]}" -- --max-len-a 2 --max-len-b 10
+}
+taken=(--lenpen-from "$run/evaluation/dense-continuation")
 
 say "dense model, and its continuation: $updates updates without masks"
 continue_training none "$run/dense-continuation"
-evaluate "$dense" "$run/evaluation/dense"
-evaluate "$run/dense-continuation/checkpoint_last.pt" "$run/evaluation/dense-continuation"
+evaluate "$run/dense-continuation/checkpoint_last.pt" "$run/evaluation/dense-continuation" --tune-lenpen
+evaluate "$dense" "$run/evaluation/dense" "${taken[@]}"
 
 for k in ${ks//,/ }; do
   say "k = $k"
@@ -79,7 +82,7 @@ for k in ${ks//,/ }; do
   stage scripts/40_select.sh "$run/profile.safetensors" "$of/masks.safetensors" --k "$k"
   [[ $k != 100 ]] || continue
   continue_training "$of/masks.safetensors" "$of/specialized"
-  evaluate "$of/specialized/checkpoint_last.pt" "$of/evaluation/specialized"
+  evaluate "$of/specialized/checkpoint_last.pt" "$of/evaluation/specialized" "${taken[@]}"
 done
 
 say "table and figure"

@@ -66,7 +66,7 @@ case $meta in
   fomaml) episode=(--inner-steps "$inner_steps" --inner-lr "$inner_lr" --support-fraction 0.5) longer=$((updates * (inner_steps + 1) / 2)) ;;
   reptile) episode=(--inner-steps "$inner_steps" --inner-lr "$inner_lr") longer=$((updates * inner_steps)) ;;
 esac
-systems=("${subnetworks[@]}")
+systems=("${subnetworks[@]}") baseline=full
 
 stop_in_time
 needs_environment

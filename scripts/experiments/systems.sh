@@ -80,7 +80,7 @@ for seed in ${seeds//,/ }; do
     say "seed $seed: continue training, $system"
     continue_training "$seed" "$system"
   done
-  for system in "${systems[@]}"; do evaluate "$seed" "$system"; done
+  evaluate_systems "$seed"
   for system in "${baselines[@]}"; do
     say "seed $seed: train and evaluate, $system"
     continue_training "$seed" "$system"

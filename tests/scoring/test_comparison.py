@@ -852,6 +852,33 @@ def test_other_signatures_of_sacrebleu(good):
         compared(good, replace(good, scores=scores))
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ({"beam": 5}, {"beam": 5}, ""),
+        ({"beam": 5}, {"beam": 4}, "beam: 4, not beam: 5"),
+        ({"beam": 5, "lenpen": 1.2}, {"beam": 5}, "lenpen: absent, not lenpen: 1.2"),
+        ({"beam": 5, "fairseq_flags": []}, {"beam": 5, "fairseq_flags": ["--unkpen", "1"]}, "--unkpen"),
+        ({"beam": 5, "lenpen": 1.2}, {"references": "T lines of the logs"}, ""),
+    ],
+)
+def test_systems_that_were_translated_otherwise_are_warned_of(one, other, message, capsys):
+    systems = [System(name, [evaluated(parameters=made)]) for name, made in (("A", one), ("B", other))]
+    comparable(systems)
+    said = capsys.readouterr().err
+    assert message in said
+    assert ("B was translated otherwise than A" in said) == bool(message)
+
+
+def test_seeds_may_be_translated_otherwise_if_pairs_are_not(capsys):
+    ways = [{"beam": 5, "lenpen": value} for value in (1.0, 1.4)]
+    same = [System(name, [evaluated(parameters=way) for way in ways]) for name in "AB"]
+    comparable(same)
+    assert not capsys.readouterr().err
+    comparable([same[0], System("B", same[1].seeds[::-1])])
+    assert "B, seed 1 was translated otherwise than A, seed 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_other_data_bins_and_scoring(good, order):
     def made(data="x", official=False, pairs=("en-de", "de-en")):

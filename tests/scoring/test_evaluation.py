@@ -7,24 +7,31 @@ import random
 import re
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from small_run import log_of, write_log
 
+from neuron_spec.artifacts import versions, write_json
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.cli.evaluate import _language_identifier as language_identifier
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
 from neuron_spec.scoring.bootstrap import resampled_scores
+from neuron_spec.scoring.endpoints import SentenceScores
 from neuron_spec.scoring.evaluation import (
+    Evaluation,
+    add,
     evaluate,
+    is_evaluated,
     read_evaluation,
     scores_table,
     summarize,
+    with_sentences,
     write_evaluation,
 )
 from neuron_spec.scoring.language_id import LanguageIdentifier
@@ -405,39 +412,6 @@ def test_the_model_is_of_the_precision_asked_for(workshop, checkpoint, capsys):
 # ---------------------------------------------------------------- table.md
 
 
-@dataclass(frozen=True)
-class Row:
-    direction: Direction
-    bleu: float
-    chrf: float
-    off_target_fraction: float | None = None
-    empty_fraction: float = 0.0
-    sentences: int = 100
-    reference_tokens: int = 900
-    language_id_accuracy_fraction: float | None = None
-    bleu_signature: str = "tok:13a"
-    chrf_signature: str = "nw:2"
-
-
-@dataclass(frozen=True)
-class Mean:
-    kind: str
-    name: str
-    group: str
-    directions: int
-    bleu: float
-    chrf: float
-    off_target_fraction: float | None = None
-    empty_fraction: float = 0.0
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    scores: list[Row]
-    summary: list[Mean] = field(default_factory=list)
-    off_target_note: str | None = None
-
-
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
@@ -446,21 +420,127 @@ def row_named(table, name):
     return [cells(line) for line in table.split("\n") if line.startswith("|") and cells(line)[0] == name]
 
 
-def evaluated(de, it, **changes):
-    rows = [Row(Direction("en", lang), bleu, 2 * bleu, **changes) for lang, bleu in (("de", de), ("it", it))]
-    overall = Mean("overall", "all", "all", 2, (de + it) / 2, de + it)
-    return Evaluated(rows, [overall, Mean("tier", "high", "O2M", 1, de, de)])
+def evaluated(**changes):
+    scores = [
+        replace(made_score(f"en-{lang}", bleu), **changes) for lang, bleu in (("de", 10.0), ("it", 20.0))
+    ]
+    return Evaluation({}, [], scores, tiers={"de": "high"})
 
 
 def test_scores_table_shows_directions_means_and_signatures():
-    evaluation = evaluated(10.0, 20.0, off_target_fraction=0.125, language_id_accuracy_fraction=0.99)
-    table = scores_table(evaluation)
-    assert row_named(table, "en-it") == [["en-it", "100", "20.0", "40.0", "12.5%", "0.0%", "99.0%"]]
-    assert row_named(table, "all") == [["all", "all", "2", "15.0", "30.0", "-", "0.0%"]]
-    assert row_named(table, "high") == [["high", "O2M", "1", "10.0", "10.0", "-", "0.0%"]]
-    assert "- BLEU: `tok:13a`" in table
-    assert "- chrF++: `nw:2`" in table
-    assert "Families" not in table  # none given, so no empty table
+    table = scores_table(evaluated(off_target_fraction=0.125, language_id_accuracy_fraction=0.99))
+    in_table, further = row_named(table, "en-it")
+    assert in_table == ["en-it", "10", "20.0", "40.0", "-", "-", "12.5%", "0.0%", "99.0%"]
+    assert further == ["en-it", "-", "-", "-"]
+    assert row_named(table, "all") == [["all", "all", "2", "15.0", "30.0", "-", "-", "12.5%", "0.0%"]]
+    assert row_named(table, "high")[0] == ["high", "O2M", "1", "10.0", "20.0", "-", "-", "12.5%", "0.0%"]
+    assert "- BLEU: `b`" in table
+    assert "- chrF++: `c`" in table
+    assert "No likelihood" in table
+    assert "COMET" not in table
+
+
+def test_scores_table_shows_likelihood_lengths_and_comet():
+    known = {
+        "nll": 2.0,
+        "tag_nll": 0.25,
+        "bits_per_character": 1.5,
+        "length_ratio": 0.9,
+        "brevity_penalty": 0.8,
+    }
+    table = scores_table(evaluated(**known, comet=0.7))
+    assert row_named(table, "all") == [
+        ["all", "all", "2", "15.0", "30.0", "2.000", "0.7000", "0.900", "-", "0.0%"]
+    ]
+    assert row_named(table, "mean of all") == [["mean of all", "1.500", "0.250", "0.800"]]
+    assert "No likelihood" not in table
+
+
+# ---------------------------------------------------------------- likelihood and lengths
+
+
+def test_lengths_are_those_of_bleu():
+    for hypotheses in (HYPOTHESES, REFERENCES, [f"{line} {line}" for line in REFERENCES], ["", "", "", ""]):
+        bleu = BLEU().corpus_score(hypotheses, [REFERENCES])
+        result = score(Outputs(EN_DE, hypotheses, REFERENCES))
+        assert result.brevity_penalty == bleu.bp
+        assert result.length_ratio == bleu.sys_len / bleu.ref_len
+    assert score(Outputs(EN_DE, ["a"], [""])).length_ratio is None
+
+
+def test_figures_of_sentences_are_ratios_of_sums():
+    nll, tokens, nan = [2.0, 4.0, np.nan, 6.0], [3.0, 5.0, np.nan, 8.0], np.nan
+    known = SentenceScores(np.array(nll), np.array(tokens), np.array([0.5, 0.1, nan, 0.3]), np.ones(4) / 2)
+    bare = evaluate(
+        [Outputs(EN_DE, HYPOTHESES, REFERENCES), Outputs(Direction("de", "en"), ["a"], ["b"])], signature={}
+    )
+    result, other = with_sentences(bare, {EN_DE: known}).scores
+    assert result.nll == 12 / 16
+    assert result.tag_nll == pytest.approx(0.3)
+    assert result.comet == 0.5
+    characters = sum(len(line) for i, line in enumerate(REFERENCES) if i != 2)
+    assert result.bits_per_character == pytest.approx(12 / np.log(2) / characters)
+    assert (other.nll, other.tag_nll, other.bits_per_character, other.comet) == (None,) * 4
+    assert {m.nll for m in with_sentences(bare, {EN_DE: known}).summary if m.directions == 2} == {None}
+
+
+def test_bits_are_of_the_references_that_bleu_sees():
+    pytest.importorskip("sacremoses")
+    outputs = Outputs(EN_DE, ["Um 9 : 30 Uhr"], ["Um 9 : 30 Uhr"])
+    known = {EN_DE: SentenceScores(np.array([np.log(2)]), np.array([5.0]))}
+    for official, characters in ((True, len("Um 9: 30 Uhr")), (False, len("Um 9 : 30 Uhr"))):
+        bare = evaluate([outputs], signature={}, official=official)
+        (result,) = with_sentences(bare, known, official=official).scores
+        assert result.bits_per_character == pytest.approx(1 / characters)
+
+
+def test_sentences_without_a_likelihood_are_told():
+    bare = evaluate([Outputs(EN_DE, HYPOTHESES, REFERENCES)], signature={})
+    known = SentenceScores(np.array([1.0, 2.0, np.nan, np.nan]), np.array([1.0, 2.0, np.nan, np.nan]))
+    assert "2 of en-de" in scores_table(with_sentences(bare, {EN_DE: known}))
+
+
+# ---------------------------------------------------------------- additions
+
+
+def signed(**parameters):
+    made = {"subset": "test", **parameters}
+    return {"stage": "evaluate", "inputs": {"checkpoint": "abc"}, "parameters": made, "versions": versions()}
+
+
+def test_what_lacks_an_addition_is_the_same_evaluation_and_not_whole(tmp_path, capsys):
+    bare = evaluate([Outputs(EN_DE, HYPOTHESES, REFERENCES)], signature=signed())
+    write_json(tmp_path / "signature.json", signed())
+    write_evaluation(tmp_path, bare)
+    assert is_evaluated(tmp_path, signed())
+    assert not is_evaluated(tmp_path, signed(likelihood=True))
+    known = {EN_DE: SentenceScores(np.ones(4), np.ones(4))}
+    add(tmp_path, with_sentences(bare, known), signed(likelihood=True), "likelihood")
+    assert is_evaluated(tmp_path, signed(likelihood=True))
+    assert is_evaluated(tmp_path, signed())  # it holds more than is asked
+    assert not is_evaluated(tmp_path, signed(comet="a"))
+    here = read_evaluation(tmp_path)
+    scored = with_sentences(here, {EN_DE: replace(here.sentences[EN_DE], comet=np.ones(4))})
+    add(tmp_path, scored, signed(comet="a"), "comet", **{"unbabel-comet": "2.2.4"})
+    for wanted in (signed(), signed(likelihood=True), signed(comet="a"), signed(likelihood=True, comet="a")):
+        assert is_evaluated(tmp_path, wanted)
+    with pytest.raises(ArtifactError, match=r'got: +parameters.comet: "a"'):
+        is_evaluated(tmp_path, signed(comet="b"))
+    with pytest.raises(ArtifactError, match="another evaluation"):
+        is_evaluated(tmp_path, signed(subset="valid"))
+    made = read_evaluation(tmp_path).signature
+    assert list(made["parameters"]) == ["subset", "likelihood", "comet"]
+    assert made["added_with"]["comet"]["unbabel-comet"] == "2.2.4"
+    assert "likelihood" not in made["added_with"]  # of the versions that translated
+
+
+def test_what_adds_is_recorded_where_its_version_is_another(tmp_path):
+    old = {**signed(), "versions": {"neuron_spec": "0.0.1"}}
+    bare = evaluate([Outputs(EN_DE, HYPOTHESES, REFERENCES)], signature=old)
+    known = {EN_DE: SentenceScores(np.ones(4), np.ones(4))}
+    made = add(tmp_path, with_sentences(bare, known), signed(likelihood=True), "likelihood").signature
+    assert made["versions"] == {"neuron_spec": "0.0.1"}
+    assert made["added_with"]["likelihood"] == versions()
 
 
 # ---------------------------------------------------------------- why there is no off-target rate

@@ -6,14 +6,14 @@ import argparse
 import ast
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, options, tasks, utils
-from fairseq.data import data_utils
+from fairseq.data import BaseWrapperDataset, data_utils
 from tqdm import tqdm
 
 from neuron_spec.backends.fairseq.asked import Asked
@@ -182,11 +182,39 @@ class Translator:
         A sentence longer than the model's positions has an empty hypothesis. ``--seed`` (1 unless given) is set anew
         for each direction, so that what is sampled does not depend on the directions before.
         """
+        return [texts[0] if texts else "" for texts in self._searched(direction, lambda beams: beams[:1])]
+
+    def translate_by_lenpen(
+        self, direction: Direction, lenpens: Sequence[float], positions: Sequence[int]
+    ) -> list[list[str]]:
+        """The best hypotheses of some sentences with each ``--lenpen``, from one search ``[lenpens][positions]``.
+
+        What beam search finds does not depend on the length penalty, only which of it is best: fairseq divides a finished
+        hypothesis's log-likelihood by a power of its length, and ends when as many are finished as the beam is wide.
+        The translator must have been given ``--lenpen 0``, with which scores are not divided.
+        """
+
+        def best(beams: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [max(beams, key=lambda one: one["score"] / len(one["tokens"]) ** x) for x in lenpens]
+
+        texts = self._searched(direction, best, positions)
+        chosen = [texts[position] or [""] * len(lenpens) for position in positions]
+        return [list(of_lenpen) for of_lenpen in zip(*chosen, strict=True)]
+
+    def _searched(
+        self,
+        direction: Direction,
+        choose: Callable[[Sequence[dict[str, Any]]], Sequence[dict[str, Any]]],
+        positions: Sequence[int] | None = None,
+    ) -> list[list[str]]:
+        """Of each sentence of the set the hypotheses chosen from those found; none where it was not translated."""
         np.random.seed(self.cfg.common.seed)
         utils.set_torch_seed(self.cfg.common.seed)
         task = self._task(direction)
         task.load_dataset(self.subset)
         dataset = task.dataset(self.subset)
+        if positions is not None:
+            dataset = _Sample(dataset, positions)
         generator = task.build_generator(self.models, self.cfg.generation)
         batches = task.get_batch_iterator(
             dataset,
@@ -198,9 +226,10 @@ class Translator:
             ignore_invalid_inputs=True,
         ).next_epoch_itr(shuffle=False)
         strip = {generator.eos, *getattr(generator, "symbols_to_strip_from_output", ())}
-        hypotheses = [""] * len(dataset)
         prefix = self.cfg.generation.prefix_size
-        with tqdm(total=len(dataset), desc=f"translate {direction}", unit="sent", file=sys.stderr) as bar:
+        hypotheses: list[list[str]] = [[] for _ in range(len(dataset))]
+        total = len(dataset if positions is None else positions)
+        with tqdm(total=total, desc=f"translate {direction}", unit="sent", file=sys.stderr) as bar:
             for batch in batches:
                 batch = utils.move_to_cuda(batch) if self._cuda else batch
                 # As fairseq-generate takes it: of the target, whose first token is the language's.
@@ -210,7 +239,8 @@ class Translator:
                     task.inference_step(generator, self.models, batch, **begun),
                     strict=True,
                 ):
-                    hypotheses[number] = self._text(beams[0]["tokens"], task, strip)
+                    chosen = (one["tokens"] for one in choose(beams))
+                    hypotheses[number] = [self._text(tokens, task, strip) for tokens in chosen]
                 bar.update(len(batch["id"]))
         return hypotheses
 
@@ -258,3 +288,15 @@ def _overrides(text: str) -> dict[str, Any]:
             expected="such as {'dropped_neurons': 'zero'}",
         )
     return overrides
+
+
+class _Sample(BaseWrapperDataset):
+    """Some sentences of a set, which keep their numbers."""
+
+    def __init__(self, dataset: Any, positions: Sequence[int]) -> None:
+        super().__init__(dataset)
+        self._positions = np.asarray(positions)
+
+    def ordered_indices(self) -> np.ndarray:
+        order = np.asarray(self.dataset.ordered_indices())
+        return order[np.isin(order, self._positions)]

@@ -89,6 +89,8 @@ class TeacherForced:
         dictionary_sha256: str | None = None,
         masks: NeuronMasks | None = None,
         with_tag: bool = False,
+        model: Any = None,
+        flags: Sequence[str] = (),
         max_tokens: int = 4000,
         dtype: torch.dtype = torch.float32,
         cpu: bool = False,
@@ -100,12 +102,14 @@ class TeacherForced:
             dictionary_sha256: of the dictionary that masks were made with.
             masks: for a dense checkpoint to run through.
             with_tag: losses and gradients are of the language token too, as fairseq's are.
+            model: what the checkpoint holds, in memory already and as it is to run; then ``dtype`` and ``cpu`` are its own.
+            flags: further flags of ``fairseq-generate``, such as ``--max-source-positions``.
 
         Raises:
             ModelError: if the data-bin has another dictionary, or masks lack a direction or do not fit.
         """
         folder = (shards_of(data_bin) or [data_bin])[0]
-        cfg = generation_config(path, folder, directions, token_flags)
+        cfg = generation_config(path, folder, directions, token_flags, *flags)
         self._task = task = tasks.setup_task(cfg.task)
         if dictionary_sha256 not in (None, dictionary := hash_text(*task.source_dictionary.symbols)):
             raise ModelError(
@@ -115,17 +119,20 @@ class TeacherForced:
                 expected=f"sha256 {str(dictionary_sha256)[:12]}",
                 mend="use the data-bin that was profiled",
             )
-        (self.model,), saved = checkpoint_utils.load_model_ensemble([str(path)], task=task)
-        if masks is not None:
-            self.model.set_masks(masks, task.langs)
-        self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
-        self.model.eval().to(dtype=dtype, device=self.device)
-        if self.model.has_masks:
-            self.model.masks(task.langs).require_directions(directions, where=path)
+        is_frozen = False
+        if model is None:
+            (model,), saved = checkpoint_utils.load_model_ensemble([str(path)], task=task)
+            is_frozen = getattr(saved.model, "base", None) == "frozen"
+            if masks is not None:
+                model.set_masks(masks, task.langs)
+            model.eval().to(dtype=dtype, device="cuda" if torch.cuda.is_available() and not cpu else "cpu")
+            if model.has_masks:
+                model.masks(task.langs).require_directions(directions, where=path)
+        self.model = model
+        self.device = next(model.parameters()).device
         self._criterion = CrossEntropyCriterion(task, sentence_avg=False)
         self._tags, self._with_tag = language_tags(task).to(self.device), with_tag
         self._data_bin, self._max_tokens, self.directions = data_bin, max_tokens, list(directions)
-        is_frozen = getattr(saved.model, "base", None) == "frozen"
         self.trained: dict[str, nn.Parameter] = {
             name: parameter
             for name, parameter in self.model.named_parameters()
@@ -183,11 +190,11 @@ class TeacherForced:
 
     @torch.no_grad()
     def sentence_likelihoods(
-        self, text: Text, each_batch: Callable[[], Any] = lambda: None
-    ) -> dict[Direction, SentenceLikelihoods]:
-        """Of every direction's set, the text and its tag apart."""
-        results = [SentenceLikelihoods(*np.full((3, size), np.nan)) for size in text.sentences]
-        for row, batch in text.batches:
+        self, text: Text, row: int, each_batch: Callable[[], Any] = lambda: None
+    ) -> SentenceLikelihoods:
+        """Of a direction's set, the text and its tag apart."""
+        likelihoods = SentenceLikelihoods(*np.full((3, text.sentences[row]), np.nan))
+        for batch in text.of(row):
             nats, is_text = self._token_nats(batch).double(), self._is_text(batch)
             is_tag = batch["target"].ne(self._padding) & ~is_text
             sums = torch.stack(
@@ -197,10 +204,11 @@ class TeacherForced:
                     nats.where(is_tag, 0).sum(dim=1).where(is_tag.any(dim=1), torch.nan),
                 ]
             )
-            of_row, place = results[row], batch["id"].cpu().numpy()
-            of_row.text_nats[place], of_row.text_tokens[place], of_row.tag_nats[place] = sums.cpu().numpy()
+            place = batch["id"].cpu().numpy()
+            for values, found in zip(vars(likelihoods).values(), sums.cpu().numpy(), strict=True):
+                values[place] = found
             each_batch()
-        return dict(zip(self.directions, results, strict=True))
+        return likelihoods
 
     @torch.no_grad()
     def mean_losses(self, text: Text, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
