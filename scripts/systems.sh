@@ -6,7 +6,7 @@
 # default will not do. baseline is the system whose length penalty, chosen by validation text, all of its seed are
 # translated with; empty: evaluating says how.
 
-systems=(dense dense-continuation specialized matched-random)
+systems=(dense dense-continuation specialized matched-random other-direction)
 baselines=(adapters-pair adapters-family lass bilingual)
 subnetworks=(full full-longer static dynamic meta-full meta-static meta-dynamic)
 comparing=() among=() baseline=dense-continuation
@@ -24,6 +24,7 @@ profile_and_select() {
   stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/specialized.safetensors"
   stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/matched-random.safetensors" \
     --method matched-random --seed "$1"
+  stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/other-direction.safetensors" --method other-direction
 }
 
 # SEED SYSTEM: all start from the dense model and see the same sentences in each update, but for bilingual models
@@ -31,7 +32,7 @@ continue_training() {
   local of=$run/seed-$1 masks=none number=${updates-} flags=()
   case $2 in
     dense-continuation) ;;
-    specialized | matched-random) masks=$of/masks/$2.safetensors ;;
+    specialized | matched-random | other-direction) masks=$of/masks/$2.safetensors ;;
     adapters-*)
       flags=(--arch neuron_spec_adapters_tiny --adapters "${2#adapters-}" --adapter-size "${adapter_size:?}")
       ;;
@@ -123,6 +124,7 @@ compare() {
 compare_systems() {
   comparison=$run/comparison-seeds-${seeds//,/-}
   compare "$comparison/against-dense-continuation" evaluation/SYSTEM \
-    dense-continuation specialized matched-random dense
+    dense-continuation specialized matched-random other-direction dense
   compare "$comparison/against-matched-random" evaluation/SYSTEM matched-random specialized
+  compare "$comparison/against-other-direction" evaluation/SYSTEM other-direction specialized
 }

@@ -129,23 +129,29 @@ def test_every_seed_has_its_own_dense_model_sets_and_continuations() -> None:
         own = [line for line in found if f"R/seed-{seed}/" in line and "compare" not in line]
         assert not any(f"seed-{other}" in line for line in own)
         continued = [line for line in own if "50_specialize" in line]
-        assert len(continued) == 3
+        assert len(continued) == 4
         dense = f"R/corpus/data-bin R/seed-{seed}/dense/checkpoint_last.pt"
         for system, masks in (
             ("dense-continuation", "none"),
             ("specialized", f"R/seed-{seed}/masks/specialized.safetensors"),
             ("matched-random", f"R/seed-{seed}/masks/matched-random.safetensors"),
+            ("other-direction", f"R/seed-{seed}/masks/other-direction.safetensors"),
         ):
             (line,) = (line for line in continued if f" R/seed-{seed}/{system} " in line)
             assert f" {dense} {masks} R/seed-{seed}/{system} " in line
-        # But for masks and folder the three are trained by the same words.
+        # But for masks and folder the four are trained by the same words.
         assert len({line.partition("continue.yaml")[2] for line in continued}) == 1
         assert f"--seed {seed} " in continued[0]
-        assert len([line for line in own if "60_evaluate" in line]) == 4
+        assert len([line for line in own if "60_evaluate" in line]) == 5
         assert sum(f"--method matched-random --seed {seed}" in line for line in own) == 1
+        assert sum("--method other-direction" in line for line in own) == 1
         assert sum("neuron-spec analyze" in line for line in own) == 1
     against = [line.split() for line in found if "neuron-spec compare" in line]
-    assert [words[2].partition("=")[0] for words in against] == ["dense-continuation", "matched-random"]
+    assert [words[2].partition("=")[0] for words in against] == [
+        "dense-continuation",
+        "matched-random",
+        "other-direction",
+    ]
     assert against[0][3] == "specialized=R/seed-4/evaluation/specialized,R/seed-7/evaluation/specialized"
 
 

@@ -97,7 +97,7 @@ def test_fairseq_knows_the_training_commands_and_their_updates_are_the_published
     corpus: str, gpus: int
 ) -> None:
     trainings = [line.split() for line in commands(corpus, "--gpus", gpus) if "20_" in line or "50_" in line]
-    assert len(trainings) == 4
+    assert len(trainings) == 5
     for words in trainings:
         config = next(word for word in words if word.endswith(".yaml"))
         own = words[words.index(config) + 1 :]
@@ -169,8 +169,8 @@ def test_all_systems_of_a_seed_start_from_its_dense_model_and_are_trained_alike(
         continued = [line for line in own if "50_specialize" in line]
         assert all(f" {dense} " in line for line in continued)
         assert len({line.partition("continue.yaml")[2] for line in continued}) == 1
-        assert sum("60_evaluate" in line for line in own) == 4
-    assert sum("neuron-spec compare" in line for line in found) == 2
+        assert sum("60_evaluate" in line for line in own) == 5
+    assert sum("neuron-spec compare" in line for line in found) == 3
     published = {"iwslt14": "", "ec30": " --published results/published/ec30.csv"}
     assert found[-1] == f"scripts/70_report.sh R{published[corpus]}"
 
@@ -190,7 +190,7 @@ def test_the_mean_of_the_best_checkpoints_is_evaluated_where_it_is_asked_for(cor
             assert found[at - 1] == (
                 f"neuron-spec checkpoint average --inputs {folder} --num-best-checkpoints 5 --output {path}"
             )
-    assert len(averages) == len([line for line in found if "60_evaluate" in line]) == 4
+    assert len(averages) == len([line for line in found if "60_evaluate" in line]) == 5
     assert "expected a whole number" in recipe(corpus, *CORPORA[corpus], "--average", 1, status=2).stderr
 
 
@@ -505,12 +505,18 @@ def test_a_tiny_run_from_text_to_comparison(corpus: str, tmp_path: Path) -> None
     systems = {
         path.parent.name: read_evaluation(path.parent) for path in seed.glob("evaluation/*/scores.json")
     }
-    assert set(systems) == {"dense", "dense-continuation", "specialized", "matched-random"}
+    assert set(systems) == {
+        "dense",
+        "dense-continuation",
+        "specialized",
+        "matched-random",
+        "other-direction",
+    }
     directions = len((folder / "corpus/data-bin/lang_pairs.txt").read_text().split(","))
     assert {len(evaluation.scores) for evaluation in systems.values()} == {directions}
     assert directions == {"iwslt14": 16, "ec30": 60}[corpus]
     assert len(shards_of(folder / "corpus/data-bin")) == {"iwslt14": 0, "ec30": 5}[corpus]
-    assert len(list(folder.glob("comparison-*/against-*/comparison.md"))) == 2
+    assert len(list(folder.glob("comparison-*/against-*/comparison.md"))) == 3
     assert (folder / f"analysis/{seed.name}/analysis.md").is_file()
     for system in systems:
         assert (seed / system / "config.yaml").is_file()

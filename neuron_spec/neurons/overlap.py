@@ -3,11 +3,16 @@
 Everything here looks at one layer, or at the mean over layers: `kept` is bool `[num_directions, ffn_dim]`,
 True = kept. IoU and sparsity are fractions (0-1). What the data at hand cannot answer raises
 `NothingToCompare`. scipy is slow to import, and is imported only where it is needed.
+
+IoU grows with the size of the sets, whatever they hold: two sets that keep the fraction p of the neurons at random
+have about p / (2 - p). `chance_iou` is that level, and `adjusted_iou` the IoU beyond it, which can be compared
+between layers and settings of different sparsity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +45,76 @@ def pairwise_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
     shared = rows @ columns.T
     union = rows.sum(dim=1)[:, None] + columns.sum(dim=1)[None, :] - shared
     return torch.where(union == 0, 1.0, shared / union.clamp(min=1))
+
+
+def chance_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
+    """The chance level: the IoU to expect of two random sets of these sizes, for each pair of directions.
+
+    Exact: the neurons that two sets share, drawn independently and uniformly, follow the hypergeometric
+    distribution, and the expectation is that of the ratio. Ours; the ratio of the expectations, pq / (p + q - pq)
+    for fractions p and q, is lower by less than 0.0004 at 512 neurons and kept fractions from 0.3 to 0.9, and by more
+    in narrow layers; only the exact one gives random sets an adjusted IoU of 0 on average.
+
+    Args:
+        kept: bool `[num_directions, ffn_dim]`, True = kept.
+        other: other sets for the columns, bool `[other_directions, ffn_dim]`; by default the same.
+
+    Returns:
+        float64 `[num_directions, other_directions]`, a fraction; 1 for two empty sets, as in `pairwise_iou`.
+
+    Raises:
+        NeuronSpecError: if ``kept`` or ``other`` is not such a tensor.
+    """
+    other = kept if other is None else other
+    _check_kept(kept)
+    _check_kept(other)
+    width = kept.size(1)
+    rows, row_of = kept.sum(dim=1).unique(return_inverse=True)
+    columns, column_of = other.sum(dim=1).unique(return_inverse=True)
+    factorials = torch.lgamma(torch.arange(width + 1, dtype=torch.float64) + 1)  # their logarithms
+
+    def ways(of: Tensor, chosen: Tensor) -> Tensor:
+        left = of - chosen
+        known = factorials[of] - factorials[chosen.clamp(0, width)] - factorials[left.clamp(0, width)]
+        return torch.where((chosen < 0) | (left < 0), -torch.inf, known)
+
+    # Further from the mean than 4 roots of the width, Hoeffding's bound leaves less than 2 exp(-64).
+    reach = math.ceil(4 * math.sqrt(width))
+    levels = torch.zeros(len(rows), len(columns), dtype=torch.float64)
+    for level, size in zip(levels, rows, strict=True):
+        # Both ways alike to the last bit.
+        few, many = torch.minimum(size, columns)[:, None], torch.maximum(size, columns)[:, None]
+        lowest = torch.maximum(few + many - width, few * many // width - reach).clamp(min=0)
+        shared = lowest + torch.arange(2 * reach + 2)  # [columns, counts]
+        weights = (ways(few, shared) + ways(width - few, many - shared)).softmax(dim=1)
+        union = few + many - shared
+        level[:] = (weights * torch.where(union == 0, 1.0, shared / union.clamp(min=1))).sum(dim=1)
+    return levels[row_of][:, column_of]
+
+
+def adjusted_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
+    """IoU corrected for the size of the sets, (IoU - chance level) / (1 - chance level), for each pair of directions.
+
+    1 for equal sets, 0 on average for random ones of whatever sizes, below 0 for sets that shun each other. Two sets
+    of different sizes cannot reach 1. The form is that of the adjusted Rand index (Hubert and Arabie 1985) and of
+    Cohen's kappa; ours in using it for IoU.
+
+    Args:
+        kept: bool `[num_directions, ffn_dim]`, True = kept.
+        other: other sets for the columns, bool `[other_directions, ffn_dim]`; by default the same.
+
+    Returns:
+        float64 `[num_directions, other_directions]`; NaN where a set keeps all neurons or none, for then the sizes
+        alone fix the IoU.
+
+    Raises:
+        NeuronSpecError: if ``kept`` or ``other`` is not such a tensor.
+    """
+    other = kept if other is None else other
+    chance = chance_iou(kept, other)
+    adjusted = (pairwise_iou(kept, other) - chance) / (1 - chance)
+    is_free = [sets.any(dim=1) & ~sets.all(dim=1) for sets in (kept, other)]
+    return torch.where(is_free[0][:, None] & is_free[1], adjusted, torch.nan)
 
 
 def sparsity(kept: Tensor) -> Tensor:
@@ -124,21 +199,22 @@ class Compared:
         """The languages, each once, in the order of their codes."""
         return sorted(set(self.languages))
 
-    def language_iou(self, kept: Tensor) -> Tensor:
+    def between_languages(self, kept: Tensor, measure: Callable[[Tensor], Tensor] = pairwise_iou) -> Tensor:
         """IoU between languages: the mean over the pairs of their directions.
 
         Args:
             kept: bool `[num_directions, ffn_dim]`, of all directions.
+            measure: or `chance_iou`, or `adjusted_iou`.
 
         Returns:
-            float64 `[L, L]` in the order of ``distinct``, 1 on the diagonal.
+            float64 `[L, L]` in the order of ``distinct``, 1 on the diagonal; NaN for all where one pair is unknown.
         """
         is_of = [[code == language for language in self.languages] for code in self.distinct]
         share = torch.tensor(is_of, dtype=torch.float64).reshape(len(is_of), len(self.rows))
         share = share / share.sum(dim=1, keepdim=True)
-        iou = share @ pairwise_iou(kept[self.rows]) @ share.T
-        iou = (iou + iou.T) / 2  # the two products round differently
-        return iou.fill_diagonal_(1)
+        mean = share @ measure(kept[self.rows]) @ share.T
+        mean = (mean + mean.T) / 2  # the two products round differently
+        return mean.fill_diagonal_(1)
 
 
 def compared(side: str, directions: Sequence[Direction], group: str = "own") -> Compared:
@@ -227,27 +303,6 @@ def cluster(iou: Tensor, languages: Sequence[str]) -> Tree:
         raise NothingToCompare("a dendrogram needs two languages", got=len(languages), expected="2 or more")
     distances = off_diagonal(1 - iou).double().clamp(min=0)
     return Tree(list(languages), torch.from_numpy(linkage(distances.numpy(), method="average")))
-
-
-# Chance ---------------------------------------------------------------------------------------
-
-
-def random_iou(first: int, second: int, width: int) -> float:
-    """Expected IoU (fraction) of two random sets, drawn independently.
-
-    Exact: the shared neurons of two uniform sets follow the hypergeometric distribution.
-
-    Args:
-        first, second: how many neurons each keeps.
-        width: of how many.
-    """
-    from scipy.stats import hypergeom
-
-    if first == second == 0:
-        return 1.0
-    shared = torch.arange(min(first, second) + 1, dtype=torch.float64).numpy()
-    weights = hypergeom.pmf(shared, width, first, second)
-    return float((weights * shared / (first + second - shared)).sum())
 
 
 def _check_kept(kept: Tensor) -> None:

@@ -16,7 +16,7 @@ from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import SIDES, WHOLE, Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import Compared, pairwise_iou, random_iou
+from neuron_spec.neurons.overlap import Compared, chance_iou, pairwise_iou
 from neuron_spec.neurons.selection import only_side, select, select_top_fraction
 from neuron_spec.statistics import NothingToCompare
 
@@ -131,8 +131,8 @@ def iou_with_other_languages(first: Tensor, second: Tensor, compared: Compared) 
     return pairwise_iou(first[compared.rows], second[compared.rows])[is_other].mean().item()
 
 
-def random_iou_per_direction(first: Tensor, second: Tensor) -> Tensor:
-    """What `iou_per_direction` would be, on average, if sets of these sizes were drawn at random.
+def chance_iou_per_direction(first: Tensor, second: Tensor) -> Tensor:
+    """The chance level of `iou_per_direction`.
 
     Args:
         first, second: bool `[N, F]`, True = kept.
@@ -140,5 +140,4 @@ def random_iou_per_direction(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         float64 `[N]`, a fraction.
     """
-    sizes = zip(first.sum(dim=1).tolist(), second.sum(dim=1).tolist(), strict=True)
-    return torch.tensor([random_iou(a, b, first.size(1)) for a, b in sizes], dtype=torch.float64)
+    return chance_iou(first, second).diagonal()

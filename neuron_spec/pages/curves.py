@@ -21,7 +21,15 @@ from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.languages import UNKNOWN, family_of
 from neuron_spec.neurons.activations import is_head_site
-from neuron_spec.neurons.overlap import Tree, compared, off_diagonal, sparsity
+from neuron_spec.neurons.overlap import (
+    Tree,
+    adjusted_iou,
+    chance_iou,
+    compared,
+    off_diagonal,
+    pairwise_iou,
+    sparsity,
+)
 from neuron_spec.pages.style import (
     COLORS,
     INK,
@@ -76,6 +84,8 @@ def iou_over_layers(
 ) -> Figure:
     """How the overlap of languages changes over the layers, pairs within and between families apart.
 
+    Above IoU with its chance level, the mean over pairs; below adjusted IoU, without the layers where it is unknown.
+
     Args:
         group: which directions are compared, as in `overlap.compared`.
 
@@ -83,40 +93,59 @@ def iou_over_layers(
         NeuronSpecError: if a layer's name or shape is wrong, or there is none.
     """
     sides = by_side(kept, directions)
-    figure = new_figure(max(6.6, 0.75 * len(kept) + 1.5), 3.7)
-    # As wide as they have layers, with one y axis.
+    figure = new_figure(max(6.6, 0.75 * len(kept) + 1.5), 6.2)
+    # As wide as they have layers, with one y axis a row.
     ratios = [max(2, len(layers)) for layers in sides.values()]
-    axes = figure.subplots(1, len(sides), sharey=True, squeeze=False, width_ratios=ratios)[0]
+    grid = figure.subplots(2, len(sides), sharex="col", sharey="row", squeeze=False, width_ratios=ratios)
     arrows = {each.key: each.arrow for each in GROUPS}
-    lowest, highest = 100.0, 0.0
+    drawn: tuple[list[Tensor], list[Tensor]] = ([], [])  # what the scale of each row has to hold
     shown: set[str] = set()
-    for ax, (side, layers) in zip(axes, sides.items(), strict=True):
+    for (above, below), (side, layers) in zip(grid.T, sides.items(), strict=True):
         chosen = compared(side, directions, group)
+        plain_axis(above, grid="y")
         words = arrows.get(chosen.group, "all directions")
-        plain_axis(ax, grid="y", x=f"{side} layer, {chosen.by} languages, {words}")
-        ax.set_xticks(range(len(layers)), [str(number) for number in layers])
-        ax.set_xlim(-0.6, len(layers) - 0.4)
+        plain_axis(below, grid="y", x=f"{side} layer, {chosen.by} languages, {words}")
+        below.set_xticks(range(len(layers)), [str(number) for number in layers])
+        below.set_xlim(-0.6, len(layers) - 0.4)
         if len(chosen.distinct) < 2:
-            say(ax, _NO_PAIR)
+            say(above, _NO_PAIR)
+            say(below, _NO_PAIR)
             continue
-        overlaps = [100 * off_diagonal(chosen.language_iou(kept[key])) for key in layers.values()]
-        values = torch.stack(overlaps)  # [layers, pairs]
-        lowest, highest = min(lowest, values.min().item()), max(highest, values.max().item())
+        iou, chance, adjusted = (
+            torch.stack(
+                [100 * off_diagonal(chosen.between_languages(kept[key], measure)) for key in layers.values()]
+            )
+            for measure in (pairwise_iou, chance_iou, adjusted_iou)
+        )  # [layers, pairs] each
         of = [family_of(code, families) for code in chosen.distinct]
-        shown |= _draw_overlaps(ax, values, list(starmap(_kind_of_pair, combinations(of, 2))))
-    if not shown:
-        lowest, highest = 0.0, 100.0
-    margin = max(1.0, 0.06 * (highest - lowest))
-    axes[0].set_ylim(max(0.0, min(lowest, highest - 5) - margin), min(highest + margin, 100.5))
-    axes[0].set_ylabel("IoU of kept neurons (%)")
+        kinds = list(starmap(_kind_of_pair, combinations(of, 2)))
+        shown |= _draw_overlaps(above, iou, kinds)
+        above.plot(chance.mean(dim=1).numpy(), **_CHANCE)
+        drawn[0].extend((iou, chance.mean(dim=1)))
+        known = ~adjusted.isnan().any(dim=1)
+        if known.any():
+            _draw_overlaps(below, adjusted, kinds)
+            drawn[1].append(adjusted[known])
+        else:
+            say(below, _NO_CHOICE)
+    for row, label, values in zip(grid, ("IoU of kept neurons (%)", "adjusted IoU (%)"), drawn, strict=True):
+        together = torch.cat([one.flatten() for one in values]) if values else torch.tensor([0.0, 100.0])
+        lowest, highest = together.min().item(), together.max().item()
+        margin = max(1.0, 0.06 * (highest - lowest))
+        row[0].set_ylim(min(lowest, highest - 5) - margin, min(highest + margin, 100.5))
+        row[0].set_ylabel(label)
+    grid[0, 0].set_ylim(bottom=max(0.0, grid[0, 0].get_ylim()[0]))
     named: dict[str, Look] = {kind: each for kind, each in _PAIR_KINDS.items() if kind in shown}
     if shown:
         named["quartiles, median, range; line: mean"] = {"color": PALE, "linewidth": 7}
+        named["chance level: random sets of these sizes"] = _CHANCE
     legend_above(figure, "Overlap over layers", named)
     return figure
 
 
 _NO_PAIR = "no pair of languages\nto compare"
+_NO_CHOICE = "unknown: sets of all\nneurons or of none"
+_CHANCE: Look = {"color": INK, "linewidth": 1.0, "linestyle": (0, (4, 2))}
 _WITHIN, _BETWEEN, _UNTOLD = "within families", "between families", "family unknown"
 _PAIR_KINDS = {
     _WITHIN: look(1, linewidth=1.2),
@@ -126,13 +155,14 @@ _PAIR_KINDS = {
 
 
 def _draw_overlaps(ax: Axes, values: Tensor, kinds: Sequence[str]) -> set[str]:
-    """Draw percent `[layers, pairs]`, each kind of pairs apart; return the kinds that occur."""
+    """Draw percent `[layers, pairs]`, each kind of pairs apart; return the kinds that occur. Layers of NaN are empty."""
     present = [kind for kind in _PAIR_KINDS if kind in kinds]
     step = 0.72 / len(present)
+    known = [layer for layer, of in enumerate(values) if not of.isnan().any()]
     for place, kind in enumerate(present):
         color = _PAIR_KINDS[kind]["color"]
-        chosen = values[:, [other == kind for other in kinds]]
-        positions = [layer + (place - (len(present) - 1) / 2) * step for layer in range(len(values))]
+        chosen = values[known][:, [other == kind for other in kinds]]
+        positions = [layer + (place - (len(present) - 1) / 2) * step for layer in known]
         ax.boxplot(
             list(chosen.numpy()), positions=positions, widths=min(0.4, 0.8 * step), whis=(0, 100),
             showcaps=False, showfliers=False, patch_artist=True, manage_ticks=False,

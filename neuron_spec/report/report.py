@@ -40,6 +40,7 @@ from neuron_spec.scoring.systems import (
     DYNAMIC,
     FULL,
     FULL_LONGER,
+    OTHER,
     RANDOM,
     SPECIALIZED,
     STATIC,
@@ -55,6 +56,8 @@ _ABOUT = {
     "specialization is not credited with what more training does",
     SPECIALIZED: "continues training with each direction running through, and updating, only its own FFN neurons",
     RANDOM: "as *specialized*, through as many neurons drawn at random: what sparsity alone does",
+    OTHER: "as *specialized*, through the sets of another direction, of another family where possible: whether it "
+    "matters whose they are",
     FULL: "goes on training from the dense model, with all its units",
     FULL_LONGER: "the control for episodes: as *full*, with as many gradients as they take",
     STATIC: "goes on training, each direction through its own neurons and attention heads",

@@ -23,6 +23,7 @@ from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
 from neuron_spec.scoring.systems import (
     CONTINUATION,
     DENSE,
+    OTHER,
     RANDOM,
     SPECIALIZED,
     STATIC,
@@ -161,7 +162,7 @@ def planned_comparisons(run: Run) -> dict[Path, list[System]]:
     """Folder -> what is compared there, the baseline first; as the experiment's script names them.
 
     Every system is compared with the dense continuation, or where there is none with the dense model; the
-    specialized one also with as many neurons at random.
+    specialized one also with as many neurons at random, and with those of another direction.
 
     Raises:
         NeuronSpecError: as `comparison.comparable`.
@@ -169,10 +170,10 @@ def planned_comparisons(run: Run) -> dict[Path, list[System]]:
     if len(run.systems) < 2:
         return {}
     first = CONTINUATION if CONTINUATION in run.systems else run.systems[0]
-    order = [name for name in (first, SPECIALIZED, RANDOM, DENSE) if name in run.systems]
+    order = [name for name in (first, SPECIALIZED, RANDOM, OTHER, DENSE) if name in run.systems]
     plans = [list(dict.fromkeys([*order, *run.systems]))]
-    if run.has_seeds and {SPECIALIZED, RANDOM} <= set(run.systems):
-        plans.append([RANDOM, SPECIALIZED])
+    if run.has_seeds and SPECIALIZED in run.systems:
+        plans += [[control, SPECIALIZED] for control in (RANDOM, OTHER) if control in run.systems]
     numbers = "-".join(str(seed.number) for seed in run.seeds)
     root = run.folder / (f"{COMPARISON}-seeds-{numbers}" if run.has_seeds else COMPARISON)
     return {

@@ -70,20 +70,28 @@ def _how_selected(run: Run, dropped: Table) -> Paragraph:
 
 def _finding(analyses: Analyses) -> str:
     """Whether families overlap more, over all layers; empty where no layer tells."""
-    differences, smallest = [], 0.0
+    differences, adjusted, smallest = [], [], 0.0
     for side, of_side in analyses[0]["sides"].items():
         families = [analyses[0]["languages"][code]["family"] for code in of_side["compared"]["languages"]]
         for layer, of_layer in of_side["layers"].items():
             tests = [of["sides"][side]["layers"][layer]["families"] for of in analyses]
             if values := known(tests, "difference_percent"):
                 differences.append(fmean(values))
+                of_adjusted = [of["sides"][side]["layers"][layer]["adjusted"]["families"] for of in analyses]
+                adjusted += [fmean(each) for each in [known(of_adjusted, "difference_percent")] if each]
                 smallest = max(smallest, _smallest_p(of_layer["families"], families))
     if not differences:
         return ""
+    text = f"Languages of one family overlap more than others in {_more(differences)} of IoU"
+    if adjusted:
+        text += f"; by adjusted IoU in {_more(adjusted)}"
+    return text + (f". With so few languages, p cannot be below {smallest:.3f}." if smallest > 0.001 else ".")
+
+
+def _more(differences: Sequence[float]) -> str:
     return (
-        f"Languages of one family overlap more than others in {sum(value > 0 for value in differences)} of "
-        f"{counted(len(differences), 'layer')}; the difference is {min(differences):+.1f} to {max(differences):+.1f} points"
-        + (f". With so few languages, p cannot be below {smallest:.3f}." if smallest > 0.001 else ".")
+        f"{sum(value > 0 for value in differences)} of {counted(len(differences), 'layer')}, the difference being "
+        f"{min(differences):+.1f} to {max(differences):+.1f} points"
     )
 
 

@@ -15,12 +15,13 @@ from neuron_spec.errors import DirectionError, NeuronSpecError
 from neuron_spec.scoring.endpoints import COMET, NLL, OF_TEXTS, Endpoint, Ratio
 from neuron_spec.scoring.evaluation import Evaluation
 
-DENSE, CONTINUATION, SPECIALIZED, RANDOM = "dense", "dense-continuation", "specialized", "matched-random"
+DENSE, CONTINUATION, SPECIALIZED = "dense", "dense-continuation", "specialized"
+RANDOM, OTHER = "matched-random", "other-direction"  # controls, of which sets and of whose
 FULL, FULL_LONGER, STATIC, DYNAMIC = "full", "full-longer", "static", "dynamic"
 META = "meta-"  # before the name of a system: the same one, trained by episodes
 # The order of columns; others follow by name.
 SYSTEMS = (
-    *(DENSE, CONTINUATION, SPECIALIZED, RANDOM, FULL, FULL_LONGER, STATIC, DYNAMIC),
+    *(DENSE, CONTINUATION, SPECIALIZED, RANDOM, OTHER, FULL, FULL_LONGER, STATIC, DYNAMIC),
     *(META + name for name in (FULL, STATIC, DYNAMIC)),
 )
 

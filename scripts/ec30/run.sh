@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's large benchmark, EC30: thirty languages with English, 61 M pairs in five shards, a big transformer. A
-# dense model, and three ways to go on from it: specialized, without masks, through random sets of the same sizes. Run
-# again to resume.
+# dense model, and four ways to go on from it: specialized, without masks, through random sets of the same sizes,
+# through another direction's sets. Run again to resume.
 #   scripts/ec30/run.sh TEXT [--seeds N,N,...] [--gpus N] [--run DIR] [--stop-after MINUTES] [--dry-run]
 #   scripts/ec30/run.sh TEXT --slurm PARTITION --gpus N [--nodes N] [--submit] [...]
 #   scripts/ec30/run.sh --smoke [...]

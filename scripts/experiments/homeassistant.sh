@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The built-in experiment: twelve languages with English, 24 directions in natural tiers. A dense model, and three ways
-# to go on from it: specialized, without masks, through random sets of the same sizes. Run again to resume.
+# The built-in experiment: twelve languages with English, 24 directions in natural tiers. A dense model, and four ways
+# to go on from it: specialized, without masks, through random sets of the same sizes, through another direction's sets.
+# Run again to resume.
 #   scripts/experiments/homeassistant.sh [--cpu | --smoke] [--seeds N,N,...] [--stop-after MINUTES] [--run DIR]
 #                                        [--results DIR] [--dry-run]
 #     (neither)              6+6 layers on one GPU: under 30 minutes for three seeds, an estimate and not measured
@@ -64,6 +65,8 @@ if [[ -n $results ]]; then
     keep "$run/analysis/seed-$seed/analysis.md" "$results/seed-$seed"
   done
   keep "$comparison/against-dense-continuation"/comparison.{png,csv,md} "$results/against-dense-continuation"
-  keep "$comparison/against-matched-random"/comparison.{md,csv} "$results/against-matched-random"
+  for control in matched-random other-direction; do
+    keep "$comparison/against-$control"/comparison.{md,csv} "$results/against-$control"
+  done
 fi
 say "done: read $run/report.html, $comparison/*/comparison.md and $run/analysis/*/analysis.md"

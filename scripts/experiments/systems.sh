@@ -91,7 +91,7 @@ done
 say "compare over seeds"
 result=$run/systems-seeds-${seeds//,/-}${without:+-without-${without//,/-}}
 compare "$result/against-dense-continuation" evaluation/SYSTEM \
-  dense-continuation specialized matched-random dense "${baselines[@]}"
+  dense-continuation specialized matched-random other-direction dense "${baselines[@]}"
 say "time all systems of seed ${seeds%%,*} in turns"
 benchmark=$result/systems.cpu.json
 [[ $size != gpu ]] || benchmark=$result/systems.cuda.json

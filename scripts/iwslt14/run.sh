@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The paper's small benchmark, IWSLT-14: eight languages with English, a transformer of 6+6 layers. A dense model, and
-# three ways to go on from it: specialized, without masks, through random sets of the same sizes. Run again to resume.
+# four ways to go on from it: specialized, without masks, through random sets of the same sizes, through another
+# direction's sets. Run again to resume.
 #   scripts/iwslt14/run.sh --archive FILE [--seeds N,N,...] [--gpus N] [--run DIR] [--stop-after MINUTES] [--dry-run]
 #   scripts/iwslt14/run.sh --archive FILE --slurm PARTITION --gpus N [--nodes N] [--submit] [...]
 #   scripts/iwslt14/run.sh --smoke [...]

@@ -3,18 +3,19 @@ from math import factorial
 
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import hypergeom, spearmanr
 
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.choices import GROUPS
 from neuron_spec.neurons.overlap import (
+    adjusted_iou,
+    chance_iou,
     cluster,
     compared,
     mean_off_diagonal,
     off_diagonal,
     pairwise_iou,
-    random_iou,
     sparsity,
 )
 from neuron_spec.statistics import NothingToCompare, family_contrast, mantel, permutation_test
@@ -205,7 +206,7 @@ def test_iou_of_languages_is_the_mean_over_their_directions(directions, group):
     for side in ("encoder", "decoder"):
         found = compared(side, directions, group)
         own = pairwise_iou(kept)
-        of_languages = found.language_iou(kept)
+        of_languages = found.between_languages(kept)
         assert of_languages.shape == (len(found.distinct), len(found.distinct))
         assert torch.equal(of_languages, of_languages.T)
         for (i, a), (j, b) in combinations(enumerate(found.distinct), 2):
@@ -352,12 +353,104 @@ def test_dendrogram_of_equal_sets():
 # Chance
 
 
-@pytest.mark.parametrize(("first", "second"), [(2, 3), (5, 4), (0, 2), (0, 0), (5, 5)])
-def test_expected_iou_of_random_sets_equals_brute_force(first, second):
-    width = 5
-    one = set(range(first))
-    values = [
-        len(one & set(other)) / len(one | set(other)) if one or other else 1.0
-        for other in combinations(range(width), second)
-    ]
-    assert random_iou(first, second, width) == pytest.approx(sum(values) / len(values))
+def sets_of(sizes, width, seed=0):
+    """Random sets of these sizes, bool `[len(sizes), width]`."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(len(sizes), width, generator=generator).argsort(dim=1)
+    return order < torch.tensor(sizes)[:, None]
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 6])
+def test_chance_level_equals_brute_force(width):
+    sizes = range(width + 1)
+    chance = chance_iou(sets_of(sizes, width))
+    for first in sizes:
+        one = set(range(first))
+        for second in sizes:
+            values = [
+                len(one & set(other)) / len(one | set(other)) if one or other else 1.0
+                for other in combinations(range(width), second)
+            ]
+            assert chance[first, second].item() == pytest.approx(sum(values) / len(values))
+
+
+@pytest.mark.parametrize("width", [300, 512, 4096])
+def test_chance_level_of_wide_layers_is_that_of_the_whole_distribution(width):
+    sizes = [1, 7, width // 20, width // 3, width // 2, width - 40, width - 1, width]
+    chance = chance_iou(sets_of(sizes, width))
+    for i, first in enumerate(sizes):
+        for j, second in enumerate(sizes):
+            shared = torch.arange(min(first, second) + 1, dtype=torch.float64).numpy()
+            weights = hypergeom.pmf(shared, width, first, second)
+            expected = (weights * shared / (first + second - shared)).sum()
+            assert chance[i, j].item() == pytest.approx(expected, rel=1e-7, abs=1e-12)
+
+
+def test_chance_level_is_about_p_over_2_minus_p():
+    for width, tolerance in ((64, 4e-3), (512, 4e-4), (4096, 5e-5)):
+        for p, q in ((0.3, 0.3), (0.5, 0.5), (0.9, 0.9), (0.35, 0.7)):
+            sizes = [round(p * width), round(q * width)]
+            p, q = (size / width for size in sizes)
+            chance = chance_iou(sets_of(sizes, width))[0, 1].item()
+            assert 0 < chance - p * q / (p + q - p * q) < tolerance
+            if p == q:
+                assert chance == pytest.approx(p / (2 - p), abs=tolerance)
+
+
+def test_chance_level_of_other_sets_and_of_what_is_none():
+    kept, other = sets_of([3, 9, 9], 12), sets_of([5, 1], 12, seed=1)
+    both = chance_iou(torch.cat([kept, other]))
+    assert torch.equal(chance_iou(kept, other), both[:3, 3:])
+    for measure in (chance_iou, adjusted_iou):
+        with pytest.raises(NeuronSpecError, match="not the kept neurons"):
+            measure(torch.ones(2, 3))
+
+
+def test_adjusted_iou_by_hand():
+    # Of two sets of two among four, 1/6 of the pairs share both, 4/6 one (IoU 1/3), 1/6 none: 7/18 on average.
+    kept = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0]], dtype=torch.bool)
+    assert chance_iou(kept)[0, 1].item() == pytest.approx(7 / 18)
+    adjusted = adjusted_iou(kept)
+    assert adjusted[0].tolist() == pytest.approx(
+        [1, (1 / 3 - 7 / 18) / (11 / 18), -7 / 11, (1 / 2 - 1 / 4) / (3 / 4)]
+    )
+
+
+def test_adjusted_iou_of_equal_sets_is_one_whatever_their_size():
+    kept = sets_of([1, 20, 32, 63], 64)
+    assert adjusted_iou(kept).diagonal().tolist() == pytest.approx([1] * 4)
+    assert adjusted_iou(kept, kept.clone()).diagonal().tolist() == pytest.approx([1] * 4)
+    assert (adjusted_iou(kept) <= 1 + 1e-12).all()
+
+
+@pytest.mark.parametrize(("first", "second"), [(6, 6), (32, 32), (58, 58), (6, 40), (32, 60), (1, 63)])
+def test_adjusted_iou_of_random_sets_is_zero_on_average(first, second):
+    one, other = sets_of([first] * 400, 64), sets_of([second] * 400, 64, seed=1)
+    adjusted, iou = adjusted_iou(one, other), pairwise_iou(one, other)
+    assert adjusted.mean().item() == pytest.approx(0, abs=4e-3)
+    assert (iou.mean() - chance_iou(one[:1], other[:1])).abs().item() < 4e-3
+
+
+def test_larger_random_sets_raise_iou_alone():
+    small, large = (sets_of([size] * 30, 512) for size in (100, 400))
+    assert mean_off_diagonal(pairwise_iou(large)) - mean_off_diagonal(pairwise_iou(small)) > 0.5
+    assert abs(mean_off_diagonal(adjusted_iou(large)) - mean_off_diagonal(adjusted_iou(small))) < 0.01
+
+
+def test_adjusted_iou_is_symmetric_and_does_not_depend_on_the_order_of_neurons():
+    kept = sets_of([5, 20, 40, 40, 63], 64)
+    adjusted = adjusted_iou(kept)
+    assert torch.equal(adjusted, adjusted.T)
+    shuffled = kept[:, torch.randperm(64, generator=torch.Generator().manual_seed(1))]
+    assert torch.equal(adjusted, adjusted_iou(shuffled))
+    rows = [3, 0, 4]
+    assert torch.equal(adjusted_iou(kept[rows]), adjusted[rows][:, rows])
+
+
+def test_adjusted_iou_is_unknown_where_sizes_alone_fix_the_iou():
+    kept = sets_of([0, 6, 12], 12)
+    known = ~adjusted_iou(kept).isnan()
+    assert known.tolist() == [[False] * 3, [False, True, False], [False] * 3]
+    assert adjusted_iou(kept, kept[1:2]).isnan().tolist() == [[True], [False], [True]]
+    languages = compared("decoder", [Direction("en", code) for code in ("de", "nl", "ru")])
+    assert languages.between_languages(kept, adjusted_iou)[0, 1].isnan()

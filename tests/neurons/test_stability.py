@@ -5,7 +5,7 @@ from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import WHOLE, Part
-from neuron_spec.neurons.overlap import compared, pairwise_iou, random_iou
+from neuron_spec.neurons.overlap import chance_iou, compared, pairwise_iou
 from neuron_spec.neurons.selection import (
     ks_per_direction,
     matched_random,
@@ -16,10 +16,10 @@ from neuron_spec.neurons.selection import (
 )
 from neuron_spec.neurons.stability import (
     are_split,
+    chance_iou_per_direction,
     iou_per_direction,
     iou_with_other_languages,
     part_of,
-    random_iou_per_direction,
     select_again,
 )
 from neuron_spec.statistics import NothingToCompare
@@ -129,8 +129,8 @@ def test_iou_per_direction_is_the_diagonal():
 def test_random_sets_have_the_expected_overlap():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.rand(4000, 24, generator=generator).argsort(dim=1) < size for size in (15, 9))
-    expected = random_iou_per_direction(first[:2], second[:2])
-    assert expected.tolist() == [pytest.approx(random_iou(15, 9, 24))] * 2
+    expected = chance_iou_per_direction(first[:2], second[:2])
+    assert torch.equal(expected, chance_iou(first[:2], second[:2]).diagonal())
     assert iou_per_direction(first, second).mean().item() == pytest.approx(expected[0].item(), abs=0.01)
 
 

@@ -209,6 +209,22 @@ def test_overlap_within_and_between_families_stands_apart():
     assert found == pytest.approx([100 * 2 / 3, 100 * (1 / 3 + 1 / 2) / 2, 0])
 
 
+def test_overlap_has_its_chance_level_above_and_is_adjusted_below():
+    directions = [Direction("en", code) for code in ("de", "nl", "ru")]
+    partial = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=torch.bool)
+    kept = {"decoder.layers.0": partial, "decoder.layers.1": torch.ones(3, 4, dtype=torch.bool)}
+    above, below = iou_over_layers(kept, directions).axes
+    (chance,) = (line for line in above.lines if line.get_linestyle() == "--")
+    assert list(chance.get_ydata()) == pytest.approx([100 * 7 / 18, 100])
+    means = [line for line in below.lines if line.get_marker() not in ("None", "")]
+    assert [len(line.get_ydata()) for line in means] == [1, 1]  # the second layer's is unknown
+    assert means[0].get_ydata()[0] == pytest.approx(-100 / 11)
+    low, high = below.get_ylim()
+    assert low < -100 * 7 / 11 < high  # de and ru share none
+    _, empty = iou_over_layers({"decoder.layers.0": kept["decoder.layers.1"]}, directions).axes
+    assert "unknown" in empty.texts[0].get_text()
+
+
 def test_sparsity_has_least_mean_and_most_of_each_group():
     directions = [Direction("en", "de"), Direction("en", "ru"), Direction("de", "en")]
     kept = {"decoder.layers.0": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)}

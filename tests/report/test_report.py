@@ -195,13 +195,13 @@ def test_an_ablation_is_shown(run):
 
 # ---------------------------------------------------------------- several seeds
 
-FOUR = {**SYSTEMS, "matched-random": 0.35}
+ALL = {**SYSTEMS, "matched-random": 0.35, "other-direction": 0.32}
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "experiment"
-    write_experiment(folder, {2: FOUR, 1: FOUR, 10: {"dense": 0.3}})
+    write_experiment(folder, {2: ALL, 1: ALL, 10: {"dense": 0.3}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison_files, "SAMPLES", 60)
         write_report(folder)
@@ -211,9 +211,7 @@ def experiment(tmp_path_factory) -> Path:
 def test_seeds_are_put_together_and_unfinished_ones_named(experiment):
     text = (experiment / "report.md").read_text()
     assert "seeds 1, 2." in text
-    left_out = (
-        "Left out: seed-10, where dense-continuation, specialized, matched-random is not evaluated yet."
-    )
+    left_out = "Left out: seed-10, where dense-continuation, specialized, matched-random, other-direction is not evaluated yet."
     assert left_out in text
     run = read_run(experiment)
     assert [seed.number for seed in run.seeds] == [1, 2]
@@ -235,14 +233,18 @@ def test_where_nothing_is_specialized_the_sets_are_the_static_ones(tmp_path):
 
 def test_comparisons_stand_where_the_experiment_puts_them(experiment):
     root = experiment / "comparison-seeds-1-2"
-    assert {path.name for path in root.iterdir()} == {"against-dense-continuation", "against-matched-random"}
+    assert {path.name for path in root.iterdir()} == {
+        *("against-dense-continuation", "against-matched-random", "against-other-direction")
+    }
     parameters = read_comparison(root / "against-dense-continuation" / "comparison.json").signature[
         "parameters"
     ]
-    assert parameters["systems"] == ["specialized", "matched-random", "dense"]
+    assert parameters["systems"] == ["specialized", "matched-random", "other-direction", "dense"]
     text = (experiment / "report.md").read_text()
     assert "**specialized against dense-continuation, BLEU:**" in text
     assert "**specialized against matched-random, BLEU:**" in text
+    assert "**specialized against other-direction, BLEU:**" in text
+    assert "whether it matters whose they are" in text
 
 
 def test_every_seed_has_its_overlap_figure(experiment):

@@ -12,7 +12,7 @@ from neuron_spec.errors import ArtifactError
 from neuron_spec.languages import LINEAGE_LEVELS, UNKNOWN, _language_table, language, tree_distance
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import pairwise_iou
+from neuron_spec.neurons.overlap import adjusted_iou, chance_iou, pairwise_iou
 from neuron_spec.neurons.selection import ks_per_direction, select
 from neuron_spec.studies.analysis.measure import (
     Question,
@@ -22,7 +22,7 @@ from neuron_spec.studies.analysis.measure import (
     read_families,
     select_from_profiles,
 )
-from neuron_spec.studies.analysis.page import PAGE, draw, write_analysis
+from neuron_spec.studies.analysis.page import PAGE, _pairs_csv, draw, write_analysis
 
 LAYERS = [f"{side}.layers.{number}" for side in ("encoder", "decoder") for number in range(2)]
 CODES = ["de", "nl", "es", "pt", "cs", "ru"]
@@ -76,7 +76,9 @@ def results(found):
     """Every part of an analysis that may not be computable."""
     for side in found["sides"].values():
         for part in (*side["layers"].values(), side["mean_over_layers"]):
-            yield from (part[name] for name in ("iou_percent", "families", "language_distances"))
+            yield part["chance_percent"]
+            for of in (part, part["adjusted"]):
+                yield from (of[name] for name in ("iou_percent", "families", "language_distances"))
 
 
 # The family tree
@@ -142,6 +144,13 @@ def test_numbers_are_those_of_the_masks():
     values = [100 * pairwise_iou(kept)[a, b].item() for a, b in combinations(rows, 2)]
     assert layer["iou_percent"]["mean"] == pytest.approx(sum(values) / len(values), abs=1e-3)
     assert layer["iou_percent"]["min"] == pytest.approx(min(values), abs=1e-3)
+    for name, of, measure in (
+        ("chance_percent", layer["chance_percent"], chance_iou),
+        ("adjusted", layer["adjusted"]["iou_percent"], adjusted_iou),
+    ):
+        values = [100 * measure(kept)[a, b].item() for a, b in combinations(rows, 2)]
+        assert of["mean"] == pytest.approx(sum(values) / len(values), abs=1e-3), name
+        assert (of["min"], of["max"]) == pytest.approx((min(values), max(values)), abs=1e-3), name
     dropped = 100 * (1 - kept[rows].double().mean(dim=1))
     assert layer["dropped_percent"]["en-x"]["max"] == pytest.approx(dropped.max().item(), abs=1e-3)
 
@@ -219,6 +228,54 @@ def test_masks_that_drop_nothing():
     assert layer["families"]["p"] == 1
     assert "all distances are equal" in layer["language_distances"]["reason"]
     assert "all distances are equal" in own["dendrogram"]["cophenetic_correlation"]["reason"]
+    assert layer["chance_percent"]["mean"] == 100
+    for part in ("iou_percent", "families", "language_distances"):
+        assert "a set of all neurons or of none" in layer["adjusted"][part]["reason"]
+
+
+def test_one_set_of_all_neurons_leaves_no_adjusted_iou_in_its_layer_and_in_the_mean():
+    masks = planted(around_english(CODES))
+    masks.kept["decoder.layers.1"][0] = True
+    own = analyze(Question(masks), {})["sides"]["decoder"]
+    for layer, of in (*own["layers"].items(), ("mean", own["mean_over_layers"])):
+        assert of["iou_percent"]["reason"] is None
+        is_known = layer == "decoder.layers.0"
+        assert (of["adjusted"]["iou_percent"]["mean"] is not None) == is_known
+        assert (of["adjusted"]["families"]["p"] is not None) == is_known
+    pairs = csv.DictReader(_pairs_csv(Question(masks)).splitlines())
+    for row in pairs:
+        is_known = row["layer"] != "decoder.layers.1" or "en-de" not in (row["first"], row["second"])
+        assert (row["adjusted_iou_percent"] != "") == is_known
+        assert float(row["chance_percent"]) > 0
+
+
+def test_families_that_only_keep_alike_many_neurons_are_found_by_iou_alone():
+    """Random sets, large in two families and small in the third: their sizes are all they have in common."""
+    generator = torch.Generator().manual_seed(3)
+    directions = [Direction("en", code) for code in (*CODES, "sv", "it", "bg")]
+    large = torch.tensor([language(d.target).family != "Slavic" for d in directions])
+    kept = torch.rand(9, 400, generator=generator) < torch.where(large, 0.9, 0.1)[:, None]
+    families = {
+        d.target: "Few" if not is_large else "Many" for d, is_large in zip(directions, large, strict=True)
+    }
+    found = analyze(Question(NeuronMasks(directions, {"decoder.layers.0": kept}), families=families), {})
+    layer = found["sides"]["decoder"]["layers"]["decoder.layers.0"]
+    assert layer["families"]["difference_percent"] > 20 and layer["families"]["p"] < 0.05
+    assert abs(layer["adjusted"]["families"]["difference_percent"]) < 2
+    assert layer["adjusted"]["families"]["p"] > 0.05
+
+
+def test_a_page_of_an_earlier_version_is_still_shown():
+    found = analyze(ask(), {})
+    made = signature("analyze", inputs={}, parameters={})
+    whole = PAGE.as_markdown(found, made, {})
+    for side in found["sides"].values():
+        for part in (*side["layers"].values(), side["mean_over_layers"]):
+            del part["adjusted"], part["chance_percent"]
+    page = PAGE.as_markdown(found, made, {})
+    assert "by an earlier version" in page and "by an earlier version" not in whole
+    layer = found["sides"]["decoder"]["layers"]["decoder.layers.0"]
+    assert f"{layer['iou_percent']['mean']:.1f}" in page
 
 
 # Stability

@@ -398,7 +398,14 @@ def test_every_system_is_in_the_table_of_the_smoke_run(tmp_path: Path) -> None:
     script(EXPERIMENTS / "systems.sh", "--smoke", "--run", tmp_path)
     result = tmp_path / "systems-seeds-1"
     rows = {row["system"]: row for row in csv.DictReader((result / "systems.csv").read_text().splitlines())}
-    assert set(rows) == {"dense", "dense-continuation", "specialized", "matched-random", *BASELINES}
+    assert set(rows) == {
+        "dense",
+        "dense-continuation",
+        "specialized",
+        "matched-random",
+        "other-direction",
+        *BASELINES,
+    }
     assert all(
         row["training_ratio"] and row["generation_ratio"] and row["peak_bytes"] for row in rows.values()
     )

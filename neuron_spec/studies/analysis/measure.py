@@ -27,20 +27,31 @@ from neuron_spec.languages import UNKNOWN, family_of, language, tree_distance
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import Compared, Tree, cluster, compared, mean_off_diagonal, off_diagonal
+from neuron_spec.neurons.overlap import (
+    Compared,
+    Tree,
+    adjusted_iou,
+    chance_iou,
+    cluster,
+    compared,
+    mean_off_diagonal,
+    off_diagonal,
+    pairwise_iou,
+)
 from neuron_spec.neurons.pairs import family_test, or_reason
 from neuron_spec.neurons.stability import (
     are_split,
+    chance_iou_per_direction,
     iou_per_direction,
     iou_with_other_languages,
     part_of,
-    random_iou_per_direction,
     select_again,
 )
 from neuron_spec.statistics import PERMUTATIONS, NothingToCompare, PermutationTest, mantel
 
 DISTANCES_HEADER = "language,language,distance"
 Distances = dict[frozenset[str], float]  # of unordered pairs of languages
+Measure = Callable[[Tensor], Tensor]  # of sets, bool `[n, F]`: float64 `[n, n]`
 
 
 @dataclass(frozen=True)
@@ -74,18 +85,19 @@ class Question:
     def family(self, code: str) -> str:
         return family_of(code, self.families)
 
-    def mean_iou(self, side: str) -> Tensor:
+    def mean_over_layers(self, side: str, measure: Measure = pairwise_iou) -> Tensor:
         """Between the L languages that are compared, mean over the side's layers, float64 `[L, L]`."""
         chosen = self.compared(side)
-        return torch.stack([chosen.language_iou(kept) for kept in self.masks.side(side).values()]).mean(dim=0)
+        of_layers = [chosen.between_languages(kept, measure) for kept in self.masks.side(side).values()]
+        return torch.stack(of_layers).mean(dim=0)
 
     def tree(self, side: str) -> Tree:
-        """The languages clustered by `mean_iou`.
+        """The languages clustered by the mean IoU over layers.
 
         Raises:
             NothingToCompare: if there are not two.
         """
-        return cluster(self.mean_iou(side), self.compared(side).distinct)
+        return cluster(self.mean_over_layers(side), self.compared(side).distinct)
 
 
 # What is read ---------------------------------------------------------------------------------
@@ -204,7 +216,7 @@ def analyze(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str, A
 
 
 def _side(question: Question, side: str) -> dict[str, Any]:
-    masks, chosen, mean_iou = question.masks, question.compared(side), question.mean_iou(side)
+    masks, chosen = question.masks, question.compared(side)
     groups = [direction.group.key for direction in masks.directions]
     layers = {}
     for layer, kept in masks.side(side).items():
@@ -218,7 +230,7 @@ def _side(question: Question, side: str) -> dict[str, Any]:
                 }
                 for group in dict.fromkeys(groups)
             },
-            **_overlap(question, chosen.distinct, chosen.language_iou(kept)),
+            **_overlaps(question, chosen.distinct, partial(chosen.between_languages, kept)),
         }
     return {
         "compared": {
@@ -230,22 +242,53 @@ def _side(question: Question, side: str) -> dict[str, Any]:
             "without_distance": _without_distance(question, chosen.distinct),
         },
         "layers": layers,
-        "mean_over_layers": _overlap(question, chosen.distinct, mean_iou),
+        "mean_over_layers": _overlaps(question, chosen.distinct, partial(question.mean_over_layers, side)),
         "dendrogram": _or_reason(
             ("leaves", "merges", "cophenetic_correlation", "language_distances"),
-            partial(_dendrogram, question, side, mean_iou),
+            partial(_dendrogram, question, side, question.mean_over_layers(side)),
         ),
     }
 
 
-def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
-    """``iou``: float `[L, L]` between the languages ``codes``."""
+def _overlaps(
+    question: Question, codes: Sequence[str], between: Callable[[Measure], Tensor]
+) -> dict[str, Any]:
+    """IoU with its tests, its chance level, and the same of adjusted IoU under ``adjusted``.
 
-    def overlap() -> dict[str, Any]:
-        mean_off_diagonal(iou)  # that there is a pair
-        return _percents(off_diagonal(iou), "mean", "min", "max")
+    Args:
+        between: of a measure, float64 `[L, L]` between the languages ``codes``.
+    """
+    return {
+        **_overlap(question, codes, between(pairwise_iou)),
+        "chance_percent": _or_reason(_SUMMARY, partial(_summary, between(chance_iou))),
+        "adjusted": _overlap(question, codes, between(adjusted_iou)),
+    }
+
+
+_SUMMARY = ("mean", "min", "max")
+
+
+def _summary(iou: Tensor) -> dict[str, float]:
+    """Of the pairs of languages, in percent."""
+    mean_off_diagonal(iou)  # that there is a pair
+    _require_known(iou)
+    return _percents(off_diagonal(iou), *_SUMMARY)
+
+
+def _require_known(iou: Tensor) -> None:
+    if iou.isnan().any():
+        raise NothingToCompare(
+            "no adjusted IoU",
+            got="a set of all neurons or of none",
+            expected="sets whose size leaves a choice",
+        )
+
+
+def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
+    """``iou``: float `[L, L]` between the languages ``codes``; adjusted or not."""
 
     def by_family() -> dict[str, Any]:
+        _require_known(iou)
         test = family_test(
             iou, [question.family(code) for code in codes], question.seed, permutations=question.permutations
         )
@@ -260,7 +303,7 @@ def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str,
 
     keys = ("within_percent", "between_percent", "difference_percent", *PermutationTest._fields)
     return {
-        "iou_percent": _or_reason(("mean", "min", "max"), overlap),
+        "iou_percent": _or_reason(_SUMMARY, partial(_summary, iou)),
         "families": _or_reason(keys, by_family),
         "language_distances": _against_distances(question, codes, 1 - iou),
     }
@@ -270,6 +313,7 @@ def _against_distances(question: Question, codes: Sequence[str], dissimilarity: 
     """``dissimilarity``: float `[L, L]` between the languages ``codes``."""
 
     def compute() -> dict[str, Any]:
+        _require_known(dissimilarity)
         without = _without_distance(question, codes)
         rows = [row for row, code in enumerate(codes) if code not in without]
         known = [codes[row] for row in rows]
@@ -339,7 +383,7 @@ def _stability(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str
                     name: _or_reason(("mean",), partial(_of_others, reference, sets[name], chosen))
                     for name in sets
                 },
-                "random_percent": _percent(float(random_iou_per_direction(reference, reference).mean())),
+                "random_percent": _percent(float(chance_iou_per_direction(reference, reference).mean())),
             }
         means[side] = {}
         for name in later:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from neuron_spec.directions import GROUPS
 from neuron_spec.neurons.choices import Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import Tree, pairwise_iou
+from neuron_spec.neurons.overlap import Tree, adjusted_iou, chance_iou, pairwise_iou
 from neuron_spec.pages import curves, heatmap
 from neuron_spec.pages.page import (
     FIGURES,
@@ -34,7 +35,7 @@ from neuron_spec.studies.analysis.measure import Question, analyze
 
 CAPTIONS = {
     "sparsity": "Neurons dropped per layer, of each group of directions",
-    "overlap": "IoU of the sets per layer, within and between language families",
+    "overlap": "IoU of the sets per layer with its chance level, and adjusted for it, within and between families",
     "dendrogram": "Languages by the overlap of their sets, mean over layers",
     "iou": "Pairwise IoU in every layer, languages ordered by family",
     "iou-first-decoder-layer": "Pairwise IoU in the first decoder layer",
@@ -88,17 +89,19 @@ def _tree(question: Question, side: str) -> Tree | None:
 
 
 def _pairs_csv(question: Question) -> str:
-    """IoU of every two directions in every layer, and whether the analysis compares them there."""
+    """IoU of every two directions in every layer, its chance level, adjusted IoU, empty where it is unknown, and
+    whether the analysis compares them there."""
     directions = question.masks.directions
     rows: list[tuple[object, ...]] = []
     for side in question.sides:
         compared = set(question.compared(side).rows)
         for layer, kept in question.masks.side(side).items():
-            iou = pairwise_iou(kept).tolist()
+            measured = [(100 * of(kept)).tolist() for of in (pairwise_iou, chance_iou, adjusted_iou)]
             for a, b in combinations(range(len(directions)), 2):
-                is_compared = int({a, b} <= compared)
-                rows.append((layer, directions[a], directions[b], f"{100 * iou[a][b]:.4f}", is_compared))
-    return csv_text(("layer", "first", "second", "iou_percent", "compared"), rows)
+                percents = ["" if math.isnan(of[a][b]) else f"{of[a][b]:.4f}" for of in measured]
+                rows.append((layer, directions[a], directions[b], *percents, int({a, b} <= compared)))
+    header = ("layer", "first", "second", "iou_percent", "chance_percent", "adjusted_iou_percent", "compared")
+    return csv_text(header, rows)
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
@@ -174,35 +177,67 @@ def overlap_blocks(analyses: Analyses) -> list[Block]:
     def each(parts: Sequence[Mapping[str, Any]], key: str, show: Callable[[float], str]) -> Cell:
         return ", ".join(map(show, known(parts, key))) or None
 
-    rows: list[list[Cell]] = []
+    how_far: list[list[Cell]] = []
+    by_family: list[list[Cell]] = []
+    by_distance: list[list[Cell]] = []
     reasons: list[tuple[str, str | None]] = []
     for name, seeds in _layers(analyses).items():
-        iou, families, distances = (
-            [seed[part] for seed in seeds] for part in ("iou_percent", "families", "language_distances")
-        )
-        for what, parts in (("IoU", iou), ("families", families), ("distances", distances)):
-            reasons += [(f"{name}, {what}", part["reason"]) for part in parts]
-        least, most = known(iou, "min"), known(iou, "max")
-        rows.append(
-            [
-                name,
-                mean(iou, "mean"),
-                f"{min(least):.1f}-{max(most):.1f}" if least else None,
-                mean(families, "within_percent"),
-                mean(families, "between_percent"),
-                each(families, "p", shown_p),
+        chance = [seed.get("chance_percent", _EARLIER) for seed in seeds]
+        how_far.append([name])
+        by_family.append([name])
+        by_distance.append([name])
+        for what, measured in (("", seeds), ("adjusted ", [seed.get("adjusted", {}) for seed in seeds])):
+            iou, families, distances = (
+                [of.get(part, _EARLIER) for of in measured]
+                for part in ("iou_percent", "families", "language_distances")
+            )
+            parts = ((f"{what}IoU", iou), ("families", families), ("distances", distances))
+            reasons += [(f"{name}, {part}", one["reason"]) for part, each_seed in parts for one in each_seed]
+            least, most = known(iou, "min"), known(iou, "max")
+            how_far[-1] += [mean(iou, "mean"), f"{min(least):.1f} to {max(most):.1f}" if least else None]
+            how_far[-1] += [] if what else [mean(chance, "mean")]
+            by_family[-1] += [mean(families, "within_percent"), mean(families, "between_percent")]
+            by_family[-1] += [each(families, "p", shown_p)]
+            by_distance[-1] += [
                 each(distances, "correlation", "{:.2f}".format),
                 each(distances, "p", shown_p),
             ]
-        )
-    text = (
-        "Pairwise IoU of the kept neurons in percent. *Within families*, *between*: mean over pairs of languages; "
-        f"{FAMILY_P} *Correlation*: Spearman's, of 1 - IoU with the distance between languages "
-        f"({analyses[0]['distances']}); positive where relatives share more; p by Mantel's test. Both tests are one-sided "
-        "and not corrected for the number of layers."
-    )
-    header = ("layer", "IoU", "min-max", "within families", "between", "p", "correlation", "p")
-    return [Paragraph(text), Table(header, rows), *not_computed(reasons)]
+    return [
+        Paragraph(
+            "Pairwise IoU of the kept neurons in percent. *Chance level*: that of random sets of these sizes, which grows "
+            "with what they keep. *Adjusted IoU*: (IoU - chance level) / (1 - chance level), 0 for random sets, 100 for "
+            "equal ones. IoU alone says nothing about layers or settings that keep different numbers of neurons: it "
+            "falls where the sets get smaller, and adjusted IoU need not."
+        ),
+        Table(("layer", "IoU", "least to most", "chance level", "adjusted IoU", "least to most"), how_far),
+        Paragraph(f"*Within families*, *between*: mean over pairs of languages; {FAMILY_P}"),
+        Table(
+            (
+                "layer",
+                *(
+                    f"{what}, {column}"
+                    for what in _MEASURES
+                    for column in ("within families", "between", "p")
+                ),
+            ),
+            by_family,
+        ),
+        Paragraph(
+            "*Correlation*: Spearman's, of 1 - IoU, or 1 - adjusted IoU, with the distance between languages "
+            f"({analyses[0]['distances']}); positive where relatives share more; p by Mantel's test. All these tests are "
+            "one-sided and not corrected for the number of layers."
+        ),
+        Table(
+            ("layer", *(f"{what}, {column}" for what in _MEASURES for column in ("correlation", "p"))),
+            by_distance,
+        ),
+        *not_computed(reasons),
+    ]
+
+
+_MEASURES = ("IoU", "adjusted IoU")
+# What no analysis had before chance levels.
+_EARLIER = {"reason": "not in this analysis, by an earlier version: analyze into a new folder"}
 
 
 def known(parts: Sequence[Mapping[str, Any]], key: str) -> list[float]:
@@ -261,11 +296,11 @@ def _stability(stability: Mapping[str, Any] | None) -> list[Block]:
         Paragraph(
             "Would other data have selected the same neurons? IoU in percent of the sets that two profiles give, "
             "selected as the masks were; mean over the directions compared. *Other languages*: the sets of different "
-            "languages, from the two profiles, or from P1 alone. *Random sets*: the expected IoU of random sets of the "
-            "sizes of P1's. Sets follow the language rather than the sample where two profiles agree far better on one "
+            "languages, from the two profiles, or from P1 alone. *Chance level*: of random sets of the sizes of "
+            "P1's. Sets follow the language rather than the sample where two profiles agree far better on one "
             "language than they do across languages."
         ),
-        Table((*header, "other languages, P1", "random sets"), rows),
+        Table((*header, "other languages, P1", "chance level"), rows),
         Table(
             ("", "profile", "part", "encoder tokens", "decoder tokens"),
             [[short[name], name, *of.values()] for name, of in stability["profiles"].items()],

@@ -33,14 +33,14 @@ from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown
 from neuron_spec.pages.tables import Cell, csv_text
 from neuron_spec.scoring.comparison import Difference
 from neuron_spec.scoring.comparison_files import COMPARISON, difference_table, read_comparison
-from neuron_spec.scoring.systems import CONTINUATION, DENSE, RANDOM, SPECIALIZED
+from neuron_spec.scoring.systems import CONTINUATION, DENSE, OTHER, RANDOM, SPECIALIZED
 
 SYSTEMS = "systems"  # .md, .csv, .json
 
 # The same computation as the dense model: its speed and memory are theirs.
 LIKE_DENSE = (CONTINUATION, "bilingual")
 # Which stage's seconds a system waits for; LaSS's are in its masks.
-_EXTRACTION = dict.fromkeys((SPECIALIZED, RANDOM), ("profile", "select"))
+_EXTRACTION = dict.fromkeys((SPECIALIZED, RANDOM, OTHER), ("profile", "select"))
 
 _ADAPTERS = ".adapter."
 _NO_PARAMETERS = ("version", "_float_tensor", "adapter_rows")
