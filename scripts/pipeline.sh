@@ -47,6 +47,7 @@ take_options() {
         size=$name again+=("$1")
         shift
         ;;
+      --both-ways) both_ways=true again+=("$1"); shift ;;
       --dry-run | --submit | --from-scratch) printf -v "$name" true; shift ;;
       *)
         needs_value "$@"

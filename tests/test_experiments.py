@@ -68,7 +68,7 @@ def test_help_shows_every_option_from_any_folder(name: str, tmp_path: Path) -> N
     options = {*taken.split(), "--run", "--dry-run", "--smoke"}
     assert len(options) > 3
     assert {option for option in options if option not in text} == set()
-    for option in options - {"--run", "--dry-run", "--smoke", "--cpu"}:
+    for option in options - {"--run", "--dry-run", "--smoke", "--cpu", "--both-ways"}:
         assert "needs a value" in experiment(name, option, status=2).stderr
 
 
@@ -156,6 +156,7 @@ def test_every_seed_has_its_own_dense_model_sets_and_continuations() -> None:
 
 
 BASELINES = {
+    "bible": "dense-continuation",
     "homeassistant": "dense-continuation",
     "systems": "dense-continuation",
     "subnetworks": "full",

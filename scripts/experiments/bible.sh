@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Is there interference, is there something to gain, and does specialization gain it? Verses in twelve languages of six
+# families, out of English (docs/bible.md has the rules by which the outcome is read). Run again to resume.
+#   scripts/experiments/bible.sh [--cpu | --smoke] [--seeds N,N,...] [--both-ways] [--stop-after MINUTES] [--run DIR]
+#                                [--results DIR] [--dry-run]
+#     (neither)              4+4 layers on one GPU: meant for 20 minutes a seed, not measured
+#     --cpu                  2+2 layers on 2 CPU cores: hours a seed
+#     --smoke                the toy corpus and one seed on 2 CPU cores: minutes
+#     --seeds N,N,...        each seed has its own dense model, sets and continuations (default 1,2,3; smoke 1)
+#     --both-ways            directions into English too
+#     --stop-after MINUTES   stop then; the same command goes on, training from where it last saved
+#     --run DIR              where everything goes (default runs/bible, with -cpu, -smoke and -both-ways)
+#     --results DIR          copy scores, comparisons and learning curves there
+#     --dry-run              print every command, run none
+# Uses .venv, or else an active environment that has neuron-spec.
+set -euo pipefail
+self=$(realpath "$0")
+cd "$(dirname "$self")/../.."
+# shellcheck source=scripts/pipeline.sh
+source scripts/pipeline.sh
+# shellcheck source=scripts/systems.sh
+source scripts/systems.sh
+
+both_ways=false
+take_options "--cpu --seeds --both-ways --stop-after --results" "$@"
+default_run "bible$($both_ways && echo -both-ways || true)"
+if [[ $size == smoke ]]; then seeds=${seeds:-1}; fi
+seeds=${seeds:-1,2,3}
+needs_seeds
+
+corpus=bible langs=de,fr,es,it,ro,ru,uk,ar,fa,id,vi,tl
+data=(--langs "$langs" --vocab-size 2000)
+configs=configs/bible/$size checkpoint=checkpoint_last.pt device=(--cpu) batch=()
+updates=1500 all_updates=30000 gates=en-de,en-ru,en-ar,en-id k=70
+often=(--log-format simple --log-interval 50 --save-interval-updates 250 --keep-interval-updates 1
+  --validate-interval-updates 250)
+pretraining=(--cpu --log-format simple --log-interval 250 --save-interval-updates 1500 --keep-interval-updates 1
+  --validate-interval-updates 1500)
+[[ $size == gpu ]] || keep_freed_memory
+case $size in
+  gpu)
+    device=() batch=(--max-tokens 16000) all_updates=12000 updates=600
+    pretraining=("${pretraining[@]:1}")
+    ;;
+  cpu) ;;
+  smoke)
+    corpus=toy langs=qa,qb,qm data=(--langs qa,qb,qm --train-size 1200 --valid-size 60 --test-size 30)
+    configs=configs/smoke updates=20 all_updates=120 gates=en-qa
+    pretraining=(--cpu --max-update "$all_updates" --total-num-update "$all_updates" "${often[@]}")
+    ;;
+esac
+profiling=("${device[@]}" "${batch[@]}") evaluating=("${device[@]}" "${batch[@]}" -- --max-len-a 2 --max-len-b 10)
+data_bin=$run/corpus/data-bin
+pairs=() continuing=("${device[@]}" "${often[@]}")
+for lang in ${langs//,/ }; do
+  pairs+=("en-$lang")
+  if $both_ways; then pairs+=("$lang-en"); fi
+done
+among=(--lang-pairs "$(IFS=,; echo "${pairs[*]}")")
+pretraining+=("${among[@]}")
+
+# All start from the dense model and see the same sentences. -long: three times the updates.
+systems=(dense dense-continuation specialized "specialized-$k" ceiling "frozen-$k" "shared-core-$k" "matched-random-$k"
+  "other-direction-$k")
+long=(dense-continuation-long specialized-long "specialized-$k-long")
+
+stop_in_time
+$dry_run || command -v neuron-spec &>/dev/null || scripts/00_install.sh
+
+# SEED
+select_sets() {
+  local of=$run/seed-$1 method
+  stage scripts/30_profile.sh "$data_bin" "$of/dense/$checkpoint" "$of/profile.safetensors" "${profiling[@]}" \
+    "${among[@]}"
+  stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/specialized.safetensors"
+  stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/specialized-$k.safetensors" --k "$k"
+  for method in shared-core other-direction; do
+    stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/$method-$k.safetensors" --method "$method" --k "$k"
+  done
+  stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/matched-random-$k.safetensors" \
+    --method matched-random --k "$k" --seed "$1"
+  stage neuron-spec unshare --path "$of/dense/$checkpoint" --output "$of/ceiling-start" "${among[@]}"
+}
+
+# SEED SYSTEM
+train_system() {
+  local of=$run/seed-$1 number=$updates name=${2%-long} dense flags=() masks
+  dense=$of/dense/$checkpoint masks=$of/masks/$name.safetensors
+  [[ $2 != *-long ]] || number=$((3 * updates))
+  case $name in
+    dense-continuation) masks=none ;;
+    frozen-*) masks=$of/masks/specialized-$k.safetensors flags=(--dropped-neurons frozen) ;;
+    ceiling)
+      dense=$of/ceiling-start/dense.pt masks=$of/ceiling-start/masks.safetensors
+      # In a dry run there is no file to read yet.
+      $dry_run || mapfile -t flags < <(neuron-spec flags "$of/ceiling-start/flags.yaml")
+      ;;
+  esac
+  logged "$of/$2/train.log" scripts/50_specialize.sh "$data_bin" "$dense" "$masks" "$of/$2" "$configs/continue.yaml" \
+    --seed "$1" "${among[@]}" "${continuing[@]}" --max-update "$number" --total-num-update "$number" "${flags[@]}"
+}
+
+# SEED: models of one direction each, trained for its share of the dense model's updates; are they better?
+train_gates() {
+  local of=$run/seed-$1/bilingual direction evaluations=()
+  for direction in ${gates//,/ }; do
+    logged "$of/$direction/train.log" scripts/bilingual.sh "$data_bin" "$direction" "$all_updates" "$of/$direction" \
+      "$configs/pretrain.yaml" --seed "$1" "${device[@]}" "${often[@]}"
+    translate_and_score "$1" bilingual "$of/$direction/$checkpoint" "$of/$direction/evaluation"
+    evaluations+=("$of/$direction/evaluation")
+  done
+  stage neuron-spec bilingual join "${evaluations[@]}" --output "$run/seed-$1/evaluation/bilingual"
+}
+
+say "corpus: $corpus"
+stage scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
+first=${seeds%%,*}
+for seed in ${seeds//,/ }; do
+  say "seed $seed: pretrain a dense model with plain fairseq"
+  pretrain "$seed"
+  say "seed $seed: sets, controls, and the ceiling's start"
+  select_sets "$seed"
+  for system in "${systems[@]:1}" "${long[@]}"; do
+    say "seed $seed: continue training, $system"
+    train_system "$seed" "$system"
+  done
+  say "seed $seed: evaluate"
+  evaluate_systems "$seed"
+  for system in "${long[@]}"; do evaluate "$seed" "$system"; done
+  if [[ $seed == "$first" ]]; then
+    say "seed $seed: the gate of interference, a model per direction"
+    train_gates "$seed"
+  fi
+done
+say "compare over seeds"
+result=$run/comparison-seeds-${seeds//,/-}
+compare "$result/against-dense-continuation" evaluation/SYSTEM dense-continuation "${systems[@]:2}" dense
+compare "$result/against-dense-continuation-long" evaluation/SYSTEM "${long[@]}"
+compare "$result/against-specialized-$k" evaluation/SYSTEM "specialized-$k" "matched-random-$k" "other-direction-$k"
+stage neuron-spec compare "dense=$run/seed-$first/evaluation/dense" \
+  "bilingual=$run/seed-$first/evaluation/bilingual" --common-directions --output "$result/bilingual-against-dense"
+say "report"
+stage scripts/70_report.sh "$run"
+
+if [[ -n $results ]]; then
+  say "copy the results to $results"
+  keep "$run/corpus/corpus.json" "$results"
+  for what in against-dense-continuation against-dense-continuation-long "against-specialized-$k" bilingual-against-dense; do
+    keep "$result/$what"/comparison.{png,csv,md} "$results/$what"
+  done
+fi
+say "done: read $run/report.html and $result/*/comparison.md; docs/bible.md says how"
