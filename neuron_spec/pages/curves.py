@@ -138,7 +138,7 @@ def iou_over_layers(
     named: dict[str, Look] = {kind: each for kind, each in _PAIR_KINDS.items() if kind in shown}
     if shown:
         named["quartiles, median, range; line: mean"] = {"color": PALE, "linewidth": 7}
-        named["chance level: random sets of these sizes"] = _CHANCE
+        named["chance level"] = _CHANCE
     legend_above(figure, "Overlap over layers", named)
     return figure
 
