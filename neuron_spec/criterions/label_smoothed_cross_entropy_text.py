@@ -49,7 +49,7 @@ class TextCriterion(LabelSmoothedCrossEntropyCriterion):
         logged_metrics: what a validation logs where targets have tags, and ``--best-checkpoint-metric`` may name.
     """
 
-    logged_metrics = ("loss", "nll_loss", "ppl", "text_nll_loss", "text_ppl", "tag_nll_loss")
+    logged_metrics: tuple[str, ...] = ("loss", "nll_loss", "ppl", "text_nll_loss", "text_ppl", "tag_nll_loss")
 
     def __init__(
         self,
