@@ -46,10 +46,10 @@ class TextCriterion(LabelSmoothedCrossEntropyCriterion):
     """fairseq's label-smoothed cross-entropy, bit for bit, or of the text alone.
 
     Attributes:
-        logged_metrics: what a validation logs, and ``--best-checkpoint-metric`` may name.
+        logged_metrics: what a validation logs where targets have tags, and ``--best-checkpoint-metric`` may name.
     """
 
-    logged_metrics = ("loss", "nll_loss", "ppl", "text_nll_loss", "text_ppl", "tag_nll_loss")
+    logged_metrics: tuple[str, ...] = ("loss", "nll_loss", "ppl", "text_nll_loss", "text_ppl", "tag_nll_loss")
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class TextCriterion(LabelSmoothedCrossEntropyCriterion):
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.loss_without_tag = loss_without_tag
         self.register_buffer("tags", language_tags(task), persistent=False)
+        if report_accuracy:
+            self.logged_metrics = (*self.logged_metrics, "total", "n_correct", "accuracy")
         self._parts: dict[str, Tensor] = {}  # of the batch that `compute_loss` saw last
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> Any:

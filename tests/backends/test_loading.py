@@ -108,7 +108,8 @@ def test_sentences_that_were_not_run_are_not_numbers(model, open_model):
 
 def test_a_target_without_a_tag_has_text_alone(open_model, workshop, tmp_path):
     cfg, _, model = workshop.build()
-    cfg.task.decoder_langtok = cfg.model.decoder_langtok = False
+    for args in (cfg.task, cfg.model):
+        args.decoder_langtok, args.langtoks = False, None
     path = workshop.save(tmp_path / "untagged.pt", cfg, model)
     untagged, as_fairseq = (
         open_model(path=path, tagged=False, with_tag=with_tag) for with_tag in (False, True)

@@ -53,8 +53,8 @@ def validated(workshop: Any, *flags: str, max_tokens: int = 200, tagged: bool = 
                 batch["ntokens"] = int(batch["target"].ne(PAD).sum())
             *_, log = task.valid_step(batch, model, criterion)
             task.reduce_metrics([log], criterion)
-    return {name: logged[name].avg for name in logged if hasattr(logged[name], "avg")} | {
-        name: logged.get_smoothed_value(name) for name in logged if name.endswith("ppl")
+    return {
+        name: getattr(meter, "avg", None) or logged.get_smoothed_value(name) for name, meter in logged.items()
     }
 
 
@@ -166,6 +166,13 @@ def test_what_is_logged_is_the_mean_over_text_and_over_tags_in_bits(workshop):
     }
     assert {name: float(logged[name]) for name in bits} == pytest.approx(bits, rel=1e-5)
     assert logged["text_ppl"] == pytest.approx(2 ** bits["text_nll_loss"], abs=0.01)
+
+
+@pytest.mark.parametrize("flags", [(), ("--report-accuracy",)])
+def test_a_criterion_names_what_it_logs(workshop, flags):
+    cfg, task, _ = workshop.build(*TEXT, *flags)
+    named = task.build_criterion(cfg.criterion).logged_metrics
+    assert validated(workshop, *flags).keys() - {"wpb", "wps", "bsz"} == {*named}  # the task's own
 
 
 @pytest.mark.parametrize("flags", [(), ("--loss-without-tag",)])
