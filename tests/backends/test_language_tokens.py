@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from fairseq import checkpoint_utils
 
 from neuron_spec import models, tasks
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, starts_of, task_args, token_flags
@@ -28,6 +29,7 @@ def fairseq(command: str, *words: object) -> None:
     """A command of fairseq's, in this process."""
     module = importlib.import_module(f"fairseq_cli.{command}")
     assert models and tasks  # registered, as by --user-dir
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)  # of a training before, in this process
     with mock.patch.object(sys, "argv", [f"fairseq-{command}", *map(str, words)]):
         module.cli_main()
 
@@ -345,8 +347,18 @@ def test_a_best_metric_that_nobody_logs_is_refused_before_training(train, tmp_pa
     train(tmp_path, *flags, updates=1)  # nothing is validated
 
 
+OF_TEXT = ("--criterion", "label_smoothed_cross_entropy_text")
+
+
 @pytest.mark.parametrize(
-    ("metric", "flags"), [("ppl", ()), ("nll_loss", ()), ("accuracy", ("--report-accuracy",))]
+    ("metric", "flags"),
+    [
+        ("ppl", ()),
+        ("nll_loss", ()),
+        ("accuracy", ("--report-accuracy",)),
+        ("text_nll_loss", OF_TEXT),
+        ("accuracy", (*OF_TEXT, "--report-accuracy")),
+    ],
 )
 def test_training_goes_by_a_metric_that_is_logged(train, tmp_path, metric, flags):
     flags = ("--langs", ORDER, *SOURCE, "--best-checkpoint-metric", metric, *flags)
