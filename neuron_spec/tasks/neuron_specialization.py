@@ -104,6 +104,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         require_same_tokens(args)
         # Resolved, so that the checkpoints of a training know their languages without a file.
         args.langs, args.lang_dict = languages_of(vars(args)), None
+        require_fairseq_codes(args.langs)  # of --lang-dict too
         return super().setup_task(args, **kwargs)
 
     @property

@@ -16,7 +16,7 @@ from neuron_spec import models, tasks
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, starts_of, task_args, token_flags
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
 from neuron_spec.cli.main import main
-from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.errors import ArtifactError, DirectionError, ModelError
 from neuron_spec.neurons.activations import ActivationCounts
 
 ORDER = "qm,en,qa,qb"  # not sorted
@@ -188,6 +188,13 @@ def test_training_does_not_start_with_other_tokens(train, of_source, tmp_path, h
     with pytest.raises(ModelError, match="language flags differ"):
         train(folder, *flags, *start, updates=4)
     assert of_source.read_bytes() == before and not [*tmp_path.iterdir()]
+
+
+def test_codes_of_a_file_are_checked_as_those_of_langs_are(train, tmp_path):
+    (tmp_path / "langs.txt").write_text("\n".join([*ORDER.split(","), "zh-Hans"]))
+    for flags in (("--langs", f"{ORDER},zh-Hans"), ("--lang-dict", tmp_path / "langs.txt")):
+        with pytest.raises(DirectionError, match="got:      zh-Hans"):
+            train(tmp_path / "run", *flags)
 
 
 def test_masks_of_other_tokens_do_not_start_either(workshop, train, of_source, tmp_path):
