@@ -20,10 +20,9 @@ def logged_metrics(criterion: Any) -> list[str] | None:
     A criterion may name them itself, as ``logged_metrics``. Of another, its ``reduce_metrics`` is asked about a batch of
     one token.
     """
-    counts_accuracy = bool(getattr(criterion, "report_accuracy", False))
     if (named := getattr(criterion, "logged_metrics", None)) is not None:
-        return [*named, *(*_ACCURACY, "accuracy") * counts_accuracy]
-    batch = dict.fromkeys(_COUNTED + _ACCURACY * counts_accuracy, 1)
+        return [*named]
+    batch = dict.fromkeys(_COUNTED + _ACCURACY * bool(getattr(criterion, "report_accuracy", False)), 1)
     try:
         with metrics.aggregate(new_root=True) as logged:
             criterion.__class__.reduce_metrics([batch])
