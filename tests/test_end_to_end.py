@@ -253,7 +253,7 @@ def test_another_evaluation_in_the_same_folder_is_refused(folder: Path) -> None:
 
 def test_the_report_shows_scores_and_figures(folder: Path) -> None:
     text = (folder / "report.md").read_text()
-    assert "**specialized against dense:**" in text
+    assert "**specialized against dense, BLEU:**" in text
     assert "specialized against dense" in (folder / "report.html").read_text()
     for figure in ("scores", "sparsity", "overlap", "iou"):
         assert f"figures/{figure}.png" in text
