@@ -3,7 +3,7 @@
 # and the same steps as SLURM jobs. They set corpus, seeds, sources (options of neuron-spec data that say where the
 # text is), parameters_millions, corpus_gb, the functions full_size and smoke_size, and then call recipe.
 
-checkpoint=checkpoint_best.pt baseline='' # beam and length penalty are those of the literature
+checkpoint=checkpoint_best.pt baseline='' # beam 5 and fairseq's length penalty, beside published scores
 gpus='' nodes=1 average='' slurm='' submit=false data=() reporting=()
 
 recipe() {

@@ -22,6 +22,7 @@ from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.cli.main import main
 from neuron_spec.corpora.build import raw_texts
 from neuron_spec.directions import parse_directions
+from neuron_spec.scoring.comet import Comet
 from neuron_spec.scoring.evaluation import read_evaluation
 from neuron_spec.scoring.length_penalty import GRID
 
@@ -443,6 +444,17 @@ def test_an_absent_program_is_said_before_work_starts(evaluate, capsys, tmp_path
         assert "pip install unbabel-comet" in message
         assert ("absent" if flags else "comet-score on the PATH") in message
     assert not (tmp_path / "e").exists()
+
+
+def test_the_version_is_that_of_the_python_that_runs_the_program(program):
+    python = program.with_name("python3")
+    python.write_text("#!/bin/sh\necho 2.2.4\n")
+    python.chmod(0o755)
+    assert Comet.find("m", program).versions == {}  # this environment has no unbabel-comet
+    program.write_text(f"#!{python}\n")
+    assert Comet.find("m", program).versions == {"unbabel-comet": "2.2.4"}
+    program.write_text("#!/usr/bin/env python3\n")
+    assert Comet.find("m", program).versions == {}
 
 
 def test_comet_needs_sources(evaluate, program, capsys, tmp_path):
