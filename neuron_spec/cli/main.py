@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": "compare evaluated systems: differences, significance, wins and losses",
     "report": "write a run's report: tables, figures, sample translations",
     "flags": "print the fairseq flags of a config file",
-    "checkpoint": "make a checkpoint small, or compare it with a corpus",
+    "checkpoint": "average checkpoints, make one small, or compare one with a corpus",
     "user-dir": "print the folder to pass to fairseq's --user-dir",
 }
 _STUDIES = {study.command: study for study in STUDIES if study.command}
