@@ -222,7 +222,7 @@ def sections_of(comparison: Comparison) -> list[Section]:
     ]
 
 
-_NOISE = "No direction differs after Holm's adjustment: read the differences below as noise"
+_NOISE = "No direction differs after Holm's adjustment: none of the differences below can be told from noise"
 
 
 def _groups(comparison: Comparison, system: str, endpoint: Endpoint) -> Table:

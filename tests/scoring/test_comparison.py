@@ -692,7 +692,7 @@ def test_where_holm_leaves_nothing_tables_say_so_and_figures_are_pale(good, bad)
     result = compared(good, bad, evaluated(0.31, seed=9))
     assert (result.is_noise("B", OF_TEXTS[0]), result.is_noise("C", OF_TEXTS[0])) == (False, True)
     b, c = comparison_markdown(result).split("# C against A")
-    line = "**No direction differs after Holm's adjustment: read the differences below as noise.**\n\n| direction"
+    line = "**No direction differs after Holm's adjustment: none of the differences below can be told from noise.**\n\n| direction"
     assert line not in b
     assert c.count(line) == 2
     figure = score_differences(result)
