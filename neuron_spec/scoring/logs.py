@@ -19,7 +19,7 @@ from pathlib import Path
 from neuron_spec.artifacts import require_file
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
-from neuron_spec.languages import UNKNOWN, is_english, language
+from neuron_spec.languages import UNKNOWN, is_code, is_english, language
 from neuron_spec.scoring.metrics import DirectionScore, Outputs
 
 _KINDS = {
@@ -31,10 +31,12 @@ _KINDS = {
 }
 # A concatenated file may have a byte-order mark at the start of any of its parts.
 _LOG_LINE = re.compile(r"\ufeff?([STHDP])-([0-9]{1,18})\t(.*)", re.DOTALL)
-# What Python's logging wrote to the other stream, in its own format or in fairseq's, within such a line.
+# What Python's logging, in its own format or in fairseq's, and its warnings wrote to the other stream, within such a
+# line.
 _RECORDS_IN_LINE = re.compile(
     r"(?m)^(\ufeff?[STHDP]-[^\n]*?)"
-    r"((?:(?:[0-9-]{10} [0-9:]{8} \| )?(?:DEBUG|INFO|WARNING|ERROR)(?: \| |:)(?:fairseq|neuron_spec)[^\n]*\n)+)"
+    r"((?:(?:[0-9-]{10} [0-9:]{8} \| )?(?:DEBUG|INFO|WARNING|ERROR)(?: \| |:)(?:fairseq|neuron_spec)[^\n]*\n"
+    r"|/[^\s:]*\.py:[0-9]+: [A-Za-z]*Warning: [^\n]*\n(?:  [^\n]*\n)?)+)"
 )
 _CODE = r"[A-Za-z]{2,3}(?:[_-][A-Za-z0-9]{2,4})*"
 _HEADER = re.compile(rf"(?<![a-z_])(source|target)_lang['\"]?\s*[=:]\s*['\"]({_CODE}|\w+)['\"]")
@@ -55,9 +57,18 @@ _JOIN: dict[str, Callable[[str], str]] = {
     SUBWORD_NMT: lambda text: (text + " ").replace("@@ ", "").rstrip(),
     WORDS: lambda text: text,
 }
-_PLAIN_BRACKETS = re.compile(r"\[[A-Za-z]{2,3}\]")
+# What a text may begin with, too: [it], or <br> of HTML, or a word.
+_MAY_BE_TEXT = re.compile(r"[\[<][A-Za-z]{2,3}[\]>]|[^\W_]\w*")
 # GPT-2's numbers for pieces, and its mark; nothing but its own tables decodes them.
 _NUMBERS, _BYTE_LEVEL_MARK = re.compile("[0-9 ]+"), "\u0120"
+# Further marks -> what fairseq-generate joins them by: of BERT, of fairseq's own ways, and of what it cannot join.
+_OTHER_MARKS = {
+    "--bpe bert, as the data were made": re.compile(r"(?<!\S)##[^\s#]"),
+    "--post-process wordpiece, if its pieces begin words with _": re.compile(r"(?<!\S)_[^\W_]|[^\W_]_(?!\S)"),
+    "--post-process _EOW": re.compile(r"_EOW(?!\S)"),
+    "--post-process letter": re.compile(r"(?:\S )*\|(?: \S)*"),
+    "another tool: join them in the log, S, T and D": re.compile("</w>|\uffed"),
+}
 
 
 @dataclass(frozen=True)
@@ -338,6 +349,8 @@ def _direction_of(log: _Log, given: Direction | None) -> Direction:
 
 def _named(folder: str) -> Direction | None:
     """Folders also have names such as ``run-ab``: known languages, or English and what may be one, are a direction."""
+    if is_code(folder):  # pt-BR is no direction into Breton
+        return None
     parts = folder.split("-")
     splits = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
     found = [codes for codes in splits if _are_languages(*codes)]
@@ -345,7 +358,7 @@ def _named(folder: str) -> Direction | None:
 
 
 def _are_languages(*codes: str) -> bool:
-    if not all(re.fullmatch(_CODE, code) for code in codes):
+    if not all(re.fullmatch(_CODE, code) and is_code(code) for code in codes):
         return False
     return all(language(code).family != UNKNOWN for code in codes) or any(map(is_english, codes))
 
@@ -391,6 +404,16 @@ def _pieces(log: _Log, kind: str, of_references: str) -> str:
             got=repr(texts[0][:80]),
             mend="generate with --bpe gpt2 or hf_byte_bpe, as the data were made",
         )
+    for mend, mark in _OTHER_MARKS.items():
+        find = mark.fullmatch if mend.endswith("letter") else mark.search
+        if 2 * len(found := [text for text in texts if find(text)]) > len(texts):
+            raise ArtifactError(
+                f"the {kind} lines of a fairseq-generate log hold pieces that are not joined here",
+                where=log.path,
+                got=repr(found[0][:80]),
+                expected="words, or pieces of sentencepiece or subword_nmt",
+                mend=f"generate with {mend}",
+            )
     marked = {pieces: [text for text in texts if mark.search(text)] for pieces, mark in _MARKS.items()}
     pieces, some = max(marked.items(), key=lambda item: len(item[1]))
     if some and 2 * len(some) >= len(texts):
@@ -436,7 +459,8 @@ def _without_language_tokens(
     """
     languages = (direction.source, direction.target)
     code = "|".join([*map(re.escape, languages), _CODE])
-    token = rf"(?:__({code})__|\[({code})\]|<2({code})>|>>({code})<<)"
+    bare = r"[a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3})"  # of mBART-50 and NLLB: en_XX, eng_Latn
+    token = rf"(?:__({code})__|\[({code})\]|<(?:2|2_|to[-_]|)({code})>|>>({code})<<|(?<!\S)({bare})(?!\S))"
     for place in (re.compile(rf"^{token}\s*"), re.compile(rf"\s*{token}\Z")):
         is_first = True
         while True:
@@ -445,8 +469,8 @@ def _without_language_tokens(
             if not named:
                 break
             if not all(found.values()):
-                # A text may begin with '[it]'; and what follows a token that all have is text.
-                if is_first and any(not _PLAIN_BRACKETS.fullmatch(name) for name in named.values()):
+                # See _MAY_BE_TEXT; and what follows a token that all have is text.
+                if is_first and any(not _MAY_BE_TEXT.fullmatch(name) for name in named.values()):
                     raise DirectionError(
                         f"only some {kind} lines of a fairseq-generate log have language tokens",
                         where=path,

@@ -228,6 +228,25 @@ def test_pieces_that_no_rule_joins_are_refused(tmp_path, line):
         read_generate_output(write_log(tmp_path, log_of([line], [line])))
 
 
+@pytest.mark.parametrize(
+    ("mend", "line"),
+    [
+        ("--bpe bert", "Das Ha ##us"),
+        ("--post-process wordpiece", "_Das _Ha us"),
+        ("--post-process wordpiece", "Das_ Ha us_"),
+        ("--post-process _EOW", "Das_EOW Ha us_EOW"),
+        ("--post-process letter", "D a s | H a u s |"),
+        ("another tool", "Das</w> Ha us</w>"),
+        ("another tool", "Das Ha \uffedus"),
+    ],
+)
+def test_pieces_of_other_kinds_are_refused_and_text_with_their_marks_is_kept(tmp_path, mend, line):
+    with pytest.raises(ArtifactError, match=f"(?s)are not joined here.*mend: +generate with {mend}"):
+        read_generate_output(write_log(tmp_path, log_of([line], [line])))
+    texts = [*REFERENCES, line]
+    assert read_generate_output(write_log(tmp_path, log_of(texts, texts))).references == texts
+
+
 def test_unknown_words_stay_as_fairseq_prints_them(tmp_path):
     # Escaped in references, so that none is matched.
     outputs = read_generate_output(write_log(tmp_path, log_of(["ein <unk> ."], ["ein <<unk>> ."])))
@@ -281,6 +300,7 @@ def test_a_carriage_return_inside_a_text_stays(tmp_path):
     [
         "INFO:fairseq_cli.generate:NOTE: x",
         "2026-11-25 21:45:49 | INFO | fairseq.logging.progress_bar | 3 / 9",
+        "/opt/fairseq/search.py:140: UserWarning: __floordiv__ is deprecated\n  beams_buf = indices_buf // vocab_size",
     ],
 )
 def test_what_the_error_stream_wrote_into_a_line_is_taken_out(tmp_path, record):
@@ -293,7 +313,11 @@ def test_what_the_error_stream_wrote_into_a_line_is_taken_out(tmp_path, record):
 
 
 @pytest.mark.parametrize(
-    "token", ["__de__", "[de_DE]", "[de]", "__deu_Latn__", "<2de>", ">>de<<", "__en__", "[en_XX]"]
+    "token",
+    [
+        *("__de__", "[de_DE]", "[de]", "__deu_Latn__", "<2de>", "<de>", "<2_de>", "<to_de>", ">>de<<"),
+        *("__en__", "[en_XX]"),
+    ],
 )
 @pytest.mark.parametrize("kinds", ["S", "T", "HD", "STHD"])
 def test_language_tokens_are_taken_off_at_either_end(tmp_path, token, kinds):
@@ -318,6 +342,17 @@ def test_language_tokens_among_pieces(tmp_path, token, split):
             text = printed(HYPOTHESES, REFERENCES, SOURCES, split=tagged, remove_bpe=symbol)
             expected = Outputs(EN_DE, HYPOTHESES, REFERENCES, SOURCES)
             assert read_generate_output(write_log(tmp_path, text)) == expected, (place, symbol)
+
+
+@pytest.mark.parametrize("token", ["de_DE", "deu_Latn", "en_XX"])
+def test_bare_codes_are_language_tokens_where_every_text_has_one(tmp_path, token):
+    plain = log_of(HYPOTHESES, REFERENCES, SOURCES)
+    expected = Outputs(EN_DE, HYPOTHESES, REFERENCES, SOURCES)
+    for at in (rf"\1{token} \2", rf"\1\2 {token}"):
+        text = re.sub(r"(?m)^([STHD]-\d+\t(?:-0.5\t)?)(.*)$", at, plain)
+        assert read_generate_output(write_log(tmp_path, text)) == expected
+    texts = [f"{token} is one", "<br> two", f"a{token} three", "four"]
+    assert read_generate_output(write_log(tmp_path, log_of(texts, texts))).references == texts
 
 
 def test_language_tokens_in_some_lines_or_of_other_languages_are_refused(tmp_path):
@@ -368,7 +403,19 @@ def test_the_header_in_the_spellings_of_fairseqs_versions(tmp_path, header):
     assert read_generate_output(write_log(tmp_path, text, "run-1"), direction=given).direction == given
 
 
-@pytest.mark.parametrize("folder", ["run-ab", "my-exp", "run-2", "dense", "de", "de-en-2", "seed-de"])
+# A run, a version, a language in a country: pt-BR is not Portuguese into Breton.
+NO_DIRECTIONS = ["run-en-de", "ted-de-en", "my-en-de", "en-de-v2", "pt-BR", "en-US", "zh-TW"]
+
+
+@pytest.mark.parametrize("folder", NO_DIRECTIONS)
+def test_folders_that_are_no_directions_contradict_no_header(tmp_path, folder):
+    text = "Namespace(source_lang='nl', target_lang='de')\n" + log_of(HYPOTHESES, REFERENCES)
+    assert read_generate_output(write_log(tmp_path, text, folder)).direction == Direction("nl", "de")
+
+
+@pytest.mark.parametrize(
+    "folder", ["run-ab", "my-exp", "run-2", "dense", "de", "de-en-2", "seed-de", *NO_DIRECTIONS]
+)
 def test_folders_that_are_no_directions(tmp_path, folder):
     with pytest.raises(DirectionError, match="--lang-pairs"):
         read_generate_output(write_log(tmp_path, log_of(HYPOTHESES, REFERENCES), folder))
