@@ -321,7 +321,8 @@ def compare(
         alpha: a p-value below it makes a win or a loss.
 
     Raises:
-        NeuronSpecError: if no p-value could be below ``alpha``, or a tokenizer is not installed; as `common_endpoints`.
+        NeuronSpecError: if no p-value could be below ``alpha``, a test set is one sentence, or a tokenizer is not
+            installed; as `common_endpoints`.
         ArtifactError: if an evaluation's scores are not those of its texts.
     """
     if not 0 < alpha < 1 or samples < 1 or 1 / (samples + 1) >= alpha:
@@ -329,6 +330,13 @@ def compare(
             "no p-value could be below alpha",
             got=f"alpha {alpha:g}, {samples} bootstrap samples",
             expected="0 < alpha < 1, and more samples than 1 / alpha: the smallest p is 1 / (samples + 1)",
+        )
+    if alone := [str(of.direction) for of in systems[0].seeds[0].outputs if len(of.references) < 2]:
+        raise NeuronSpecError(
+            "no other sentences can be drawn from one, so that any difference would be significant",
+            got=f"one test sentence of {', '.join(alone)}",
+            expected="test sets of hundreds of sentences",
+            mend="evaluate more sentences, or leave the direction out",
         )
     endpoints, left_out = common_endpoints(systems)
     paired = _paired_scores(systems, endpoints, samples)

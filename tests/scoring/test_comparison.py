@@ -351,6 +351,16 @@ def test_one_direction_or_two_languages_suffice(count, good, bad, tmp_path):
     (tmp_path / "comparison.png").write_bytes(rendered(score_differences(result), "png"))
 
 
+def test_one_sentence_is_no_sample():
+    """Every draw is the sentence itself: no spread, and the smallest p there is."""
+    systems = [
+        System(name, [evaluate(multi_parallel(["en-de"], 1, share=share), signature={})])
+        for name, share in (("a", 0.3), ("b", 0.6))
+    ]
+    with pytest.raises(NeuronSpecError, match="one test sentence of"):
+        compare(comparable(systems), signature={}, samples=SAMPLES)
+
+
 def test_groups_are_those_of_the_evaluation(good, bad):
     result = compared(good, bad)
     rows = {(r.kind, r.name, r.group): r for r in result.groups if r.metric == "bleu"}
