@@ -104,7 +104,11 @@ class LengthPenalty:
         try:
             tried = [Tried(**{key: float(value) for key, value in one.items()}) for one in content["grid"]]
             value, made = float(content["lenpen"]), dict(content["signature"])
-            is_right = value in [one.lenpen for one in tried] and {"inputs", "parameters"} <= {*made}
+            is_right = (
+                value in [one.lenpen for one in tried]
+                and isinstance(made["inputs"], dict)
+                and {"subset", "directions"} <= dict(made["parameters"]).keys()
+            )
         except (AttributeError, KeyError, TypeError, ValueError):
             is_right = False
         if not is_right:

@@ -1,12 +1,19 @@
 """Which length penalty is chosen."""
 
+import json
+
 import pytest
 
 from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError
 from neuron_spec.scoring.length_penalty import LengthPenalty
 from neuron_spec.scoring.metrics import DirectionScore
 
-MADE = {"stage": "lenpen", "inputs": {"data": "abc"}, "parameters": {"beam": 5}}
+MADE = {
+    "stage": "lenpen",
+    "inputs": {"data": "abc"},
+    "parameters": {"beam": 5, "subset": "valid", "directions": ["en-de", "en-nl"]},
+}
 
 
 def scores(**bleu):
@@ -55,3 +62,18 @@ def test_a_choice_at_the_end_of_the_grid_is_warned_of(capsys):
     for bleu, warned in (((1, 1), False), ((9, 9), True)):
         LengthPenalty.choose(scores(x0_8=(0, 0), x1=(5, 5), x1_2=bleu), MADE).say()
         assert ("at the end of the grid" in capsys.readouterr().err) == warned
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = tmp_path / "lenpen.json"
+    LengthPenalty.choose(scores(x1=(1, 2)), MADE).write(path)
+    whole = json.loads(path.read_text())
+    for damage in (
+        {"lenpen": 7},
+        {"signature": {"inputs": {}, "parameters": {}}},
+        {"signature": {"inputs": [], "parameters": whole["signature"]["parameters"]}},
+        {"signature": {"inputs": {}, "parameters": 1}},
+    ):
+        path.write_text(json.dumps({**whole, **damage}))
+        with pytest.raises(ArtifactError, match="not a chosen length penalty"):
+            LengthPenalty.read(path)
