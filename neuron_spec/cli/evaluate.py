@@ -298,8 +298,10 @@ def _complete(folder: Path) -> Evaluation | None:
 
 def _write(output: Path, evaluation: Evaluation) -> None:
     from neuron_spec.scoring.evaluation import family_in, write_evaluation
+    from neuron_spec.scoring.metrics import say_words_not_found
 
     foreign = {of.direction.foreign: of.direction for of in evaluation.scores if of.direction.foreign}
+    say_words_not_found(evaluation.outputs)
     say_unknown_families({lang: str(family_in(evaluation.families, of)) for lang, of in foreign.items()})
     write_evaluation(output, evaluation)
 

@@ -44,7 +44,8 @@ class Comet:
     @classmethod
     def find(cls, model: str, program: Path | None = None, *, cpu: bool = False) -> Comet:
         """Raises: NeuronSpecError if there is no such program."""
-        found = shutil.which(program or PROGRAM)
+        # Absolute, as a Path has lost the ./ by which a file is told from a name on the PATH.
+        found = shutil.which(program.absolute() if program and program.is_file() else program or PROGRAM)
         if found is None:
             raise NeuronSpecError(
                 "COMET's program is absent",
@@ -126,7 +127,7 @@ class Comet:
             (rows,) = content.values()
             scores = np.array([float(row["COMET"]) for row in rows])
             written = [row.get("mt") for row in rows]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise self._error("its scores cannot be read", f"{type(error).__name__}: {error}") from error
         if len(scores) != len(hypotheses):
             raise self._error(

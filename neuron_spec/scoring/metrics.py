@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +20,7 @@ from neuron_spec.scoring.language_id import LanguageIdentifier
 OFFICIAL_TOKENIZER = "13a"
 # Scripts in which 13a cannot find the words; every other one is scored with 13a.
 _TOKENIZERS = {"Han": "zh", "Japanese": "ja-mecab", "Hangul": "ko-mecab"}
+_HAN_OR_KANA = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,20 @@ def score(
         chrf_signature=str(chrf.get_signature()),
         **lengths(bleu_score.sys_len, bleu_score.ref_len),
     )
+
+
+def say_words_not_found(outputs: Sequence[Outputs]) -> None:
+    """Name on stderr the directions whose references are Chinese or Japanese by their letters, but not by their code."""
+    for of in outputs:
+        text = "".join("".join(of.references).split())
+        if language(of.direction.target).script in _TOKENIZERS:
+            continue
+        if 2 * len(_HAN_OR_KANA.findall(text)) > len(text):
+            print(
+                f"warning: {of.direction}: BLEU is by {OFFICIAL_TOKENIZER}, which finds no words in such text, and "
+                f"means nothing: {of.direction.target} is not known for Chinese (zh) or Japanese (ja)",
+                file=sys.stderr,
+            )
 
 
 def lengths(hypothesis_tokens: int, reference_tokens: int) -> dict[str, float | None]:

@@ -22,9 +22,11 @@ from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.cli.main import main
 from neuron_spec.corpora.build import raw_texts
 from neuron_spec.directions import parse_directions
+from neuron_spec.errors import NeuronSpecError
 from neuron_spec.scoring.comet import Comet
 from neuron_spec.scoring.evaluation import read_evaluation
 from neuron_spec.scoring.length_penalty import GRID
+from neuron_spec.scoring.metrics import Outputs
 
 PAIRS = "en-qa,qa-en"
 DIRECTIONS = parse_directions(PAIRS)
@@ -444,6 +446,31 @@ def test_an_absent_program_is_said_before_work_starts(evaluate, capsys, tmp_path
         assert "pip install unbabel-comet" in message
         assert ("absent" if flags else "comet-score on the PATH") in message
     assert not (tmp_path / "e").exists()
+
+
+def test_a_program_in_this_folder_needs_no_path(program, monkeypatch):
+    monkeypatch.chdir(program.parent)
+    monkeypatch.setenv("PATH", "")
+    assert Comet.find("m", Path("./comet-score")).program == program
+
+
+@pytest.mark.parametrize("scores", ["[" * 100_000, '{"t": [{"COMET": 1' + "0" * 400 + "}]}"])
+def test_scores_that_no_json_should_hold(program, scores):
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nopen(sys.argv[sys.argv.index('--to_json') + 1], 'w').write({scores!r})"
+    )
+    (direction,) = parse_directions("en-de")
+    with pytest.raises(NeuronSpecError, match="its scores cannot be read"):
+        Comet.find("m", program).score([Outputs(direction, ["a"], ["a"], ["a"])])
+
+
+def test_chinese_under_a_code_that_is_not_known_for_it_is_warned_of(tmp_path, capsys):
+    for code, warned in (("cn", True), ("zh", False)):
+        log = tmp_path / f"en-{code}" / "generate-test.txt"
+        log.parent.mkdir()
+        log.write_text("S-0\twe go\nT-0\t我们今天去学校。\nH-0\t-0.5\t我们昨天去学校。\n", encoding="utf-8")
+        assert main(["evaluate", "--generate-output", str(log), "--output", str(tmp_path / code)]) == 0
+        assert ("BLEU is by 13a, which finds no words" in capsys.readouterr().err) == warned
 
 
 def test_the_version_is_that_of_the_python_that_runs_the_program(program):
