@@ -160,7 +160,7 @@ def _unheeded(args: argparse.Namespace) -> list[str]:
     """The flags given that say something of translating where logs are scored, or the other way round."""
     if not args.generate_output:
         return ["--allow-missing"] * args.allow_missing
-    names = {"data_bin": "DATA_BIN", "dtype": f"--{args.dtype}"}
+    names = {"data_bin": "DATA_BIN", "likelihood": "--no-likelihood", "dtype": f"--{args.dtype}"}
     others = sorted(args.given - _OF_LOGS - ({"cpu"} if args.comet else set()))  # COMET's own model heeds it
     flags = [names.get(name, "--" + name.replace("_", "-")) for name in others]
     return flags + [f"-- {' '.join(args.fairseq_flags)}"] * bool(args.fairseq_flags)
@@ -172,7 +172,8 @@ def _score_logs(args: argparse.Namespace) -> None:
 
     comet = _comet(args)
     # Not parse_directions: shards name one direction several times.
-    pairs = [Direction.parse(pair) for pair in args.lang_pairs.split(",")] if args.lang_pairs else None
+    given = args.lang_pairs
+    pairs = None if given is None else [Direction.parse(pair) for pair in given.split(",")]
     logs = read_generate_outputs(args.generate_output, pairs, allow_missing=args.allow_missing)
     say_how_read(logs)
     hashes = {log.outputs.direction: sorted(map(hash_file, log.paths)) for log in logs}

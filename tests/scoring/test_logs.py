@@ -534,6 +534,7 @@ def test_directions_by_flag(tmp_path, capsys):
         ("de-en,en-de", "another direction"),
         ("en-de", "1 directions, 2 logs"),
         ("en", "malformed"),
+        ("", "malformed"),
     ):
         capsys.readouterr()
         assert main([*command, pairs]) == 2
@@ -551,6 +552,7 @@ def test_directions_by_flag(tmp_path, capsys):
         "--cpu",
         "--fp16",
         "--bf16",
+        "--no-likelihood",
         "-- --lenpen 2",
     ],
 )
