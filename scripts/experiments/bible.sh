@@ -109,7 +109,7 @@ train_gates() {
     translate_and_score "$1" bilingual "$of/$direction/$checkpoint" "$of/$direction/evaluation"
     evaluations+=("$of/$direction/evaluation")
   done
-  stage neuron-spec bilingual join "${evaluations[@]}" --output "$run/seed-$1/evaluation/bilingual"
+  stage neuron-spec bilingual join "${evaluations[@]}" --output "$run/seed-$1/gate/bilingual"
 }
 
 say "corpus: $corpus"
@@ -134,19 +134,19 @@ for seed in ${seeds//,/ }; do
 done
 say "compare over seeds"
 result=$run/comparison-seeds-${seeds//,/-}
-compare "$result/against-dense-continuation" evaluation/SYSTEM dense-continuation "${systems[@]:2}" dense
+compare "$result/against-dense-continuation" evaluation/SYSTEM \
+  dense-continuation specialized "specialized-$k" ceiling dense
+compare "$result/variants-against-dense-continuation" evaluation/SYSTEM dense-continuation "${systems[@]:5}"
 compare "$result/against-dense-continuation-long" evaluation/SYSTEM "${long[@]}"
 compare "$result/against-specialized-$k" evaluation/SYSTEM "specialized-$k" "matched-random-$k" "other-direction-$k"
 stage neuron-spec compare "dense=$run/seed-$first/evaluation/dense" \
-  "bilingual=$run/seed-$first/evaluation/bilingual" --common-directions --output "$result/bilingual-against-dense"
-say "report"
-stage scripts/70_report.sh "$run"
+  "bilingual=$run/seed-$first/gate/bilingual" --common-directions --output "$result/bilingual-against-dense"
 
 if [[ -n $results ]]; then
   say "copy the results to $results"
   keep "$run/corpus/corpus.json" "$results"
-  for what in against-dense-continuation against-dense-continuation-long "against-specialized-$k" bilingual-against-dense; do
+  for what in {,variants-}against-dense-continuation against-dense-continuation-long "against-specialized-$k" bilingual-against-dense; do
     keep "$result/$what"/comparison.{png,csv,md} "$results/$what"
   done
 fi
-say "done: read $run/report.html and $result/*/comparison.md; docs/bible.md says how"
+say "done: read $result/*/comparison.md; docs/bible.md says how"
