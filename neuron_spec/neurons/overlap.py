@@ -88,7 +88,9 @@ def chance_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         shared = lowest + torch.arange(2 * reach + 2)  # [columns, counts]
         weights = (ways(few, shared) + ways(width - few, many - shared)).softmax(dim=1)
         union = few + many - shared
-        level[:] = (weights * torch.where(union == 0, 1.0, shared / union.clamp(min=1))).sum(dim=1)
+        # Integers divided by integers would be float32.
+        iou = torch.where(union == 0, 1.0, shared.double() / union.clamp(min=1))
+        level[:] = (weights * iou).sum(dim=1)
     return levels[row_of][:, column_of]
 
 

@@ -1,5 +1,6 @@
 """Analyze the specialized neurons of a mask file: overlap over layers and language families (IoU, its chance
-level, and adjusted IoU, which is corrected for the size of the sets), sparsity, dendrograms, and, given profiles on other data, whether the same neurons would be selected again.
+level, and adjusted IoU, which is corrected for the size of the sets), sparsity, dendrograms, and, given profiles
+on other data, whether the same neurons would be selected again.
 
 Writes analysis.json, analysis.md, iou.csv and figures (PNG and SVG).
 
