@@ -31,10 +31,3 @@ esac
 profiling=("${device[@]}" "${batch[@]}")
 evaluating=("${device[@]}" "${batch[@]}" -- --max-len-a 2 --max-len-b 10)
 data_bin=$run/corpus/data-bin
-
-# Before the first stage
-needs_environment() {
-  $dry_run && return
-  command -v neuron-spec &>/dev/null || scripts/00_install.sh
-  [[ $size != gpu ]] || has_gpu || refuse "torch sees no GPU here: choose --cpu (hours) or --smoke (minutes)"
-}

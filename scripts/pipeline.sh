@@ -47,8 +47,7 @@ take_options() {
         size=$name again+=("$1")
         shift
         ;;
-      --both-ways) both_ways=true again+=("$1"); shift ;;
-      --dry-run | --submit | --from-scratch) printf -v "$name" true; shift ;;
+      --dry-run | --submit | --from-scratch | --both-ways) printf -v "$name" true; again+=("$1"); shift ;;
       *)
         needs_value "$@"
         printf -v "$name" %s "$2"
@@ -102,6 +101,13 @@ keep_freed_memory() {
 }
 
 has_gpu() { python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
+
+# Before the first stage of an experiment that has sizes
+needs_environment() {
+  $dry_run && return
+  command -v neuron-spec &>/dev/null || scripts/00_install.sh
+  [[ $size != gpu ]] || has_gpu || refuse "torch sees no GPU here: choose --cpu (hours) or --smoke (minutes)"
+}
 
 # Sets device, the flag of stages: none where there is a GPU.
 choose_device() {

@@ -42,7 +42,7 @@ continue_training() {
         --config "$configs/finetune.yaml" --work "$of/lass-fine-tuning" --output "${flags[3]}" "${device[@]}" \
         -- --seed "$1"
       ;;
-    bilingual) train_and_evaluate_bilingual "$1"; return ;;
+    bilingual) train_bilingual "$1" "$(directions "$langs")" "$of/evaluation/bilingual"; return ;;
     full | full-longer | static | dynamic | meta-*)
       [[ $2 == *full* ]] || masks=$of/masks/static.safetensors
       [[ $2 != full-longer ]] || number=${longer:?}
@@ -52,23 +52,34 @@ continue_training() {
       [[ $2 != *dynamic ]] || flags+=(--dynamic-masks "${dynamic:?}")
       ;;
   esac
-  logged "$of/$2/train.log" scripts/50_specialize.sh "$data_bin" "$of/dense/$checkpoint" "$masks" "$of/$2" \
-    "$configs/continue.yaml" --seed "$1" "${among[@]}" "${continuing[@]}" "${flags[@]}"
+  train_on "$1" "$2" "$of/dense/$checkpoint" "$masks" "${flags[@]}"
 }
 
-# SEED: a model per direction, and their evaluations joined into one
-train_and_evaluate_bilingual() {
-  local of=$run/seed-$1 lang direction evaluations=()
-  for lang in ${langs//,/ }; do
-    for direction in "en-$lang" "$lang-en"; do
-      logged "$of/bilingual/$direction/train.log" scripts/bilingual.sh "$data_bin" "$direction" \
-        "${bilingual_updates:?}" "$of/bilingual/$direction" "$configs/pretrain.yaml" --seed "$1" "${device[@]}" \
-        "${often[@]}"
-      translate_and_score "$1" bilingual "$of/bilingual/$direction/$checkpoint" "$of/bilingual/$direction/evaluation"
-      evaluations+=("$of/bilingual/$direction/evaluation")
-    done
+# SEED SYSTEM CHECKPOINT MASKS|none [flags of fairseq-train]
+train_on() {
+  local of=$run/seed-$1/$2
+  logged "$of/train.log" scripts/50_specialize.sh "$data_bin" "$3" "$4" "$of" "$configs/continue.yaml" --seed "$1" \
+    "${among[@]}" "${continuing[@]}" "${@:5}"
+}
+
+# LANG,... : en-LANG and LANG-en of each
+directions() {
+  local lang pairs=()
+  for lang in ${1//,/ }; do pairs+=("en-$lang" "$lang-en"); done
+  (IFS=,; echo "${pairs[*]}")
+}
+
+# SEED DIRECTION,... OUTPUT: a model for each direction, and their evaluations joined into one
+train_bilingual() {
+  local of direction evaluations=()
+  for direction in ${2//,/ }; do
+    of=$run/seed-$1/bilingual/$direction
+    logged "$of/train.log" scripts/bilingual.sh "$data_bin" "$direction" "${bilingual_updates:?}" "$of" \
+      "$configs/pretrain.yaml" --seed "$1" "${device[@]}" "${often[@]}"
+    translate_and_score "$1" bilingual "$of/$checkpoint" "$of/evaluation"
+    evaluations+=("$of/evaluation")
   done
-  stage neuron-spec bilingual join "${evaluations[@]}" --output "$of/evaluation/bilingual"
+  stage neuron-spec bilingual join "${evaluations[@]}" --output "$3"
 }
 
 # SEED SYSTEM; the baseline first

@@ -16,6 +16,19 @@ from neuron_spec.scoring.metrics import Outputs
 CODES = {"de": "Germanic", "nl": "Germanic", "es": "Romance", "pt": "Romance"}
 WORDS = ["ba", "ko", "li", "mu", "pe", "na", "ro", "ti"]
 LAYERS = [f"{side}.layers.{number}" for side in ("encoder", "decoder") for number in range(2)]
+# Of en-de.
+REFERENCES = [
+    "Das Haus ist heute sehr alt .",
+    "Die Katze schläft auf dem Sofa .",
+    "Wir fahren morgen mit dem Zug nach Berlin .",
+    "Er hat das Licht im Bad ausgeschaltet .",
+]
+HYPOTHESES = [
+    "Das Haus ist heute alt .",
+    "Die Katze liegt auf dem Sofa .",
+    "Wir fahren mit dem Zug nach Berlin .",
+    "Das Licht im Bad ist aus .",
+]
 EVIL = "<script>alert(1)</script>"
 
 

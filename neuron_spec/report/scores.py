@@ -16,7 +16,7 @@ from neuron_spec.scoring import figures as score_figures
 from neuron_spec.scoring.comparison import Comparison, GroupComparison
 from neuron_spec.scoring.comparison_files import group_cells, sections_of, spread
 from neuron_spec.scoring.endpoints import BLEU, CHRF, COMET, ENDPOINTS, NLL, OF_TEXTS, Endpoint
-from neuron_spec.scoring.evaluation import Evaluation, grouped
+from neuron_spec.scoring.evaluation import Evaluation, GroupMean
 from neuron_spec.scoring.systems import SPECIALIZED
 from neuron_spec.statistics import OverSeeds, Uncertainty
 
@@ -150,12 +150,8 @@ def _decimals(endpoint: Endpoint) -> int:
 def _means(run: Run, endpoint: Endpoint) -> Table:
     """Of each group of directions, tier and family; a system with several seeds has their mean."""
 
-    def of_groups(evaluation: Evaluation) -> dict[tuple[str, str, str], list[float]]:
-        groups = grouped(evaluation.scores, evaluation.families, evaluation.tiers)
-        return {
-            (kind, name, group): [getattr(score, endpoint.key) for score in members]
-            for kind, name, group, members in groups
-        }
+    def of_groups(evaluation: Evaluation) -> dict[tuple[str, str, str], GroupMean]:
+        return {(row.kind, row.name, row.group): row for row in evaluation.summary}
 
     summaries = [[of_groups(seed.evaluations[name]) for seed in run.seeds] for name in run.systems]
     lower = " (lower is better)" if endpoint.lower_is_better else ""
@@ -163,10 +159,10 @@ def _means(run: Run, endpoint: Endpoint) -> Table:
         [
             *group_cells(*key),
             *(
-                spread(OverSeeds.of([fmean(of[key]) for of in seeds]), _decimals(endpoint))
+                spread(OverSeeds.of([getattr(of[key], endpoint.key) for of in seeds]), _decimals(endpoint))
                 for seeds in summaries
             ),
-            len(of_first),
+            of_first.directions,
         ]
         for key, of_first in summaries[0][0].items()
         if all(key in of for seeds in summaries for of in seeds)
@@ -204,14 +200,9 @@ def _per_direction(
 
 def _faults(run: Run) -> Table:
     """Hypotheses in another language than the target, and empty ones; percent, mean over directions."""
-    rows: list[list[Cell]] = []
-    for name in run.systems:
-        overall = [
-            row for seed in run.seeds for row in seed.evaluations[name].summary if row.kind == "overall"
-        ]
-        off = [row.off_target_fraction for row in overall if row.off_target_fraction is not None]
-        empty = 100 * fmean(row.empty_fraction for row in overall)
-        rows.append([name, 100 * fmean(off) if len(off) == len(overall) else None, empty])
+    keys = ("off_target_fraction", "empty_fraction")
+    fractions = {name: [_over_all(run, name, key) for key in keys] for name in run.systems}
+    rows = [[name, *(None if of is None else 100 * of for of in both)] for name, both in fractions.items()]
     return Table(("system", "off-target, %", "empty, %"), rows)
 
 
@@ -224,15 +215,15 @@ def _likelihood_and_length(run: Run) -> Table:
         "length_ratio": "length ratio",
         "brevity_penalty": "brevity penalty",
     }
-    rows: list[list[Cell]] = []
-    for name in run.systems:
-        overall = [
-            row for seed in run.seeds for row in seed.evaluations[name].summary if row.kind == "overall"
-        ]
-        of_seeds = {key: [getattr(row, key) for row in overall] for key in columns}
-        means = (None if None in values else fmean(values) for values in of_seeds.values())
-        rows.append([name, *(fixed(mean, 3) for mean in means)])
+    rows = [[name, *(fixed(_over_all(run, name, key), 3) for key in columns)] for name in run.systems]
     return Table(("system", *columns.values()), rows)
+
+
+def _over_all(run: Run, name: str, key: str) -> float | None:
+    """A system's mean over directions and seeds; None where one of its evaluations lacks the figure."""
+    summaries = [seed.evaluations[name].summary for seed in run.seeds]
+    values = [getattr(row, key) for summary in summaries for row in summary if row.kind == "overall"]
+    return None if None in values else fmean(values)
 
 
 def differences(comparisons: Mapping[Path, Comparison]) -> list[Section]:

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -75,11 +76,7 @@ class GroupMean:
     comet: float | None = None
 
 
-# Of which a mean over the few directions that have one would pass for one over all.
-_PARTIAL = (
-    *("off_target_fraction", "length_ratio", "brevity_penalty"),
-    *("nll", "tag_nll", "bits_per_character", "comet"),
-)
+_FIGURES = tuple(f.name for f in fields(GroupMean) if f.name not in ("kind", "name", "group", "directions"))
 
 
 def summarize(
@@ -95,19 +92,12 @@ def summarize(
     """
     means = []
     for kind, name, group, members in grouped(scores, families, tiers):
-        partial: dict[str, list[Any]] = {key: [getattr(s, key) for s in members] for key in _PARTIAL}
-        of_members: dict[str, Any] = {
-            key: None if None in values else fmean(values) for key, values in partial.items()
+        of_members: dict[str, list[Any]] = {key: [getattr(s, key) for s in members] for key in _FIGURES}
+        # A mean over the few directions that have a figure would pass for one over all.
+        known: dict[str, Any] = {
+            key: None if None in values else fmean(values) for key, values in of_members.items()
         }
-        means.append(
-            GroupMean(
-                *(kind, name, group, len(members)),
-                bleu=fmean(s.bleu for s in members),
-                chrf=fmean(s.chrf for s in members),
-                empty_fraction=fmean(s.empty_fraction for s in members),
-                **of_members,
-            )
-        )
+        means.append(GroupMean(kind, name, group, len(members), **known))
     return means
 
 
@@ -157,7 +147,7 @@ class Evaluation:
     sentences: dict[Direction, SentenceScores] = field(default_factory=dict)
     off_target_note: str | None = None
 
-    @property
+    @cached_property
     def summary(self) -> list[GroupMean]:
         return summarize(self.scores, self.families, self.tiers)
 
@@ -213,12 +203,9 @@ def with_sentences(
         of = sentences.get(outputs.direction, SentenceScores())
         ratios = {key: of.ratio(key) for key in ("nll", "tag_nll", "comet")}
         values = {key: ratio.value if ratio else math.nan for key, ratio in ratios.items()}
-        characters = 0.0
         if nll := ratios["nll"]:
             scored = detokenized(outputs) if official else outputs
-            characters = float(
-                np.fromiter(map(len, scored.references), float)[~np.isnan(nll.numerators)].sum()
-            )
+            characters = float(np.fromiter(map(len, scored.references), float)[nll.known].sum())
             values["bits_per_character"] = (
                 float(np.nansum(nll.numerators)) / math.log(2) / characters if characters else math.nan
             )

@@ -31,7 +31,8 @@ needs_seeds
 corpus=bible langs=de,fr,es,it,ro,ru,uk,ar,fa,id,vi,tl
 data=(--langs "$langs" --vocab-size 2000)
 configs=configs/bible/$size checkpoint=checkpoint_last.pt device=(--cpu) batch=()
-updates=1500 all_updates=30000 gates=en-de,en-ru,en-ar,en-id k=70
+# The gate's models are of one direction each, trained for their share of the dense model's updates.
+updates=1500 bilingual_updates=30000 gates=en-de,en-ru,en-ar,en-id k=70
 often=(--log-format simple --log-interval 50 --save-interval-updates 250 --keep-interval-updates 1
   --validate-interval-updates 250)
 pretraining=(--cpu --log-format simple --log-interval 250 --save-interval-updates 1500 --keep-interval-updates 1
@@ -39,25 +40,21 @@ pretraining=(--cpu --log-format simple --log-interval 250 --save-interval-update
 [[ $size == gpu ]] || keep_freed_memory
 case $size in
   gpu)
-    device=() batch=(--max-tokens 16000) all_updates=12000 updates=600
+    device=() batch=(--max-tokens 16000) bilingual_updates=12000 updates=600
     pretraining=("${pretraining[@]:1}")
     ;;
   cpu) ;;
   smoke)
     corpus=toy langs=qa,qb,qm data=(--langs qa,qb,qm --train-size 1200 --valid-size 60 --test-size 30)
-    configs=configs/smoke updates=20 all_updates=120 gates=en-qa
-    pretraining=(--cpu --max-update "$all_updates" --total-num-update "$all_updates" "${often[@]}")
+    configs=configs/smoke updates=20 bilingual_updates=120 gates=en-qa
+    pretraining=(--cpu --max-update "$bilingual_updates" --total-num-update "$bilingual_updates" "${often[@]}")
     ;;
 esac
 profiling=("${device[@]}" "${batch[@]}") evaluating=("${device[@]}" "${batch[@]}" -- --max-len-a 2 --max-len-b 10)
 data_bin=$run/corpus/data-bin
-pairs=() continuing=("${device[@]}" "${often[@]}")
-for lang in ${langs//,/ }; do
-  pairs+=("en-$lang")
-  if $both_ways; then pairs+=("$lang-en"); fi
-done
-among=(--lang-pairs "$(IFS=,; echo "${pairs[*]}")")
-pretraining+=("${among[@]}")
+continuing=("${device[@]}" "${often[@]}")
+if $both_ways; then pairs=$(directions "$langs"); else pairs=en-${langs//,/,en-}; fi
+among=(--lang-pairs "$pairs") pretraining+=(--lang-pairs "$pairs")
 
 # All start from the dense model and see the same sentences. -long: three times the updates.
 systems=(dense dense-continuation specialized "specialized-$k" ceiling "frozen-$k" "shared-core-$k" "matched-random-$k"
@@ -65,7 +62,7 @@ systems=(dense dense-continuation specialized "specialized-$k" ceiling "frozen-$
 long=(dense-continuation-long specialized-long "specialized-$k-long")
 
 stop_in_time
-$dry_run || command -v neuron-spec &>/dev/null || scripts/00_install.sh
+needs_environment
 
 # SEED
 select_sets() {
@@ -96,20 +93,7 @@ train_system() {
       $dry_run || mapfile -t flags < <(neuron-spec flags "$of/ceiling-start/flags.yaml")
       ;;
   esac
-  logged "$of/$2/train.log" scripts/50_specialize.sh "$data_bin" "$dense" "$masks" "$of/$2" "$configs/continue.yaml" \
-    --seed "$1" "${among[@]}" "${continuing[@]}" --max-update "$number" --total-num-update "$number" "${flags[@]}"
-}
-
-# SEED: models of one direction each, trained for its share of the dense model's updates; are they better?
-train_gates() {
-  local of=$run/seed-$1/bilingual direction evaluations=()
-  for direction in ${gates//,/ }; do
-    logged "$of/$direction/train.log" scripts/bilingual.sh "$data_bin" "$direction" "$all_updates" "$of/$direction" \
-      "$configs/pretrain.yaml" --seed "$1" "${device[@]}" "${often[@]}"
-    translate_and_score "$1" bilingual "$of/$direction/$checkpoint" "$of/$direction/evaluation"
-    evaluations+=("$of/$direction/evaluation")
-  done
-  stage neuron-spec bilingual join "${evaluations[@]}" --output "$run/seed-$1/gate/bilingual"
+  train_on "$1" "$2" "$dense" "$masks" --max-update "$number" --total-num-update "$number" "${flags[@]}"
 }
 
 say "corpus: $corpus"
@@ -129,7 +113,7 @@ for seed in ${seeds//,/ }; do
   for system in "${long[@]}"; do evaluate "$seed" "$system"; done
   if [[ $seed == "$first" ]]; then
     say "seed $seed: the gate of interference, a model per direction"
-    train_gates "$seed"
+    train_bilingual "$seed" "$gates" "$run/seed-$seed/gate/bilingual"
   fi
 done
 say "compare over seeds"

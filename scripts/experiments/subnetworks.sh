@@ -71,12 +71,6 @@ systems=("${subnetworks[@]}") baseline=full
 stop_in_time
 needs_environment
 
-# LANG,... : en-LANG and LANG-en of each
-directions() {
-  local lang pairs=()
-  for lang in ${1//,/ }; do pairs+=("en-$lang" "$lang-en"); done
-  (IFS=,; echo "${pairs[*]}")
-}
 known_pairs=$(directions "$known")
 new_pairs=$(directions "$(sed 's/=[^,]*//g' <<<"$related"),$unrelated")
 among=(--lang-pairs "$known_pairs") pretraining+=(--lang-pairs "$known_pairs")

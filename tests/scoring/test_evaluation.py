@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
-from small_run import log_of, write_log
+from small_run import HYPOTHESES, REFERENCES, log_of, write_log
 
 from neuron_spec.artifacts import versions, write_json
 from neuron_spec.backends.fairseq.generation import Translator
@@ -39,18 +39,6 @@ from neuron_spec.scoring.logs import read_generate_output
 from neuron_spec.scoring.metrics import DirectionScore, Outputs, detokenized, score
 
 EN_DE = Direction("en", "de")
-REFERENCES = [
-    "Das Haus ist heute sehr alt .",
-    "Die Katze schläft auf dem Sofa .",
-    "Wir fahren morgen mit dem Zug nach Berlin .",
-    "Er hat das Licht im Bad ausgeschaltet .",
-]
-HYPOTHESES = [
-    "Das Haus ist heute alt .",
-    "Die Katze liegt auf dem Sofa .",
-    "Wir fahren mit dem Zug nach Berlin .",
-    "Das Licht im Bad ist aus .",
-]
 ENGLISH = ["The house is very old today .", "The cat sleeps on the sofa .", "We take the train to Berlin ."]
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 from fairseq.data.data_utils import post_process
 from fairseq_cli.generate import cli_main
-from small_run import log_of, write_log
+from small_run import HYPOTHESES, REFERENCES, log_of, write_log
 
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
@@ -21,18 +21,6 @@ from neuron_spec.scoring.logs import read_generate_output, read_generate_outputs
 from neuron_spec.scoring.metrics import Outputs
 
 EN_DE = Direction("en", "de")
-REFERENCES = [
-    "Das Haus ist heute sehr alt .",
-    "Die Katze schläft auf dem Sofa .",
-    "Wir fahren morgen mit dem Zug nach Berlin .",
-    "Er hat das Licht im Bad ausgeschaltet .",
-]
-HYPOTHESES = [
-    "Das Haus ist heute alt .",
-    "Die Katze liegt auf dem Sofa .",
-    "Wir fahren mit dem Zug nach Berlin .",
-    "Das Licht im Bad ist aus .",
-]
 SOURCES = [
     "The house is very old today .",
     "The cat sleeps on the sofa .",

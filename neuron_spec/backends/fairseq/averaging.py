@@ -17,7 +17,13 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 
 from neuron_spec import models as models  # registers
 from neuron_spec.artifacts import atomic_path, completed, hash_state, signature, write_json
-from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import (
+    flags_of,
+    masks_of,
+    read_checkpoint,
+    task_args,
+    weights_sha256,
+)
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 
@@ -28,13 +34,8 @@ _KINDS = {
     "best": (r"checkpoint\.best_.+_(\d+\.\d+)\.pt", "--keep-best-checkpoints"),
 }
 _DYNAMICS = "dynamics."  # what moves masks in training: of one moment, so of no average
-_OF_TRAINING = (
-    "dropout",
-    "layerdrop",
-    "quant_noise",
-    "activations",
-    "ffn_path",
-)  # flags that change no translation
+# Flags that change no translation.
+_OF_TRAINING = ("dropout", "layerdrop", "quant_noise", "activations", "ffn_path")
 
 
 def chosen_checkpoints(folder: Path, number: int, kind: str, upper_bound: int | None = None) -> list[Path]:
@@ -96,7 +97,7 @@ def average(paths: Sequence[Path], output: Path) -> None:
     extra = {
         key: value for key, value in (first.get("extra_state") or {}).items() if "ema" not in key.split("_")
     }
-    averaged = {**first, "model": _mean([state["model"] for state in states]), "extra_state": extra}
+    averaged = {**first, "model": _mean([*map(_averaged, states)]), "extra_state": extra}
     averaged.pop("last_optimizer_state", None)
     write_json(beside, {"signature": made, "checkpoints": [path.name for path in paths]})  # from here on ours
     with atomic_path(output) as temporary:
@@ -107,14 +108,11 @@ def _mean(of: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     means: dict[str, torch.Tensor] = {}
     tied: dict[tuple[Any, ...], str] = {}  # shared embeddings are stored once
     for key, value in of[0].items():
-        if key.startswith(_DYNAMICS):
-            continue
         other = tied.setdefault((value.data_ptr(), value.shape), key)
         if value.numel() and other != key:
             means[key] = means[other]
         elif value.is_floating_point():
-            total = value.double() if value.dtype == torch.float64 else value.float()
-            total = total.clone()
+            total = value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
             for model in of[1:]:
                 total += model[key].to(total.dtype)
             means[key] = total.div_(len(of)).to(value.dtype)
@@ -166,8 +164,7 @@ def _averaged(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def _flags_of(state: dict[str, Any]) -> dict[str, Any]:
     """The model's flags that decide what it computes."""
-    model = state["cfg"]["model"] if state.get("cfg") else state["args"]
-    values = dict(model) if isinstance(model, dict) else vars(model)
+    values = flags_of(state, "model")
     parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
     if (kind := ARCH_MODEL_REGISTRY.get(values.get("arch"))) is not None:
         kind.add_args(parser)

@@ -6,7 +6,7 @@ import argparse
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,26 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return state
 
 
-def _task_values(state: dict[str, Any]) -> dict[str, Any]:
-    args = state["cfg"]["task"] if state.get("cfg") else state["args"]
-    return dict(args) if isinstance(args, dict) else dict(vars(args))
+def flags_of(state: Mapping[str, Any], of: str) -> dict[str, Any]:
+    """The flags of a checkpoint's ``task`` or ``model``; of 2020's checkpoints all flags, which were one namespace."""
+    args = state["cfg"][of] if state.get("cfg") else state["args"]
+    return dict(args if isinstance(args, dict) else vars(args))
+
+
+def as_start(state: Mapping[str, Any], cfg: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """A checkpoint of these weights without the optimizer: training can start from it, and not be resumed.
+
+    Args:
+        state: of which it is made.
+    """
+    return {
+        "args": None,
+        "cfg": cfg,
+        "model": weights,
+        "optimizer_history": (state.get("optimizer_history") or [{}])[-1:],
+        "task_state": {},
+        "extra_state": {"train_iterator": {"epoch": 1}, "val_loss": None},
+    }
 
 
 def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace:
@@ -63,7 +80,7 @@ def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace
     Raises:
         ArtifactError: if it was not trained by a multilingual translation task.
     """
-    values = _task_values(state)
+    values = flags_of(state, "task")
     if not values.get("lang_pairs"):
         raise ArtifactError(
             "not a multilingual checkpoint",
@@ -130,7 +147,7 @@ def require_same_tokens(args: argparse.Namespace) -> None:
 
 @cache  # a task is set up for every direction
 def _tokens_of(path: Path, changed: int) -> LanguageTokens | None:
-    values = _task_values(read_checkpoint(path))
+    values = flags_of(read_checkpoint(path), "task")
     return LanguageTokens.of(values, path) if values.get("lang_pairs") else None
 
 

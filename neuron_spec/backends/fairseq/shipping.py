@@ -18,7 +18,7 @@ from neuron_spec.artifacts import (
     versions,
     write_json,
 )
-from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import as_start, read_checkpoint, weights_sha256
 from neuron_spec.errors import ArtifactError
 
 _HELD_OUT = ("valid.", "test.")
@@ -31,18 +31,11 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
     """
     state = read_checkpoint(path)
     card = read_json(corpus / CORPUS_CARD, "corpus card")
-    history = state.get("optimizer_history") or [{}]
     halves: dict[int, torch.Tensor] = {}  # by address, so that tied embeddings are stored once
     for value in state["model"].values():
         halves.setdefault(value.data_ptr(), value.half() if value.is_floating_point() else value.clone())
-    small = {
-        "args": None,
-        "cfg": _without_paths(state["cfg"]),
-        "model": {key: halves[value.data_ptr()] for key, value in state["model"].items()},
-        "optimizer_history": history[-1:],
-        "task_state": {},
-        "extra_state": {"train_iterator": {"epoch": 1}, "val_loss": None},
-    }
+    weights = {key: halves[value.data_ptr()] for key, value in state["model"].items()}
+    small = as_start(state, _without_paths(state["cfg"]), weights)
     with atomic_path(output) as temporary:
         torch.save(small, temporary)
     write_json(
@@ -50,7 +43,7 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
         {
             "file_sha256": hash_file(output),
             "weights_sha256": weights_sha256(small),
-            "updates": history[-1].get("num_updates"),
+            "updates": small["optimizer_history"][-1].get("num_updates"),
             "corpus": {key: card[key] for key in ("name", "langs", "sources", "pairs", "vocabulary")},
             "raw_sha256": card["raw_sha256"],
             "versions": versions(),

@@ -27,7 +27,7 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import flags_of, masks_of, read_checkpoint, weights_sha256
 from neuron_spec.errors import ArtifactError
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown
 from neuron_spec.pages.tables import Cell, csv_text
@@ -218,9 +218,9 @@ def trained_of(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> di
 
 def has_frozen_base(state: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is of adapters that were trained alone."""
-    flags = state["cfg"]["model"]
-    flags = dict(flags) if isinstance(flags, dict) else vars(flags)
-    return flags.get("base") == "frozen" and any(_ADAPTERS in key for key in state["model"])
+    return flags_of(state, "model").get("base") == "frozen" and any(
+        _ADAPTERS in key for key in state["model"]
+    )
 
 
 # The page -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from neuron_spec.artifacts import atomic_path, signature, write_text
 from neuron_spec.backends.fairseq.asked import Asked
-from neuron_spec.backends.fairseq.checkpoints import is_specialized, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import as_start, is_specialized, weights_sha256
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import SIDES
@@ -27,7 +27,7 @@ DENSE, MASKS, FLAGS = "dense.pt", "masks.safetensors", "flags.yaml"
 _DROPPED_NEURONS = "zero"  # what other blocks emit would else be added
 
 
-def unshared(state: Mapping[str, Any], directions: Sequence[Direction]) -> tuple[dict[str, Any], NeuronMasks]:
+def unshared(state: dict[str, Any], directions: Sequence[Direction]) -> tuple[dict[str, Any], NeuronMasks]:
     """A dense checkpoint with a copy of every FFN for each of N directions, and the masks that tell them apart.
 
     Args:
@@ -39,7 +39,7 @@ def unshared(state: Mapping[str, Any], directions: Sequence[Direction]) -> tuple
     Raises:
         ModelError: if the checkpoint has masks.
     """
-    if is_specialized(dict(state)):
+    if is_specialized(state):
         raise ModelError(
             "directions of a specialized checkpoint no longer share their FFNs",
             got="a checkpoint with masks",
@@ -56,11 +56,7 @@ def unshared(state: Mapping[str, Any], directions: Sequence[Direction]) -> tuple
     model = vars(cfg["model"]) if isinstance(cfg["model"], argparse.Namespace) else cfg["model"]
     model |= {f"{side}_ffn_embed_dim": copies * model[f"{side}_ffn_embed_dim"] for side in SIDES}
     model["dropped_neurons"] = _DROPPED_NEURONS
-    wide = {
-        **{"args": None, "cfg": cfg, "model": weights, "task_state": {}},
-        "optimizer_history": (state.get("optimizer_history") or [{}])[-1:],
-        "extra_state": {"train_iterator": {"epoch": 1}, "val_loss": None},
-    }
+    wide = as_start(state, cfg, weights)
     metadata = {
         "method": "unshared",
         "checkpoint_sha256": weights_sha256(wide),
@@ -69,12 +65,8 @@ def unshared(state: Mapping[str, Any], directions: Sequence[Direction]) -> tuple
     return wide, NeuronMasks(list(directions), kept, metadata)
 
 
-def write_unshared(asked: Asked, output: Path) -> dict[str, int | str]:
-    """Write `DENSE`, `FLAGS` and, last, `MASKS` into a folder.
-
-    Returns:
-        Flag -> value: what a training that starts there needs.
-    """
+def write_unshared(asked: Asked, output: Path) -> None:
+    """Write `DENSE`, the `FLAGS` that a training from it needs and, last, `MASKS` into a folder."""
     wide, masks = unshared(asked.state, asked.directions)
     with atomic_path(output / DENSE) as temporary:
         torch.save(wide, temporary)
@@ -84,7 +76,6 @@ def write_unshared(asked: Asked, output: Path) -> dict[str, int | str]:
     write_text(output / FLAGS, "".join(f"{flag}: {value}\n" for flag, value in flags.items()))
     masks.metadata["signature"] = signed(asked)
     masks.save(output / MASKS)
-    return flags
 
 
 def signed(asked: Asked) -> dict[str, Any]:
