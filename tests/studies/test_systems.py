@@ -26,7 +26,8 @@ from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.scoring.comparison import compare, comparison_signature
 from neuron_spec.scoring.comparison_files import write_comparison
-from neuron_spec.scoring.evaluation import evaluate, join, read_evaluation, write_evaluation
+from neuron_spec.scoring.evaluation import evaluate, read_evaluation, write_evaluation
+from neuron_spec.scoring.joining import join
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import System, comparable
 from neuron_spec.studies.bilingual import command as bilingual

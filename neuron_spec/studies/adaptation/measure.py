@@ -50,11 +50,10 @@ from neuron_spec.scoring.evaluation import (
     ALL,
     Evaluation,
     evaluate,
-    joined,
     read_evaluation,
     write_evaluation,
-    write_joined,
 )
+from neuron_spec.scoring.joining import joined, write_joined
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.studies.meta.inner_steps import restored
 

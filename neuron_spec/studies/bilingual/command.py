@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     if args.action == "updates":
         print(*updates_of(args.data_bin, Direction.parse(args.direction), args.config, args.of))
     else:
-        from neuron_spec.scoring.evaluation import join
+        from neuron_spec.scoring.joining import join
 
         join(args.evaluations, args.output)
         print(args.output / SCORES_JSON)
