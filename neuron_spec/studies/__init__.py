@@ -113,6 +113,11 @@ STUDIES = (
     ),
     Study("bilingual", "what does a model per direction score that trains as long?", "bilingual"),
     Study("sweep", "how do scores follow k, or the depth of the model?", "sweep"),
+    Study(
+        "verdict",
+        "is there interference, something to gain, and does specialization gain it, by rules fixed before?",
+        "verdict",
+    ),
     Study("systems", "what do systems score, and what do they cost?", "systems"),
     Study(
         "subnetworks",

@@ -57,9 +57,9 @@ if $both_ways; then pairs=$(directions "$langs"); else pairs=en-${langs//,/,en-}
 among=(--lang-pairs "$pairs") pretraining+=(--lang-pairs "$pairs")
 
 # All start from the dense model and see the same sentences. -long: three times the updates.
-systems=(dense dense-continuation specialized "specialized-$k" ceiling "frozen-$k" "shared-core-$k" "matched-random-$k"
-  "other-direction-$k")
-long=(dense-continuation-long specialized-long "specialized-$k-long")
+decisive=(dense-continuation specialized "specialized-$k" ceiling)
+long=(dense-continuation-long specialized-long "specialized-$k-long" ceiling-long)
+variants=("frozen-$k" "shared-core-$k" "matched-random-$k" "other-direction-$k")
 
 stop_in_time
 needs_environment
@@ -96,41 +96,60 @@ train_system() {
   train_on "$1" "$2" "$dense" "$masks" --max-update "$number" --total-num-update "$number" "${flags[@]}"
 }
 
+# SYSTEM ...: of all seeds, so that the first question has its answer before the second is asked
+train_and_evaluate() {
+  local seed system
+  for seed in ${seeds//,/ }; do
+    for system in "$@"; do
+      say "seed $seed: continue training, $system"
+      train_system "$seed" "$system"
+      evaluate "$seed" "$system"
+    done
+  done
+}
+
+read_outcome() {
+  local seed folders=()
+  for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed"); done
+  stage neuron-spec verdict "$result" --seeds "${folders[@]}" --output "$run/verdict"
+}
+
 say "corpus: $corpus"
 stage scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
-first=${seeds%%,*}
+result=$run/comparison-seeds-${seeds//,/-}
 for seed in ${seeds//,/ }; do
   say "seed $seed: pretrain a dense model with plain fairseq"
   pretrain "$seed"
   say "seed $seed: sets, controls, and the ceiling's start"
   select_sets "$seed"
-  for system in "${systems[@]:1}" "${long[@]}"; do
-    say "seed $seed: continue training, $system"
-    train_system "$seed" "$system"
-  done
-  say "seed $seed: evaluate"
-  evaluate_systems "$seed"
-  for system in "${long[@]}"; do evaluate "$seed" "$system"; done
-  if [[ $seed == "$first" ]]; then
-    say "seed $seed: the gate of interference, a model per direction"
-    train_bilingual "$seed" "$gates" "$run/seed-$seed/gate/bilingual"
-  fi
 done
-say "compare over seeds"
-result=$run/comparison-seeds-${seeds//,/-}
-compare "$result/against-dense-continuation" evaluation/SYSTEM \
-  dense-continuation specialized "specialized-$k" ceiling dense
-compare "$result/variants-against-dense-continuation" evaluation/SYSTEM dense-continuation "${systems[@]:5}"
+
+train_and_evaluate "${decisive[@]}"
+for seed in ${seeds//,/ }; do evaluate "$seed" dense; done
+compare "$result/against-dense-continuation" evaluation/SYSTEM "${decisive[@]}" dense
+say "the gate of interference: a model per direction"
+seed=${seeds%%,*}
+train_bilingual "$seed" "$gates" "$run/seed-$seed/gate/bilingual"
+stage neuron-spec compare "dense=$run/seed-$seed/evaluation/dense" "bilingual=$run/seed-$seed/gate/bilingual" \
+  --common-directions --output "$result/bilingual-against-dense"
+read_outcome
+
+train_and_evaluate "${variants[@]}"
+compare "$result/variants-against-dense-continuation" evaluation/SYSTEM dense-continuation "${variants[@]}"
+compare "$result/controls-against-specialized-$k" evaluation/SYSTEM "specialized-$k" "${variants[@]:2}"
+read_outcome
+
+train_and_evaluate "${long[@]}"
 compare "$result/against-dense-continuation-long" evaluation/SYSTEM "${long[@]}"
-compare "$result/against-specialized-$k" evaluation/SYSTEM "specialized-$k" "matched-random-$k" "other-direction-$k"
-stage neuron-spec compare "dense=$run/seed-$first/evaluation/dense" \
-  "bilingual=$run/seed-$first/gate/bilingual" --common-directions --output "$result/bilingual-against-dense"
+read_outcome
 
 if [[ -n $results ]]; then
   say "copy the results to $results"
   keep "$run/corpus/corpus.json" "$results"
-  for what in {,variants-}against-dense-continuation against-dense-continuation-long "against-specialized-$k" bilingual-against-dense; do
-    keep "$result/$what"/comparison.{png,csv,md} "$results/$what"
+  keep "$run"/verdict/verdict.{md,json,png} "$results"
+  for what in {,variants-}against-dense-continuation "controls-against-specialized-$k" against-dense-continuation-long \
+    bilingual-against-dense; do
+    keep "$result/$what"/comparison.{csv,md} "$results/$what"
   done
 fi
-say "done: read $result/*/comparison.md; docs/bible.md says how"
+say "done: read $run/verdict/verdict.md; docs/bible.md says how, $result/*/comparison.md every direction"

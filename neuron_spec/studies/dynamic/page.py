@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from neuron_spec.artifacts import require_file, shown_command, training_command
+from neuron_spec.artifacts import shown_command, training_command
+from neuron_spec.backends.fairseq.training_log import read_log
 from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import Block, Code, Paragraph, Section, Table
 from neuron_spec.pages.style import drawn, look
@@ -20,10 +20,6 @@ MEASURES = {
     "mask_kept_fraction": "kept, %",
     "mask_overlap": "overlap of two directions, %",
 }
-_UPDATE = "num_updates"
-# fairseq's formats simple (name=1.5) and json ("name": "1.5") in one; the means of an epoch are written otherwise.
-_VALUE = re.compile(rf'\b({"|".join([_UPDATE, *MEASURES])})"?[=:] ?"?([-+.\de]+)')
-
 # Measure -> update -> value, 0-1; a measure that was never logged is missing.
 Curves = Mapping[str, Mapping[int, float]]
 
@@ -42,18 +38,7 @@ def read_churn(log: Path) -> Curves:
     Raises:
         ArtifactError: if there is no log.
     """
-    rows: dict[int, dict[str, float]] = {}
-    with open(require_file(log, "training log"), encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            values = dict(_VALUE.findall(line))
-            if len(values) < 2 or _UPDATE not in values:
-                continue
-            update = int(values.pop(_UPDATE))
-            if rows and update <= max(rows):
-                rows = {before: row for before, row in rows.items() if before < update}
-            rows[update] = {name: float(value) for name, value in values.items()}
-    curves = {name: {update: row[name] for update, row in rows.items() if name in row} for name in MEASURES}
-    return {name: curve for name, curve in curves.items() if curve}
+    return read_log(log, MEASURES, "train_inner")
 
 
 def section(folders: Mapping[str, Path]) -> Section | None:
