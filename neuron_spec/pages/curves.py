@@ -334,12 +334,13 @@ def _values(lines: Mapping[str, Curve], ticks: Mapping[float, str]) -> list[floa
 def sweep_curves(
     rows: Mapping[str, Mapping[str, Mapping[str, Curve]]], ticks: Mapping[float, str], label: str
 ) -> Figure:
-    """BLEU changes over the values of a setting: a row of panels per reference, a panel per group of directions.
+    """Changes over the values of a setting: a row of panels per measure and reference, a panel per group of directions.
 
     Values stand at equal distances, in the order of ``ticks``, so that 95, 98 and 100 can be told apart.
 
     Args:
-        rows: reference -> group of directions -> system -> change at each value, with its interval.
+        rows: what is changed against which reference -> group of directions -> system -> change at each value, with
+            its interval.
         ticks: value -> what is written below it.
         label: what the values are.
 
@@ -353,9 +354,9 @@ def sweep_curves(
         )
     return line_panels(
         list(rows.values()),
-        title="Mean BLEU change, 95% intervals over sentences",
+        title="Mean changes, 95% intervals over sentences",
         label=label,
         ticks=ticks,
-        row_labels=[f"BLEU, change against\n{reference}" for reference in rows],
+        row_labels=list(rows),
         zero="line",
     )

@@ -22,7 +22,7 @@ from neuron_spec.pages.page import (
     plain,
     write_pictures,
 )
-from neuron_spec.pages.tables import Cell, bounds, counted, csv_text, shown_p, signed
+from neuron_spec.pages.tables import Cell, bounds, counted, csv_text, fixed, shown_p, signed
 from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED
 from neuron_spec.scoring.comparison import (
     ALPHA,
@@ -153,6 +153,12 @@ def difference_cells(row: Difference) -> list[Cell]:
         _between(row.low, row.high),
         None if row.p_value is None else shown_p(row.p_value),
     ]
+
+
+def nll_cells(row: Difference) -> list[Cell]:
+    """NLL, its difference and interval; unknown ones are None."""
+    difference = signed(row.nll_difference, NLL.decimals)
+    return [fixed(row.nll, NLL.decimals), difference, _between(row.nll_low, row.nll_high, NLL.decimals)]
 
 
 def _between(low: float | None, high: float | None, decimals: int = 2) -> Cell:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.pages.curves import sweep_curves
+from neuron_spec.scoring.endpoints import SentenceScores
 from neuron_spec.scoring.evaluation import evaluate, read_evaluation, write_evaluation
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.studies.sweep.page import changes, read_sweep
@@ -25,15 +28,31 @@ REFERENCES = [f"the {noun} in the {room} is {state}" for noun in ("lamp", "door"
               for state in ("on", "off")]  # fmt: skip
 
 
-def write(folder: Path, good: int, *, references: list[str] = REFERENCES, checkpoint: str = "a" * 64) -> None:
-    """An evaluation in which ``good`` sentences of 8 are right, and one more from direction to direction."""
+def write(
+    folder: Path,
+    good: int,
+    *,
+    references: list[str] = REFERENCES,
+    checkpoint: str = "a" * 64,
+    nll: float | None = None,
+) -> None:
+    """An evaluation in which ``good`` sentences of 8 are right, and one more from direction to direction; ``nll`` nats a
+    token in all."""
     outputs = []
     for number, direction in enumerate(DIRECTIONS):
         right = min(len(references), good + number // 4)
         wrong = [line.replace("the", "a") for line in references]
         outputs.append(Outputs(direction, references[:right] + wrong[right:], references))
     signature = {"stage": "evaluate", "inputs": {"checkpoint": checkpoint, "masks": "b" * 64}}
-    write_evaluation(folder, evaluate(outputs, signature=signature))
+    evaluation = evaluate(outputs, signature=signature)
+    if nll is not None:
+        tokens = np.arange(1.0, len(references) + 1)
+        sentences = {
+            of.direction: SentenceScores(text_nll=nll * tokens, text_tokens=tokens) for of in outputs
+        }
+        scores = [replace(score, nll=nll) for score in evaluation.scores]
+        evaluation = replace(evaluation, sentences=sentences, scores=scores)
+    write_evaluation(folder, evaluation)
 
 
 def write_masks(path: Path, k: float, dropped: int, *, checkpoint: str = "a" * 64) -> None:
@@ -112,8 +131,15 @@ def test_the_dense_continuation_stands_for_k_100_unless_that_was_evaluated(k_swe
 def test_depths_are_ordered_as_numbers_and_compared_with_the_deepest_dense_model(depth_sweep: Path) -> None:
     sweep = read_sweep(depth_sweep)
     assert [point.value for point in sweep.points] == [2, 10]
-    found = {(c.value, c.system): c for c in changes(sweep) if c.name == "all"}
-    assert {c.baseline for c in found.values()} == {"dense of depth 10"}
+    every = changes(sweep)
+    of_same = "dense-continuation of the same depth"
+    assert {c.baseline for c in every} == {"dense of depth 10", of_same}
+    found = {(c.value, c.system): c for c in every if c.name == "all" and c.baseline != of_same}
+    own = {c.value: c for c in every if c.name == "all" and c.baseline == of_same}
+    assert own.keys() == {2, 10}
+    for depth, change in own.items():
+        between = found[depth, "specialized"].difference - found[depth, "dense-continuation"].difference
+        assert (change.system, change.difference) == ("specialized", pytest.approx(between))
     assert found[10, "dense"].difference == 0
     assert found[2, "dense"].difference < found[2, "specialized"].difference < 0
 
@@ -140,6 +166,28 @@ def test_table_csv_and_figure_are_written_and_the_same_again(k_sweep: Path, tmp_
     assert files == {path.name: path.read_bytes() for path in output.iterdir()}
 
 
+def test_likelihoods_stand_before_bleu_where_they_are_known(depth_sweep: Path) -> None:
+    for depth in (2, 10):
+        for number, system in enumerate(("dense", "dense-continuation", "specialized")):
+            write(
+                depth_sweep / f"depth-{depth}" / "evaluation" / system, 3, nll=3 - depth / 10 - 0.02 * number
+            )
+    sweep = read_sweep(depth_sweep)
+    found = {(c.baseline, c.value, c.system): c.nll_difference for c in changes(sweep) if c.name == "all"}
+    assert found["dense of depth 10", 2, "specialized"] == pytest.approx(0.8 - 0.04)
+    for depth in (2, 10):
+        assert found["dense-continuation of the same depth", depth, "specialized"] == pytest.approx(-0.02)
+    assert main(["sweep", str(depth_sweep)]) == 0
+    rows = csv.DictReader((depth_sweep / "sweep.csv").read_text().splitlines())
+    (row,) = (
+        r for r in rows if r["reference"].startswith("dense-c") and r["depth"] == "2" and r["group"] == "all"
+    )
+    assert [float(row[name]) for name in ("nll", "nll_change")] == pytest.approx([2.76, -0.02])
+    text = (depth_sweep / "sweep.md").read_text()
+    assert text.index("NLL all") < text.index("BLEU all")
+    assert "-0.020" in text
+
+
 def test_the_page_of_a_depth_sweep_shows_every_system(depth_sweep: Path) -> None:
     assert main(["sweep", str(depth_sweep)]) == 0
     text = (depth_sweep / "sweep.md").read_text(encoding="utf-8")
@@ -151,7 +199,7 @@ def test_the_page_of_a_depth_sweep_shows_every_system(depth_sweep: Path) -> None
 def test_the_figure_shows_the_changes() -> None:
     curve = {70.0: (-1.0, -2.0, 0.5), 95.0: (1.5, None, None)}
     rows = {
-        name: {"en→x": {"specialized": curve}, "x→en": {"specialized": curve}}
+        f"BLEU against {name}": {"en→x": {"specialized": curve}, "x→en": {"specialized": curve}}
         for name in ("dense", "dense-continuation")
     }
     figure = sweep_curves(rows, {70.0: "70", 95.0: "95\n10–20"}, "k")
@@ -167,7 +215,7 @@ def test_the_figure_shows_the_changes() -> None:
         assert list(zero.get_ydata()) == [0, 0]
     assert [ax.get_title("left") for ax in figure.axes] == ["en→x", "x→en"] * 2
     assert [ax.get_ylabel() for ax in figure.axes[::2]] == [
-        f"BLEU, change against\n{name}" for name in ("dense", "dense-continuation")
+        f"BLEU against {name}" for name in ("dense", "dense-continuation")
     ]
     assert figure.get_supxlabel() == "k"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["specialized"]

@@ -1,8 +1,10 @@
-"""Sweeps: one setting at several values, and what each does to BLEU and chrF++ (0-100).
+"""Sweeps: one setting at several values, and what each does to the likelihood of the text (nats a target token without
+the language token), BLEU and chrF++ (0-100).
 
 A sweep's folder has one folder per value, ``k-95`` or ``depth-6``, which may hold ``masks.safetensors``
 and holds ``evaluation/SYSTEM``. Changes are against the evaluations that do not depend on the value, in
-``evaluation`` beside those folders; where there are none, against the dense model of the largest value.
+``evaluation`` beside those folders; where there are none, against the dense model of the largest value, and for
+specialization against the dense continuation of its own value.
 
 k = 100 drops only neurons that are never active: they compute nothing, so where it was not evaluated
 itself the dense continuation stands for it.
@@ -28,7 +30,8 @@ from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, w
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, csv_text
 from neuron_spec.scoring.comparison import Difference, compare
-from neuron_spec.scoring.comparison_files import difference_cells
+from neuron_spec.scoring.comparison_files import difference_cells, nll_cells
+from neuron_spec.scoring.endpoints import BLEU, NLL
 from neuron_spec.scoring.evaluation import ALL, Evaluation, read_evaluation
 from neuron_spec.scoring.systems import CONTINUATION, DENSE, SPECIALIZED, System, comparable
 
@@ -44,6 +47,7 @@ _COLUMNS = {
     **{"system": "system", "reference": "baseline", "group": "name", "directions": "directions"},
     **{"bleu": "bleu", "bleu_change": "difference", "low": "low", "high": "high"},
     **{"chrf": "chrf", "chrf_change": "chrf_difference"},
+    **{"nll": "nll", "nll_change": "nll_difference", "nll_low": "nll_low", "nll_high": "nll_high"},
 }
 
 
@@ -179,7 +183,10 @@ def _read_point(parameter: str, value: float, folder: Path, references: Mapping[
 
 
 def changes(sweep: Sweep) -> list[Change]:
-    """All systems at all values against all references: for each group of directions, and over all."""
+    """All systems at all values against all references: for each group of directions, and over all.
+
+    In a sweep with a dense continuation at each value, also specialization against that of its own value.
+    """
     points = [(point.value, *each) for point in sweep.points for each in point.systems.items()]
     rows = []
     for reference, against in sweep.references.items():
@@ -187,11 +194,20 @@ def changes(sweep: Sweep) -> list[Change]:
             System(f"{name} at {sweep.parameter} {value:g}", [evaluation])
             for value, name, evaluation in points
         ]
-        found = compare(comparable([System(reference, [against]), *named]), signature={})
+        found = _changes([System(reference, [against]), *named])
         for (value, name, _), system in zip(points, named, strict=True):
-            changed = Change.of_groups(found, ("overall", "group"), value=value)
-            rows += [replace(row, system=name) for row in changed if row.system == system.name]
+            rows += [replace(row, system=name, value=value) for row in found if row.system == system.name]
+    for point in sweep.points:
+        if {CONTINUATION, SPECIALIZED} <= point.systems.keys():
+            pair = [System(name, [point.systems[name]]) for name in (CONTINUATION, SPECIALIZED)]
+            of_same = f"{CONTINUATION} of the same {sweep.parameter}"
+            found = [replace(row, baseline=of_same, value=point.value) for row in _changes(pair)]
+            rows += [row for row in found if row.system == SPECIALIZED]
     return rows
+
+
+def _changes(systems: Sequence[System]) -> list[Change]:
+    return Change.of_groups(compare(comparable(systems), signature={}), ("overall", "group"))
 
 
 # The page -------------------------------------------------------------------------------------
@@ -209,15 +225,14 @@ def write_sweep(run: Path, sweep: Sweep) -> Path:
         lines.append([f"{row.value:g}", *rounded])
     header = [sweep.parameter, *_COLUMNS, *(f"dropped_{name}_percent" for name in Dropped._fields)]
     write_text(run / f"{SWEEP}.csv", csv_text(header, lines))
-    picture = drawn(SWEEP, "BLEU change", _draw(sweep, rows))
+    picture = drawn(SWEEP, "Changes over the values", _draw(sweep, rows))
     write_pictures(run, [picture])
+    tables: dict[tuple[str, str], list[Change]] = {}
+    for row in rows:
+        tables.setdefault((row.baseline, row.system), []).append(row)
     sections = [
-        Section(
-            f"{system} against {reference}",
-            [_table(sweep, [row for row in rows if (row.baseline, row.system) == (reference, system)])],
-        )
-        for reference in sweep.references
-        for system in sweep.points[0].systems
+        Section(f"{system} against {reference}", [_table(sweep, of)])
+        for (reference, system), of in tables.items()
     ]
     evaluated = [("-", name, of) for name, of in sweep.references.items()]
     evaluated += [(f"{point.value:g}", *each) for point in sweep.points for each in point.systems.items()]
@@ -240,11 +255,14 @@ def _draw(sweep: Sweep, rows: Sequence[Change]) -> Figure:
         for point in sweep.points:
             if point.dropped:
                 ticks[point.value] += f"\n{point.dropped.min:.0f}–{point.dropped.max:.0f}"
-    panels: dict[str, dict[str, dict[str, dict[float, Any]]]] = {name: {} for name in sweep.references}
-    for row in rows:
-        if row.name != ALL:
-            lines = panels[row.baseline].setdefault(_GROUPS[row.name], {})
-            lines.setdefault(row.system, {})[row.value] = (row.difference, row.low, row.high)
+    panels: dict[str, dict[str, dict[str, dict[float, Any]]]] = {}
+    for row in (row for row in rows if row.name != ALL):
+        measures = {BLEU.title: (row.difference, row.low, row.high)}
+        if row.nll is not None:
+            measures = {f"{NLL.title} (nats)": (row.nll_difference, row.nll_low, row.nll_high), **measures}
+        for title, change in measures.items():
+            lines = panels.setdefault(f"{title}, change against\n{row.baseline}", {})
+            lines.setdefault(_GROUPS[row.name], {}).setdefault(row.system, {})[row.value] = change
     return curves.sweep_curves(panels, ticks, label)
 
 
@@ -253,8 +271,10 @@ def _table(sweep: Sweep, rows: Sequence[Change]) -> Table:
     groups = dict.fromkeys(row.name for row in rows)
     is_masked = rows[0].system == SPECIALIZED and any(point.dropped for point in sweep.points)
     header = [sweep.parameter, *(["dropped %", "min-max"] if is_masked else [])]
+    has_nll = rows[0].nll is not None
     for group in groups:
-        header += [f"BLEU {_GROUPS[group]}", "change", "95% interval", "p"]
+        of_nll = [f"{NLL.title} {_GROUPS[group]}", "change", "95% interval"] if has_nll else []
+        header += [*of_nll, f"BLEU {_GROUPS[group]}", "change", "95% interval", "p"]
     lines: list[list[Cell]] = []
     for point in sweep.points:
         line: list[Cell] = [f"{point.value:g}"]
@@ -263,14 +283,14 @@ def _table(sweep: Sweep, rows: Sequence[Change]) -> Table:
             line += [of.mean, f"{of.min:.1f}-{of.max:.1f}"] if of else [None, None]
         for group in groups:
             row = by_place[point.value, group]
-            line += [row.bleu, *difference_cells(row)]
+            line += [*(nll_cells(row) if has_nll else []), row.bleu, *difference_cells(row)]
         lines.append(line)
     return Table(header, lines)
 
 
 def _notes(sweep: Sweep) -> list[str]:
     notes = [
-        "BLEU and its change are means over directions; interval and p (two-sided) are on one joint draw of sentences for "
+        "Figures and their changes are means over directions; interval and p (two-sided) are on one joint draw of sentences for "
         "all directions that share them. They know nothing of other seeds: one model was trained at each value. "
         "`neuron-spec compare` tests two systems in full; chrF++ is in the CSV.",
     ]
