@@ -112,7 +112,7 @@ def test_the_words_that_make_corpus_and_dense_model_of_the_cpu_experiment() -> N
     found = commands("homeassistant", "--cpu")
     assert found[0] == (
         f"scripts/10_data.sh homeassistant {run}/corpus --langs de,nl,sv,es,pt,it,cs,sk,ru,hu,et,tr"
-        " --vocab-size 8000 --valid-size 300 --test-size 400"
+        " --vocab-size 4000 --valid-size 300 --test-size 400"
     )
     pretraining = [line for line in found if "20_pretrain" in line]
     assert pretraining == [

@@ -5,7 +5,7 @@
 #   scripts/experiments/homeassistant.sh [--cpu | --smoke] [--seeds N,N,...] [--stop-after MINUTES] [--run DIR]
 #                                        [--results DIR] [--dry-run]
 #     (neither)              6+6 layers on one GPU: under 30 minutes for three seeds, an estimate and not measured
-#     --cpu                  3+3 layers on 2 CPU cores: about two hours a seed
+#     --cpu                  3+3 layers on 2 CPU cores: about three hours a seed
 #     --smoke                the toy corpus and two seeds on 2 CPU cores: minutes
 #     --seeds N,N,...        each seed has its own dense model, sets and continuations (default 1,2,3; smoke 1,2)
 #     --stop-after MINUTES   stop then; the same command goes on, training from where it last saved
@@ -50,6 +50,9 @@ for seed in ${seeds//,/ }; do
 done
 say "compare over seeds"
 compare_systems
+folders=()
+for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed"); done
+stage neuron-spec verdict "$comparison" --seeds "${folders[@]}" --output "$run/verdict"
 say "report"
 stage scripts/70_report.sh "$run"
 
@@ -64,9 +67,10 @@ if [[ -n $results ]]; then
     done
     keep "$run/analysis/seed-$seed/analysis.md" "$results/seed-$seed"
   done
+  keep "$run"/verdict/verdict.{md,json,png} "$run/verdict/stage-1.png" "$results"
   keep "$comparison/against-dense-continuation"/comparison.{png,csv,md} "$results/against-dense-continuation"
   for control in matched-random other-direction; do
     keep "$comparison/against-$control"/comparison.{md,csv} "$results/against-$control"
   done
 fi
-say "done: read $run/report.html, $comparison/*/comparison.md and $run/analysis/*/analysis.md"
+say "done: read $run/report.html, $run/verdict/verdict.md, $comparison/*/comparison.md and $run/analysis/*/analysis.md"

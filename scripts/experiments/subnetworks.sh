@@ -50,7 +50,7 @@ pruning=(--step-fraction 0.1 --quality-floor 0.95) stepping=(--lr 0.1 --sentence
 case $size in
   gpu) ;;
   cpu)
-    data=(--langs "$langs" --vocab-size 8000 --valid-size 300 --test-size 200)
+    data=(--langs "$langs" --vocab-size "$vocab_size" --valid-size 300 --test-size 200)
     updates=200
     pruning=(--step-fraction 0.2 --quality-floor 0.95 --sentences 150) stepping=(--lr 0.1 --sentences 200)
     ;;

@@ -43,7 +43,7 @@ source scripts/homeassistant.sh
 # the first stage's size (updates x max-tokens x update-freq in the config files).
 case $size in
   gpu) bilingual_updates=3300 benchmarking=(--device cuda --dtype fp16 --tokens 2000) ;;
-  cpu) bilingual_updates=4800 benchmarking=(--tokens 1000) ;;
+  cpu) bilingual_updates=21000 benchmarking=(--tokens 1000) ;;
   smoke)
     langs=qa,qb # one family
     data+=(--langs "$langs") bilingual_updates=460 benchmarking=(--tokens 200 --sentences 8 --repeats 2)

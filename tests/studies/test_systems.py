@@ -185,7 +185,7 @@ def test_updates_of_all_directions_are_those_to_be_shared(tmp_path: Path) -> Non
         name: bilingual.updates_of(data_bin, Direction.parse(name), config, 4800)
         for name in ("en-de", "de-en", "en-nl", "nl-en")
     }
-    assert found == {name: (1600, 200) if "de" in name else (800, 100) for name in found}
+    assert found == {name: (1600, 89) if "de" in name else (800, 44) for name in found}
     with pytest.raises(DirectionError, match="does not have this direction"):
         bilingual.updates_of(data_bin, Direction.parse("en-tr"), config, 4800)
     with pytest.raises(ArtifactError, match="without a corpus card"):
