@@ -146,7 +146,7 @@ read_outcome
 if [[ -n $results ]]; then
   say "copy the results to $results"
   keep "$run/corpus/corpus.json" "$results"
-  keep "$run"/verdict/verdict.{md,json,png} "$results"
+  keep "$run"/verdict/{stage-1.png,verdict.{png,md,json}} "$results"
   for what in {,variants-}against-dense-continuation "controls-against-specialized-$k" against-dense-continuation-long \
     bilingual-against-dense; do
     keep "$result/$what"/comparison.{csv,md} "$results/$what"

@@ -67,7 +67,7 @@ if [[ -n $results ]]; then
     done
     keep "$run/analysis/seed-$seed/analysis.md" "$results/seed-$seed"
   done
-  keep "$run"/verdict/verdict.{md,json,png} "$run/verdict/stage-1.png" "$results"
+  keep "$run"/verdict/{stage-1.png,verdict.{png,md,json}} "$results"
   keep "$comparison/against-dense-continuation"/comparison.{png,csv,md} "$results/against-dense-continuation"
   for control in matched-random other-direction; do
     keep "$comparison/against-$control"/comparison.{md,csv} "$results/against-$control"

@@ -244,6 +244,7 @@ def test_systems_are_set_against_the_continuation_of_their_length_seed_by_seed(t
     against = read_trainings([tmp_path / "seed-1", tmp_path / "seed-2"]).against_continuation()
     assert list(against) == [""]
     assert against[""]["specialized"] == pytest.approx({5: 0.5 * math.log(2), 10: 0.1 * math.log(2)})
+    assert list(against[""]) == ["ceiling", "specialized"]  # as questions are asked
     assert against[""]["ceiling"] == pytest.approx({5: -0.1 * math.log(2), 10: -0.5 * math.log(2)})
 
 

@@ -185,9 +185,9 @@ def read_outcomes(comparisons: Path) -> Outcomes:
     order = list(RULES)
     rows = [row for file in files for row in _outcomes(file.parent.name, file, read_comparison(file))]
 
-    def place(row: Outcome) -> tuple[int, bool, str]:
+    def place(row: Outcome) -> tuple[int, bool]:
         kinds = (kind_of(row.baseline), kind_of(row.system))
-        return (order.index(kinds) if kinds in RULES else len(order), row.is_long, row.system)
+        return (order.index(kinds) if kinds in RULES else len(order), row.is_long)
 
     return Outcomes(sorted(rows, key=place), {file.parent.name: hash_file(file) for file in files})
 
@@ -266,7 +266,12 @@ class Trainings:
         Length is empty or `LONG`; only updates that every such seed has validated on both sides.
         """
         found: dict[str, dict[str, dict[int, float]]] = {}
-        for system, curves in self.continued.items():
+        order = [system for _, system in RULES]
+        places = {
+            name: order.index(kind) if (kind := kind_of(name)) in order else -1 for name in self.continued
+        }
+        for system in sorted(self.continued, key=lambda name: (places[name], len(name))):
+            curves = self.continued[system]
             length = LONG if system.endswith(LONG) else ""
             base = self.continued.get(CONTINUATION + length, {})
             seeds = [seed for seed in curves if seed in base]
