@@ -1,8 +1,10 @@
 """Installation; `pip install .` on Python 3.11 and 3.12."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = next(
@@ -13,8 +15,22 @@ VERSION = next(
 WHEELS = "python_version >= '3.11' and python_version < '3.13' and sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "python_version < '3.11' or python_version >= '3.13' or sys_platform != 'linux' or platform_machine != 'x86_64'"
 
+
+class BuildWithShared(build_py):
+    """The package with what neuron_spec/shared.py names, which lies beside it in a checkout."""
+
+    def run(self) -> None:
+        super().run()
+        for folder in () if self.editable_mode else ("configs", "scripts", "data/quickstart"):
+            target = Path(self.build_lib) / "neuron_spec" / "share" / folder
+            shutil.copytree(
+                HERE / folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
+
+
 setup(
     name="neuron_spec",
+    cmdclass={"build_py": BuildWithShared},
     version=VERSION,
     description="Specialized neurons for multilingual machine translation on fairseq",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),

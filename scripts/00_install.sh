@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
 # Make .venv beside the checkout and install neuron_spec into it. Needs Python 3.11 or 3.12; skips what is done.
+# Without a checkout, it needs an environment that has neuron-spec.
 #   scripts/00_install.sh [EXTRAS]        EXTRAS such as dev
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=${1:-}
+
+# Written by neuron-spec init: the environment that has neuron-spec is the one.
+if [[ ! -f setup.py ]]; then
+  command -v neuron-spec >&2 || { echo "no neuron-spec here: activate the environment that has it" >&2; exit 2; }
+  exit 0
+fi
 done_mark=.venv/.installed-${extras:-plain}
 
 if [[ ! -e $done_mark || setup.py -nt $done_mark ]]; then

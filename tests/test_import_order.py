@@ -19,7 +19,7 @@ FLOORS = (
     ("languages",),
     ("directions",),
     ("artifacts",),
-    ("statistics", "arguments"),
+    ("statistics", "arguments", "shared"),
     ("neurons",),
     ("modules",),
     ("pages",),

@@ -24,11 +24,15 @@ COMMANDS = {
     "report": "write a run's report: tables, figures, sample translations",
     "flags": "print the fairseq flags of a config file",
     "checkpoint": "average checkpoints, make one small, or compare one with a corpus",
+    "init": "write the scripts, configs and small dense checkpoint of this version into a folder",
+    "quickstart": "the whole method on real text, to a report",
     "user-dir": "print the folder to pass to fairseq's --user-dir",
 }
 _STUDIES = {study.command: study for study in STUDIES if study.command}
 COMMANDS |= {name: study.question for name, study in _STUDIES.items()}
-_PASS_ON = {"profile", "evaluate"} | {name for name, study in _STUDIES.items() if study.passes_on}
+_PASS_ON = {"profile", "evaluate", "quickstart"} | {
+    name for name, study in _STUDIES.items() if study.passes_on
+}
 
 
 def module_of(command: str) -> str:
