@@ -135,7 +135,10 @@ def save_tensors(
     header = {key: json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
     ordered = {key: tensors[key].contiguous() for key in sorted(tensors)}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; the library's files are for their owner alone
         save_file(ordered, temporary, metadata=header)
+        os.chmod(temporary, mode)
         with open(temporary, "r+b") as file:  # the library writes the metadata in a random order
             size = int.from_bytes(file.read(8), "little")
             written = json.loads(file.read(size))
