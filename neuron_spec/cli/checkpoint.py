@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_spec.arguments import whole_number
+from neuron_spec.arguments import input_file, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 
@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     shrink = actions.add_parser("shrink", help="weights only, half precision; writes a signature beside it")
     shrink.add_argument(
-        "--path", type=Path, required=True, metavar="FILE", help="a checkpoint of fairseq-train"
+        "--path",
+        type=input_file("checkpoint"),
+        required=True,
+        metavar="FILE",
+        help="a checkpoint of fairseq-train",
     )
     shrink.add_argument("--output", type=Path, required=True, metavar="FILE")
     average = actions.add_parser(

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 from neuron_spec import __version__
 from neuron_spec.errors import NeuronSpecError
@@ -42,6 +43,15 @@ def module_of(command: str) -> str:
     return f"neuron_spec.cli.{command.replace('-', '_')}"
 
 
+def _given(command: argparse.ArgumentParser, words: Sequence[str], parsed: argparse.Namespace) -> set[str]:
+    """Which of a command's values were given: such a one may be the default, but is set in a second parse too."""
+    unset = object()
+    # Flags that may be given again add to a list.
+    start = {name: None if isinstance(value, list) else unset for name, value in vars(parsed).items()}
+    again = vars(command.parse_args(words, argparse.Namespace(**start)))
+    return {name for name, value in again.items() if value is not unset and value is not None}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     width = max(map(len, COMMANDS))
@@ -73,17 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(command)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     fairseq_flags = arguments[end + 1 :]
-    parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
-    # What is still unset the second time was not given: a value given may be the default.
-    unset = object()
-    # Flags that may be given again add to a list.
-    start = {name: None if isinstance(value, list) else unset for name, value in vars(parsed).items()}
-    again = argparse.Namespace(**start)
-    given = vars(command.parse_args(arguments[1:end], again)).items()
-    parsed.given = {name for name, value in given if value is not unset and value is not None}
     if fairseq_flags and args.command not in _PASS_ON:
         command.error("takes no flags after --")
     try:
+        parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
+        parsed.given = partial(_given, command, arguments[1:end], parsed)
         from neuron_spec.artifacts import running
 
         with running(["neuron-spec", *arguments], getattr(parsed, "output", None)):
