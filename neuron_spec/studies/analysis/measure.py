@@ -397,7 +397,7 @@ def _stability(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str
         "profiles": {
             name: {
                 "part": str(part_of(profile)),
-                **{side: int(profile.tokens[side].sum()) for side in SIDES},
+                **{side: int(profile.tokens[side].sum()) if profile.knows_tokens else None for side in SIDES},
             }
             for name, profile in question.profiles.items()
         },
