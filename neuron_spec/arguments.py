@@ -73,9 +73,8 @@ def input_folder(what: str) -> Callable[[str], Path]:
 
     def parse(text: str) -> Path:
         if not Path(text).is_dir():
-            raise ArtifactError(
-                f"{what} not found", where=text, got="a file" if Path(text).exists() else None
-            )
+            got = "no folder" if Path(text).exists() else "no such folder"
+            raise ArtifactError(f"{what} not found", where=text, got=got)
         return Path(text)
 
     return parse
