@@ -65,6 +65,10 @@ setup(
     ],
     extras_require={
         "official-scoring": ["sacremoses>=0.1"],
+        "tracking": [
+            "tensorboard>=2.10",
+            "wandb>=0.15",
+        ],  # for fairseq's --tensorboard-logdir, --wandb-project
         "analysis": [],  # scipy alone, which is installed anyway
         "dev": [
             "pytest>=8",

@@ -6,6 +6,14 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from neuron_spec.artifacts import require_file
+from neuron_spec.errors import ArtifactError
+
+# Of the tests that commands make, unless they are asked for others.
+PERMUTATIONS = 10_000
+SAMPLES = 1000  # of sentences
+ALPHA = 0.05
+
 DATA_BIN = "fairseq data-bin; of a sharded one, the first shard with the text"
 
 
@@ -51,6 +59,27 @@ def whole_numbers(what: str, *, distinct: bool = False) -> Callable[[str], list[
     return parse
 
 
+def input_file(what: str) -> Callable[[str], Path]:
+    """The type of a flag that names a file, which has to be there: said before anything slow is imported.
+
+    Raises:
+        ArtifactError: if it is not there, or a Git-LFS pointer.
+    """
+    return lambda text: require_file(text, what)
+
+
+def input_folder(what: str) -> Callable[[str], Path]:
+    """The type of an argument that names a folder, which has to be there; else as `input_file`."""
+
+    def parse(text: str) -> Path:
+        if not Path(text).is_dir():
+            got = "no folder" if Path(text).exists() else "no such folder"
+            raise ArtifactError(f"{what} not found", where=text, got=got)
+        return Path(text)
+
+    return parse
+
+
 # Flags ----------------------------------------------------------------------------------------
 
 
@@ -65,9 +94,14 @@ def add_model_and_text(
     what_for: str = "the subset to measure on",
 ) -> None:
     """A data-bin, ``--path``, ``--lang-pairs`` and, unless ``subset`` is None, ``--gen-subset``."""
-    parser.add_argument("data_bin", type=Path, help=data_bin)
+    parser.add_argument("data_bin", type=input_folder("data-bin"), help=data_bin)
     parser.add_argument(
-        "--path", type=Path, required=True, nargs="+" if several else None, metavar="FILE", help=checkpoint
+        "--path",
+        type=input_file("checkpoint"),
+        required=True,
+        nargs="+" if several else None,
+        metavar="FILE",
+        help=checkpoint,
     )
     parser.add_argument("--lang-pairs", metavar="de-en,...", help=directions)
     if subset is not None:
@@ -148,13 +182,13 @@ def add_masks_run_through(parser: argparse.ArgumentParser) -> None:
     """``--masks`` for a dense checkpoint, ``--overlap`` to compare with, ``--allow-other-checkpoint``, ``--seed``."""
     parser.add_argument(
         "--masks",
-        type=Path,
+        type=input_file("mask file"),
         metavar="FILE",
         help="run a dense checkpoint through these masks; a specialized one runs through its own",
     )
     parser.add_argument(
         "--overlap",
-        type=Path,
+        type=input_file("mask file"),
         metavar="FILE",
         help="compare with the overlap of these masks, whatever the model runs through (default: --masks)",
     )

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,27 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; rename it into place only if the block succeeds.
+
+    Raises:
+        ArtifactError: if something is there already, other than an empty folder.
+    """
+    final = Path(path)
+    if final.is_dir() and not any(final.iterdir()):
+        final.rmdir()
+    if final.exists():
+        raise ArtifactError("something is already here", where=final, mend="name another --output")
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -135,7 +157,10 @@ def save_tensors(
     header = {key: json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
     ordered = {key: tensors[key].contiguous() for key in sorted(tensors)}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; the library's files are for their owner alone
         save_file(ordered, temporary, metadata=header)
+        os.chmod(temporary, mode)
         with open(temporary, "r+b") as file:  # the library writes the metadata in a random order
             size = int.from_bytes(file.read(8), "little")
             written = json.loads(file.read(size))
@@ -166,6 +191,36 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, tor
             got=str(error),
             expected="a safetensors file written by neuron-spec",
             mend="the file is damaged, cut short, or of another kind: make it again",
+        ) from error
+
+
+def load_saved(path: str | os.PathLike[str], what: str, *, holds: str, expected: str, mend: str) -> Any:
+    """What ``torch.save`` wrote, on the CPU, memory-mapped: tensors and plain values, and nothing that would run code.
+
+    Args:
+        holds: what such a file has, for the message.
+
+    Raises:
+        ArtifactError: if it is missing, truncated, or not such a file.
+    """
+    import pickle
+    import zipfile
+
+    import torch
+
+    require_file(path, what)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # foreign bytes make the unpickler fail in any way
+        raise ArtifactError(
+            f"{what} cannot be read",
+            where=path,
+            # torch's own text for these would have the reader turn weights_only off.
+            got=f"no {holds} saved by torch"
+            if isinstance(error, (pickle.UnpicklingError, LookupError, EOFError))
+            else (str(error) or repr(error)).splitlines()[0],
+            expected=expected,
+            mend=mend,
         ) from error
 
 

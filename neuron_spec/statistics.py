@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neuron_spec.arguments import PERMUTATIONS
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.languages import UNKNOWN
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 FEWEST_SEEDS = 3  # with fewer there is no t over seeds
 POWER = 0.8
-PERMUTATIONS = 10_000
 
 _SEED = 12345
 _CONFIDENCE = 0.95

@@ -100,13 +100,36 @@ keep_freed_memory() {
   export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-17179869184}
 }
 
-has_gpu() { python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
+# Asked of torch only where there may be one: it takes seconds to import.
+has_gpu() {
+  compgen -G '/dev/nvidia*' >/dev/null || compgen -G '/dev/nvhost*' >/dev/null || [[ -e /dev/kfd || -e /dev/dxg ]] || return
+  python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+}
 
 # Before the first stage of an experiment that has sizes
 needs_environment() {
   $dry_run && return
   command -v neuron-spec &>/dev/null || scripts/00_install.sh
   [[ $size != gpu ]] || has_gpu || refuse "torch sees no GPU here: choose --cpu (hours) or --smoke (minutes)"
+}
+
+# Options, code and configs, and every file of the run. While these are as the last run left them, no stage has work, and
+# none is asked: each takes seconds to say so.
+made_of() {
+  local folders=("$(neuron-spec user-dir)" scripts configs "$@" "$run")
+  printf '%q ' "$run" "${again[@]}"
+  printf '\n'
+  find "${folders[@]}" -type f ! -name '*.pyc' ! -path "$run/complete.txt*" -print0 | LC_ALL=C sort --zero-terminated |
+    xargs --null sha256sum --
+}
+
+# FOLDER ...: whether the run ended before, from what these folders hold
+is_finished() { [[ -f $run/complete.txt ]] && made_of "$@" | cmp --silent - "$run/complete.txt"; }
+
+# FOLDER ...: the run has ended
+finish() {
+  made_of "$@" >"$run/complete.txt.tmp"
+  mv "$run/complete.txt.tmp" "$run/complete.txt"
 }
 
 # Sets device, the flag of stages: none where there is a GPU.

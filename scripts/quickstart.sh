@@ -29,6 +29,10 @@ else
   data=() updates=$((minutes * 60)) # about 60 updates a minute on 2 cores
 fi
 shipped=data/quickstart
+if ! $dry_run && [[ -z $results ]] && is_finished $shipped; then
+  say "complete already: read $run/report.html or $run/report.md"
+  exit 0
+fi
 data_bin=$run/corpus/data-bin
 
 say "corpus: $corpus"
@@ -78,4 +82,5 @@ if [[ -n $results ]]; then
   keep "$run"/figures/{iou,overlap,scores}.png "$results/figures"
   keep "$run/report.md" "$run/masks.json" "$results"
 fi
+$dry_run || finish $shipped
 say "done: read $run/report.html or $run/report.md; scores and translations are in $run/evaluation, figures in $run/figures"

@@ -2,6 +2,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -270,3 +271,18 @@ def test_git_lfs_pointers_are_no_files(tmp_path, opened):
     assert str(path) in str(caught.value)
     path.write_text(f"a text about {POINTER}")
     assert require_file(path, "text") == path
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_have_the_mode_that_the_umask_gives(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_tensors(tmp_path / "t.safetensors", TENSORS, {})
+        save_tensors(tmp_path / "t.safetensors", TENSORS, {})  # replaced too
+        write_json(tmp_path / "j.json", {})
+        with atomic_path(tmp_path / "c.pt") as temporary:
+            torch.save(TENSORS, temporary)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("t.safetensors", "j.json", "c.pt"), 0o666 & ~umask)

@@ -1,9 +1,11 @@
-"""Average checkpoints, make one small enough to ship, or check that a shipped one fits a corpus.
+"""Average checkpoints, make one small enough to ship, check that a shipped one fits a corpus, or read a specialized one
+of the official code (global_weight, language_mask) into our form.
 
 examples:
   neuron-spec checkpoint average --inputs RUN --num-update-checkpoints 5 --output averaged.pt
   neuron-spec checkpoint shrink --path RUN/checkpoint_last.pt --corpus CORPUS --output dense.pt
   neuron-spec checkpoint check dense.json --corpus CORPUS
+  neuron-spec checkpoint import-official --path official.pt --output specialized.pt
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_spec.arguments import whole_number
+from neuron_spec.arguments import input_file, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 
@@ -19,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     shrink = actions.add_parser("shrink", help="weights only, half precision; writes a signature beside it")
     shrink.add_argument(
-        "--path", type=Path, required=True, metavar="FILE", help="a checkpoint of fairseq-train"
+        "--path",
+        type=input_file("checkpoint"),
+        required=True,
+        metavar="FILE",
+        help="a checkpoint of fairseq-train",
     )
     shrink.add_argument("--output", type=Path, required=True, metavar="FILE")
     average = actions.add_parser(
@@ -57,6 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="no epoch, or update, after this one",
     )
+    official = actions.add_parser("import-official", help="a specialized checkpoint of the official code")
+    official.add_argument(
+        "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="of the official code"
+    )
+    official.add_argument("--output", type=Path, required=True, metavar="FILE")
+    official.add_argument(
+        "--masks",
+        type=input_file("mask file"),
+        metavar="FILE",
+        help="masks.safetensors, for one that was saved without (see neuron-spec masks import-official)",
+    )
     check = actions.add_parser(
         "check", help="is a shipped checkpoint whole, and this corpus the one it knows?"
     )
@@ -70,6 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.action == "average":
         _average(args)
+        return
+    if args.action == "import-official":
+        from neuron_spec.backends.fairseq.official import import_checkpoint
+        from neuron_spec.neurons.masks import NeuronMasks
+
+        import_checkpoint(args.path, args.output, NeuronMasks.load(args.masks) if args.masks else None)
+        print(args.output)
         return
     from neuron_spec.backends.fairseq import shipping
 

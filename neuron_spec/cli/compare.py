@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuron_spec.arguments import ALPHA, SAMPLES
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from neuron_spec.scoring.comparison import ALPHA, SAMPLES
-
     parser.add_argument(
         "systems", nargs="+", metavar="[NAME=]DIR[,DIR...]", help="evaluations, the baseline first"
     )

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import add_device, add_translating, whole_number
+from neuron_spec.arguments import add_device, add_translating, input_file, input_folder, whole_number
 from neuron_spec.artifacts import (
     CORPUS_CARD,
     HYPOTHESES,
@@ -60,9 +60,12 @@ _OF_LOGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data_bin", type=Path, nargs="?", help="data-bin, or folder of its shards; with it, --path"
+        "data_bin",
+        type=input_folder("data-bin"),
+        nargs="?",
+        help="data-bin, or folder of its shards; with it, --path",
     )
-    parser.add_argument("--path", type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument("--path", type=input_file("checkpoint"), metavar="FILE", help="the checkpoint")
     parser.add_argument(
         "--generate-output",
         type=Path,
@@ -161,7 +164,9 @@ def _unheeded(args: argparse.Namespace) -> list[str]:
     if not args.generate_output:
         return ["--allow-missing"] * args.allow_missing
     names = {"data_bin": "DATA_BIN", "likelihood": "--no-likelihood", "dtype": f"--{args.dtype}"}
-    others = sorted(args.given - _OF_LOGS - ({"cpu"} if args.comet else set()))  # COMET's own model heeds it
+    others = sorted(
+        args.given() - _OF_LOGS - ({"cpu"} if args.comet else set())
+    )  # COMET's own model heeds it
     flags = [names.get(name, "--" + name.replace("_", "-")) for name in others]
     return flags + [f"-- {' '.join(args.fairseq_flags)}"] * bool(args.fairseq_flags)
 

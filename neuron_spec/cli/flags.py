@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
 from neuron_spec.backends.fairseq.config import keep_config, read_flags
 
@@ -33,18 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _number_of_gpus(text: str) -> int:
+def _number_of_gpus(text: str) -> int | Literal["all"]:
     if text == "all":
-        import torch
-
-        return max(1, torch.cuda.device_count())  # as many as fairseq-train takes
+        return "all"
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more, nor 'all'")
     return int(text)
 
 
 def run(args: argparse.Namespace) -> None:
-    flags = read_flags(args.config, args.gpus)
+    flags = read_flags(args.config, args.gpus, kept=args.keep)
     if args.keep:
         keep_config(args.config, args.keep)
     print("\n".join(flags))

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 from neuron_spec import __version__
 from neuron_spec.errors import NeuronSpecError
@@ -18,12 +19,12 @@ COMMANDS = {
     "data": "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card",
     "profile": "count how often each neuron is active, per direction and layer",
     "select": "select each direction's specialized neurons from a profile",
-    "masks": "vote over several mask files",
+    "masks": "vote over several mask files; read and write those of the official code",
     "evaluate": "translate and score all directions, or score existing fairseq-generate output",
     "compare": "compare evaluated systems: differences, significance, wins and losses",
     "report": "write a run's report: tables, figures, sample translations",
     "flags": "print the fairseq flags of a config file",
-    "checkpoint": "average checkpoints, make one small, or compare one with a corpus",
+    "checkpoint": "average checkpoints, make one small, compare one with a corpus, read one of the official code",
     "init": "write the scripts, configs and small dense checkpoint of this version into a folder",
     "quickstart": "the whole method on real text, to a report",
     "user-dir": "print the folder to pass to fairseq's --user-dir",
@@ -40,6 +41,15 @@ def module_of(command: str) -> str:
     if command in _STUDIES:
         return _STUDIES[command].module(_STUDIES[command].command_module)
     return f"neuron_spec.cli.{command.replace('-', '_')}"
+
+
+def _given(command: argparse.ArgumentParser, words: Sequence[str], parsed: argparse.Namespace) -> set[str]:
+    """Which of a command's values were given: such a one may be the default, but is set in a second parse too."""
+    unset = object()
+    # Flags that may be given again add to a list.
+    start = {name: None if isinstance(value, list) else unset for name, value in vars(parsed).items()}
+    again = vars(command.parse_args(words, argparse.Namespace(**start)))
+    return {name for name, value in again.items() if value is not unset and value is not None}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,17 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(command)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     fairseq_flags = arguments[end + 1 :]
-    parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
-    # What is still unset the second time was not given: a value given may be the default.
-    unset = object()
-    # Flags that may be given again add to a list.
-    start = {name: None if isinstance(value, list) else unset for name, value in vars(parsed).items()}
-    again = argparse.Namespace(**start)
-    given = vars(command.parse_args(arguments[1:end], again)).items()
-    parsed.given = {name for name, value in given if value is not unset and value is not None}
     if fairseq_flags and args.command not in _PASS_ON:
         command.error("takes no flags after --")
     try:
+        parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
+        parsed.given = partial(_given, command, arguments[1:end], parsed)
         from neuron_spec.artifacts import running
 
         with running(["neuron-spec", *arguments], getattr(parsed, "output", None)):

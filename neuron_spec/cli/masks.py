@@ -1,13 +1,28 @@
 """Work on mask files. vote: the units that at least half of several files keep, such as of several seeds.
 
-example:
+The official code's files, from a folder or into one: masks, a file per direction en-de.pt of bool [ffn, d]; activation
+counts, en-de/activations.pkl, which are read without running what else a pickle may hold; masks that a specialized
+checkpoint of its carries. The checkpoint itself: neuron-spec checkpoint import-official.
+
+examples:
   neuron-spec masks vote seed1.safetensors seed2.safetensors seed3.safetensors --output voted.safetensors
+  neuron-spec masks import-official MASK_DIR --path dense.pt --output masks.safetensors
+  neuron-spec masks export-official masks.safetensors --path dense.pt --output MASK_DIR
+  neuron-spec masks import-activations NEURON_DIR --path dense.pt --output profile.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_spec.arguments import input_file, input_folder
+from neuron_spec.errors import ArtifactError, ModelError
+
+if TYPE_CHECKING:
+    from neuron_spec.directions import Direction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +30,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vote = actions.add_parser("vote", help="the units that at least half of the files keep")
     vote.add_argument("masks", type=Path, nargs="+", metavar="FILE", help="two mask files or more")
     vote.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
+    masks = actions.add_parser("import-official", help="masks of the official code, as masks.safetensors")
+    masks.add_argument("source", type=Path, help="folder of en-de.pt and so on, or a specialized checkpoint")
+    counts = actions.add_parser("import-activations", help="its activation counts, as profile.safetensors")
+    counts.add_argument(
+        "source",
+        type=input_folder("folder of activation counts"),
+        help="folder of en-de/activations.pkl and so on",
+    )
+    for action, output in ((masks, "masks.safetensors"), (counts, "profile.safetensors")):
+        action.add_argument("--output", type=Path, required=True, metavar="FILE", help=output)
+        action.add_argument(
+            "--path",
+            type=input_file("checkpoint"),
+            metavar="FILE",
+            help="the dense checkpoint that they were made from, to check them against and to remember",
+        )
+        action.add_argument(
+            "--lang-pairs",
+            metavar="de-en,...",
+            help="which directions, in this order (default: the checkpoint's, or all that are there)",
+        )
+    export = actions.add_parser("export-official", help="masks.safetensors, as the official code reads them")
+    export.add_argument("masks", type=input_file("mask file"), metavar="FILE", help="masks.safetensors")
+    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    export.add_argument(
+        "--path",
+        type=input_file("checkpoint"),
+        required=True,
+        metavar="FILE",
+        help="a checkpoint of the model that they are for",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
+    {"vote": _vote, "export-official": _export}.get(args.action, _import)(args)
+    print(args.output)
+
+
+def _vote(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import completed, signature
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.studies.pruning.sets import vote
@@ -28,4 +79,107 @@ def run(args: argparse.Namespace) -> None:
     voted.metadata["signature"] = signature("masks vote", inputs={"masks": voters}, parameters={})
     if not completed(args.output, voted.metadata["signature"], what="mask file"):
         voted.save(args.output)
-    print(args.output)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import completed, hash_state, signature
+    from neuron_spec.directions import parse_directions
+    from neuron_spec.neurons import official
+    from neuron_spec.neurons.activations import ActivationCounts
+
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    directions: list[Direction] | None = None
+    checkpoint: dict[str, str] = {}
+    if args.path:
+        from neuron_spec.backends.fairseq.checkpoints import (
+            is_specialized,
+            read_checkpoint,
+            task_args,
+            weights_sha256,
+        )
+        from neuron_spec.backends.fairseq.official import shapes_in
+
+        state = read_checkpoint(args.path)
+        if is_specialized(state):
+            raise ModelError(
+                "a specialized checkpoint has moved on from the one that was profiled",
+                got=f"--path {args.path}",
+                expected="the dense checkpoint",
+            )
+        shapes, checkpoint = shapes_in(state), {"checkpoint_sha256": weights_sha256(state)}
+        directions = parse_directions(task_args(state, args.path).lang_pairs)
+    if args.lang_pairs:
+        directions = parse_directions(args.lang_pairs)
+    if args.action == "import-activations":
+        what = "profile"
+        read: Any = official.read_counts(args.source, directions)
+        widths = {layer: shape[0] for layer, shape in (shapes or {}).items()}
+        if shapes is not None and read.widths != widths:
+            from neuron_spec.artifacts import differences
+
+            raise ModelError(
+                "counts of another model: other layers or widths",
+                where=args.source,
+                **differences(read.widths, widths, at_most=4),
+                mend="name the checkpoint whose neurons were counted",
+            )
+    else:
+        what = "mask file"
+        read = _masks_from(args.source, directions, shapes)
+    content = read.counts if isinstance(read, ActivationCounts) else read.kept
+    parameters = {"directions": read.names}
+    inputs = {
+        what: hash_state(content),
+        **({"checkpoint": checkpoint["checkpoint_sha256"]} if checkpoint else {}),
+    }
+    signed = signature(f"masks {args.action}", inputs=inputs, parameters=parameters)
+    read.metadata |= {**checkpoint, "signature": signed}
+    if not completed(args.output, signed, what=what):
+        read.save(args.output)
+
+
+def _masks_from(
+    source: Path, directions: list[Direction] | None, shapes: Mapping[str, tuple[int, ...]] | None
+) -> Any:
+    """Of a folder, or of a checkpoint that carries them."""
+    from neuron_spec.neurons import official
+
+    if source.is_dir():
+        return official.read_masks(source, directions, shapes)
+    if not source.exists():
+        raise ArtifactError("masks of the official code not found", where=source)
+    from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
+    from neuron_spec.backends.fairseq.official import masks_of_official
+
+    masks = masks_of_official(read_checkpoint(source), source)
+    if directions is not None:
+        masks.require_directions(directions, source, "name fewer --lang-pairs")
+        masks = masks.of(directions)
+    if shapes is not None:
+        masks.require_fit({layer: shape[0] for layer, shape in shapes.items()}, source)
+    return masks
+
+
+def _export(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import SIGNATURE, atomic_folder, completed, signature, write_json
+    from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
+    from neuron_spec.backends.fairseq.official import shapes_in
+    from neuron_spec.corpora.checks import check_disk
+    from neuron_spec.neurons import official
+    from neuron_spec.neurons.masks import NeuronMasks
+
+    masks = NeuronMasks.load(args.masks)
+    masks.require_neurons(args.masks)
+    shapes = shapes_in(read_checkpoint(args.path))
+    masks.require_fit({layer: shape[0] for layer, shape in shapes.items()}, args.masks)
+    dims = {layer: shape[1] for layer, shape in shapes.items()}
+    signed = signature(
+        "masks export-official", inputs={"masks": masks.fingerprint}, parameters={"dims": dims}
+    )
+    if completed(args.output / SIGNATURE, signed, what="folder of masks", where=args.output):
+        return
+    official.require_neurons_alone(masks)
+    check_disk(args.output, len(masks.names) * sum(rows * columns for rows, columns in shapes.values()))
+    with atomic_folder(args.output) as folder:
+        official.write_masks(masks, folder, dims)
+        write_json(folder / SIGNATURE, signed)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuron_spec.arguments import input_folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("run", type=input_folder("run"), help="the run's folder")
     parser.add_argument(
         "--published",
         type=Path,

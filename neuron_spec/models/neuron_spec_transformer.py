@@ -39,6 +39,28 @@ _ROWS = "mask_rows"
 _NEURON_MASK, _HEAD_MASK = "neuron_mask", "head_mask"
 
 
+def rows_of(directions: Sequence[Direction], langs: Sequence[str]) -> Tensor:
+    """Direction id -> its place among ``directions``, int64 ``[langs * langs]``; -1 where it has none.
+
+    Raises:
+        DirectionError: if one names a language that is not in ``langs``.
+    """
+    rows = torch.full((len(langs) ** 2,), _MISSING)
+    for row, direction in enumerate(directions):
+        rows[direction_id(direction, langs)] = row
+    return rows
+
+
+def mask_state(masks: NeuronMasks, langs: Sequence[str]) -> dict[str, Tensor]:
+    """What a specialized checkpoint holds beside a dense one's weights, of masks of neurons.
+
+    Raises:
+        DirectionError: if they name a language that is not in ``langs``.
+    """
+    kept = {f"{layer}.fc1.{_NEURON_MASK}": masks.kept[layer] for layer in masks.layers}
+    return kept | dict.fromkeys((f"{side}.{_ROWS}" for side in SIDES), rows_of(masks.directions, langs))
+
+
 @dataclass
 class Running:
     """The route of one side's running forward pass, shared with its layers."""
@@ -454,9 +476,7 @@ class NeuronSpecTransformer(TransformerModel):
         Raises:
             DirectionError: if one names a language that is not in ``langs``.
         """
-        rows = torch.full((len(langs) ** 2,), _MISSING)
-        for row, direction in enumerate(directions):
-            rows[direction_id(direction, langs)] = row
+        rows = rows_of(directions, langs)
         for side in self.sides:
             side.mask_rows = rows.to(next(self.parameters()).device)
 

@@ -23,6 +23,7 @@ from neuron_spec.neurons.choices import SIDES
 ATTENTIONS = ("self_attn", "encoder_attn")
 _SITE = re.compile(rf"({'|'.join(SIDES)})\.layers\.(\d+)(?:\.({'|'.join(ATTENTIONS)}))?")
 _TOKENS = "tokens."
+TOKENS_AT_LEAST = {"tokens": "at least"}  # in the metadata of counts that do not say of how many tokens
 
 
 def side_of(site: str) -> str:
@@ -65,7 +66,7 @@ class ActivationCounts(ByDirection):
         directions: the N directions, naming the rows.
         counts: layer key (``encoder.layers.0``) -> int64 ``[N, F]``; layers may differ in width.
         tokens: ``encoder`` and ``decoder`` -> int64 ``[N]``, the tokens looked at.
-        metadata: how the counts were made; its ``checkpoint_sha256`` says from which weights.
+        metadata: how the counts were made; with `TOKENS_AT_LEAST`, there may have been more tokens; its ``checkpoint_sha256`` says from which weights.
     """
 
     what, command = "profile", "profile"
@@ -93,6 +94,11 @@ class ActivationCounts(ByDirection):
     def widths(self) -> dict[str, int]:
         return {layer: self.counts[layer].size(1) for layer in self.layers}
 
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether ``tokens`` are all that were looked at, and not only the most that a neuron was active on."""
+        return self.metadata.get("tokens") != TOKENS_AT_LEAST["tokens"]
+
     def __add__(self, other: ActivationCounts) -> ActivationCounts:
         """Counts over both sets of tokens: counts of shards add up to the counts of the whole.
 
@@ -110,7 +116,9 @@ class ActivationCounts(ByDirection):
                 )
         counts = {layer: self.counts[layer] + other.counts[layer] for layer in self.counts}
         tokens = {side: self.tokens[side] + other.tokens[side] for side in SIDES}
-        return ActivationCounts(self.directions, counts, tokens, self.metadata)
+        known = self.knows_tokens and other.knows_tokens
+        metadata = self.metadata | ({} if known else TOKENS_AT_LEAST)
+        return ActivationCounts(self.directions, counts, tokens, metadata)
 
     def of(self, directions: Sequence[Direction]) -> ActivationCounts:
         """The counts of these directions, in their order.

@@ -10,7 +10,7 @@ Axis letters: N directions, F units of a site: neurons or heads. True = kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,17 @@ class NeuronMasks(Masks):
     def fingerprint(self) -> str:
         """sha256 of the sets alone: which directions keep which neurons."""
         return hash_state({f"{layer} {self.names}": kept for layer, kept in self.kept.items()})
+
+    def of(self, directions: Sequence[Direction]) -> NeuronMasks:
+        """The masks of these directions, in their order.
+
+        Raises:
+            DirectionError: if one has none.
+        """
+        rows = self.rows(directions)
+        return NeuronMasks(
+            list(directions), {site: kept[rows] for site, kept in self.kept.items()}, self.metadata
+        )
 
     def sparsity(self, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Site -> float64 ``[N]``, the fraction of units dropped; of the FFNs unless ``sites`` says which."""

@@ -203,8 +203,14 @@ def select_shared_core(
         neuron_sets: as for `select`.
 
     Raises:
-        SelectionError: if a direction has no tokens.
+        SelectionError: if a direction has no tokens, or it is not known how many.
     """
+    if not profile.knows_tokens:
+        raise SelectionError(
+            "what share of the tokens a neuron is active on is not known",
+            got="--method shared-core, of counts that do not say of how many tokens they are, as the official code's",
+            mend="count with neuron-spec profile, or choose another method",
+        )
 
     def choose(counts: Tensor, layer: str) -> Iterable[Tensor]:
         core = always_active(profile.counts[layer], profile.tokens[side_of(layer)], core_percent)

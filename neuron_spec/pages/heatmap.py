@@ -24,7 +24,8 @@ from neuron_spec.directions import FROM_ENGLISH, GROUPS, INTO_ENGLISH, Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.overlap import compared, off_diagonal, pairwise_iou
 from neuron_spec.pages.curves import by_side
-from neuron_spec.pages.style import COLORS, DPI, INK, MUTED, POINT, TICK_STEPS, Run, in_family_order, runs_of
+from neuron_spec.pages.page import DPI
+from neuron_spec.pages.style import COLORS, INK, MUTED, POINT, TICK_STEPS, Run, in_family_order, runs_of
 
 # Sizes of text in points; lengths in inches.
 _TITLE, _WORDS, _SMALL = 11.0, 9.0, 8.0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
-from neuron_spec.pages.page import Block, Bullets, Code, Page, Paragraph, Picture, Section, Table
+from neuron_spec.pages.page import DPI, Block, Bullets, Code, Page, Paragraph, Picture, Section, Table
 from neuron_spec.pages.tables import columns_of_numbers, shown
 
 _LARGEST_SVG = 150_000  # bytes; a larger one is slower to draw than a PNG is to load
@@ -94,14 +94,19 @@ def _block(block: Block) -> str:
         case Table():
             return _table(block)
         case Picture(name, caption, png, svg):
-            kind, content = "png", png
+            kind, content, size = "png", png, f' width="{_css_width(png)}"'
             if svg is not None and len(svg) <= _LARGEST_SVG:
-                kind, content = "svg+xml", svg
+                kind, content, size = "svg+xml", svg, ""
             return (
-                f'<figure><button type="button" class="zoom" title="Show in full size">'
-                f'<img alt="{escape(name)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
-                f"</button><figcaption>{inline(caption)}</figcaption></figure>"
+                f'<figure><div class="wide"><button type="button" class="zoom" title="Show in full size">'
+                f'<img alt="{escape(name)}"{size} src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+                f"</button></div><figcaption>{inline(caption)}</figcaption></figure>"
             )
+
+
+def _css_width(png: bytes) -> int:
+    """Of a figure as large as it was drawn, in CSS pixels, 96 an inch; an SVG says so itself."""
+    return int.from_bytes(png[16:20], "big") * 96 // DPI
 
 
 def inline(text: str) -> str:

@@ -18,6 +18,7 @@ from neuron_spec.artifacts import atomic_path
 from neuron_spec.pages.tables import Cell, markdown_table, shown
 
 FIGURES = "figures"
+DPI = 150  # of figures
 
 # A mark between letters, as in neuron_spec, is none.
 _MARKS = re.compile(r"[\\`*\[\]&~$]|<(?!\d)|(?<!\w)_|_(?!\w)")

@@ -20,9 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from neuron_spec.directions import GROUPS, Direction, Group
 from neuron_spec.languages import UNKNOWN, family_of
-from neuron_spec.pages.page import Picture
-
-DPI = 150
+from neuron_spec.pages.page import DPI, Picture
 
 # Okabe and Ito's palette, told apart by colour-blind readers too, and markers for grey print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
@@ -38,6 +36,9 @@ Look = Mapping[str, Any]  # of a line, in a panel and in the legend: what matplo
 def rendered(figure: Figure, kind: str) -> bytes:
     """The bytes of a ``png`` or ``svg``; the same figure gives the same."""
     content = io.BytesIO()
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out again, it would move by a last bit
     with rc_context({"svg.hashsalt": "neuron_spec"}):
         figure.savefig(
             content, format=kind, dpi=DPI, facecolor="white", bbox_inches="tight",

@@ -28,6 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from neuron_spec import artifacts
+from neuron_spec.arguments import ALPHA, SAMPLES
 from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
@@ -46,8 +47,6 @@ from neuron_spec.scoring.systems import System, common_endpoints, is_official, s
 from neuron_spec.statistics import OverSeeds, Uncertainty, holm, interval, sign_flip_p_value
 
 WIN, TIE, LOSS = "win", "tie", "loss"
-SAMPLES = 1000
-ALPHA = 0.05
 
 _SCORE_TOLERANCE = 1e-6
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from neuron_spec.arguments import ALPHA, SAMPLES
 from neuron_spec.artifacts import completed, read_json, write_json, write_text
 from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import ArtifactError
@@ -25,9 +26,7 @@ from neuron_spec.pages.page import (
 from neuron_spec.pages.tables import Cell, bounds, counted, csv_text, fixed, shown_p, signed
 from neuron_spec.scoring.bootstrap import BOOTSTRAP_SEED
 from neuron_spec.scoring.comparison import (
-    ALPHA,
     LOSS,
-    SAMPLES,
     TIE,
     WIN,
     Comparison,

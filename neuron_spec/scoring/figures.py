@@ -101,8 +101,8 @@ def score_differences(comparison: Comparison) -> Figure:
 
     line_height = 0.2 + 0.12 * (len(systems) - 1)
     endpoints = comparison.endpoints
-    figure = new_figure(1.6 + 3.6 * len(endpoints), 1.6 + line_height * len(ordered))
-    axes = figure.subplots(1, len(endpoints), sharey=True, squeeze=False)[0]
+    figure = new_figure(1.0 + 4.1 * len(endpoints), 1.6 + line_height * len(ordered))
+    axes = figure.subplots(1, len(endpoints), squeeze=False)[0]
     noise: set[tuple[str, str]] = {
         (system, endpoint.key)
         for system in systems
@@ -130,8 +130,9 @@ def score_differences(comparison: Comparison) -> Figure:
             for seed in row.seeds:
                 face = "white" if seed.result == TIE else how["color"]
                 ax.plot([seed.difference], [y], **{**how, "markerfacecolor": face}, zorder=4)
-    axes[0].set_yticks(range(len(ordered)), [direction.arrow for direction in ordered])
-    axes[0].set_ylim(len(ordered) - 0.4, -0.6)
+    for ax in axes:  # each with its labels: on a small screen one panel is seen at a time
+        ax.set_yticks(range(len(ordered)), [direction.arrow for direction in ordered])
+        ax.set_ylim(len(ordered) - 0.4, -0.6)
     _name_families(axes, ordered, families)
 
     dot = look(0, color=MUTED, markersize=5, linestyle="none")

@@ -25,7 +25,7 @@ from neuron_spec.backends.fairseq.checkpoints import (
 )
 from neuron_spec.backends.fairseq.data_bin import check_data_bin
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, languages_of
-from neuron_spec.backends.fairseq.logged import require_logged
+from neuron_spec.backends.fairseq.logged import require_logged, require_trackers
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.languages import require_fairseq_codes
@@ -124,6 +124,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
             near = next(iter(starts_of(self.args)), None)
             LanguageTokens.of(self.args).require(LanguageTokens.of(args, near), where=near)
         if not from_checkpoint:
+            require_trackers(self.args)
             args.langs, args.lang_dict = list(self.langs), None  # for checkpoints, as in setup_task
         if ARCH_MODEL_REGISTRY.get(args.arch) is TransformerModel:
             # A plain transformer, as stock fairseq trains it: the same model, able to take masks.

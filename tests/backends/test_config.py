@@ -131,3 +131,23 @@ def test_checkpoints_do_not_go_on_with_another_config(tmp_path: Path) -> None:
     for part in ("lr: 0.2", "lr: 0.3", "seed: absent", "dropout: absent"):
         assert part in str(caught.value)
     assert (folder / KEPT_CONFIG).read_text() == "lr: 0.2\nseed: 1\n"
+
+
+def test_what_trained_already_is_not_asked_of_fairseq_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = write(tmp_path, "lr: 0.1\nmax-tokens: 100\ntokens-per-update: 300\n")
+    asked: list[object] = []
+    monkeypatch.setattr("neuron_spec.backends.fairseq.commands.unknown_training_flags", asked.append)
+    kept = tmp_path / "run"
+    flags = read_flags(known, "all", kept=kept)
+    keep_config(known, kept)
+    assert read_flags(known, 1, kept=kept) == flags
+    assert len(asked) == 2  # no checkpoint yet
+    (kept / "checkpoint_last.pt").touch()
+    assert read_flags(known, 1, kept=kept) == flags
+    assert len(asked) == 2
+    other = tmp_path / "other.yaml"
+    other.write_text("lr: 0.1\nmax-tokens: 100\nlerning-rate: 1\n")
+    read_flags(other, kept=kept)
+    assert len(asked) == 3

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 from fairseq import checkpoint_utils
+from fairseq.logging import progress_bar
 
 from neuron_spec import models, tasks
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, starts_of, task_args, token_flags
@@ -352,6 +353,44 @@ def test_a_best_metric_that_nobody_logs_is_refused_before_training(train, tmp_pa
         train(tmp_path, *flags, validate=True)
     assert "--best-checkpoint-metric bleu" in str(refused.value) and not [*tmp_path.iterdir()]
     train(tmp_path, *flags, updates=1)  # nothing is validated
+
+
+@pytest.mark.parametrize(
+    ("flag", "package", "extra"),
+    [
+        (("--tensorboard-logdir", "logs"), "SummaryWriter", "neuron_spec[tracking]"),
+        (("--wandb-project", "mine"), "wandb", "neuron_spec[tracking]"),
+        (("--azureml-logging",), "Run", "azureml-core"),
+    ],
+)
+def test_logs_that_nobody_would_keep_are_refused_before_training(
+    train, tmp_path, monkeypatch, flag, package, extra
+):
+    monkeypatch.setattr(progress_bar, package, None)
+    with pytest.raises(ModelError, match="cannot be heeded") as refused:
+        train(tmp_path, "--langs", ORDER, *SOURCE, *flag)
+    assert f"got:      {flag[0]}" in str(refused.value) and extra in str(refused.value)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_logs_are_kept_where_their_package_is(train, tmp_path, monkeypatch):
+    kept = []
+
+    class Writer:
+        def __init__(self, folder):
+            kept.append(folder)
+
+        def __getattr__(self, name):
+            return lambda *_: None
+
+    monkeypatch.setattr(progress_bar, "SummaryWriter", Writer)
+    train(
+        tmp_path / "run", "--langs", ORDER, *SOURCE, "--tensorboard-logdir", str(tmp_path / "logs"), updates=1
+    )
+    assert kept and all(folder.startswith(str(tmp_path / "logs")) for folder in kept)
+    # It is a flag of training: what was trained with it is run without.
+    monkeypatch.setattr(progress_bar, "SummaryWriter", None)
+    checkpoint_utils.load_model_ensemble_and_task([str(tmp_path / "run" / "checkpoint_last.pt")])
 
 
 OF_TEXT = ("--criterion", "label_smoothed_cross_entropy_text")

@@ -164,7 +164,8 @@ def test_what_does_not_combine(profile, capsys, flags, said):
     "flags", ["--fraction 50", "--method top-fraction --fraction 0", "--only-side encoder --decoder-k 90"]
 )
 def test_flags_are_refused_before_any_file_is_read(tmp_path, capsys, flags):
-    assert "profile not found" not in refusal(capsys, tmp_path / "absent", *flags.split())
+    (tmp_path / "profile").write_bytes(b"none")
+    assert "cannot be read" not in refusal(capsys, tmp_path / "profile", *flags.split())
 
 
 # Already there

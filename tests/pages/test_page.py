@@ -6,12 +6,14 @@ import base64
 import re
 from html import escape
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from matplotlib.figure import Figure
 
 from neuron_spec.pages.html import _LARGEST_SVG, as_html, inline
 from neuron_spec.pages.page import (
+    DPI,
     Bullets,
     Code,
     Page,
@@ -160,3 +162,24 @@ def test_a_large_svg_gives_way_to_the_png():
 
 def test_the_same_page_gives_the_same_text():
     assert as_html(page("x")) == as_html(page("x"))
+
+
+def test_on_a_small_screen_tables_and_figures_scroll_and_the_page_does_not():
+    """A figure is as large there as it was drawn, so that its labels can be read: 96 CSS pixels an inch, SVG or PNG."""
+    drawing = Figure(figsize=(9, 1))
+    png, svg = (rendered(drawing, kind) for kind in ("png", "svg"))
+    shown = [Picture("one", "", png), Picture("other", "", png, svg)]
+    table = Table(("over", *(f"system-{number}" for number in range(9))), [["all", *range(9)]])
+    markup = as_html(Page("a", [table, *shown], []))
+    inches = int.from_bytes(png[16:20], "big") / DPI
+    widths = re.findall(r'<div class="wide"><button[^>]*><img alt="\w+"(?: width="(\d+)")?', markup)
+    assert widths == [str(int(inches * 96)), ""]
+    assert float(re.search(rb'width="([\d.]+)pt"', svg)[1]) == pytest.approx(72 * inches, rel=0.02)
+    css = files("neuron_spec.pages").joinpath("page.css").read_text(encoding="utf-8")
+    small = css[css.index("@media (max-width: 40rem)") : css.index("@media print")]
+    everywhere = css[: css.index("@media (max-width")]
+    assert re.search(r"\.zoom, \.zoom img \{[^}]*max-width: none", small)
+    for box in (r"\.wide", r"\.scroll"):
+        assert re.search(box + r" \{[^}]*overflow-x: auto[^}]*max-width: 100%", everywhere)
+    assert re.search(r"\.sortable :is\(th, td\):first-child \{[^}]*sticky", everywhere)
+    assert '<div class="scroll" tabindex="0"><table class="sortable">' in markup

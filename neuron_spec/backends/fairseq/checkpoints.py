@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 from fairseq import utils
 
-from neuron_spec.artifacts import hash_state, hash_text, require_file
+from neuron_spec.artifacts import hash_state, hash_text, load_saved
 from neuron_spec.backends.fairseq import compat as compat
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, languages_of
 from neuron_spec.directions import Direction
@@ -31,20 +29,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ArtifactError: if it is missing, truncated, or not a fairseq checkpoint.
     """
-    require_file(path, "checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # foreign bytes make the unpickler fail in any way
-        raise ArtifactError(
-            "checkpoint cannot be read",
-            where=path,
-            # torch's own text for these would have the reader turn weights_only off.
-            got="no tensors and flags saved by torch"
-            if isinstance(error, (pickle.UnpicklingError, LookupError, EOFError))
-            else (str(error) or repr(error)).splitlines()[0],
-            expected="a complete checkpoint written by fairseq-train",
-            mend="the file is damaged, cut short, or of another kind: copy or train it again",
-        ) from error
+    state = load_saved(
+        path,
+        "checkpoint",
+        holds="tensors and flags",
+        expected="a complete checkpoint written by fairseq-train",
+        mend="the file is damaged, cut short, or of another kind: copy or train it again",
+    )
     if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
         raise ArtifactError(
             "not a fairseq checkpoint", where=path, expected="weights and configuration of fairseq-train"

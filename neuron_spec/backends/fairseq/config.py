@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -21,17 +21,25 @@ UPDATE_FREQ = "update-freq"
 KEPT_CONFIG = "config.yaml"  # beside the checkpoints
 
 
-def read_flags(path: str | os.PathLike[str], gpus: int | None = None) -> list[str]:
+def read_flags(
+    path: str | os.PathLike[str],
+    gpus: int | Literal["all"] | None = None,
+    *,
+    kept: str | os.PathLike[str] | None = None,
+) -> list[str]:
     """The command-line flags of a config file.
 
     Args:
-        gpus: how many train together, over all nodes; a file with ``tokens-per-update`` needs it.
+        gpus: how many train together, over all nodes, or all that torch sees here; a file with
+            ``tokens-per-update`` needs it.
+        kept: the folder of a training. What trained there already is not asked of fairseq again, which takes
+            seconds.
 
     Raises:
         ArtifactError: if it is missing, not a flat YAML mapping, has a key that fairseq-train, with our
             task and models, does not know, or an update size that cannot be had.
     """
-    config = _read(path)
+    config = config_file = _read(path)
     if TOKENS_PER_UPDATE in config:
         config = _with_update_freq(path, config, gpus)
     flags: list[str] = []
@@ -42,6 +50,8 @@ def read_flags(path: str | os.PathLike[str], gpus: int | None = None) -> list[st
             )
         if value is not False:
             flags += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+    if kept is not None and _trained_with(kept) == config_file:
+        return flags
     from neuron_spec.backends.fairseq.commands import unknown_training_flags  # loads fairseq
 
     if unknown := unknown_training_flags(flags):
@@ -61,10 +71,10 @@ def keep_config(path: str | os.PathLike[str], folder: str | os.PathLike[str]) ->
         ArtifactError: if its checkpoints were made with other values; comments may differ.
     """
     kept = Path(folder) / KEPT_CONFIG
-    if not (kept.is_file() and any(Path(folder).glob("*.pt"))):
+    before, now = _trained_with(folder), _read(path)
+    if before is None:
         write_text(kept, Path(path).read_text(encoding="utf-8"))
         return
-    before, now = _read(kept), _read(path)
     if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
         raise ArtifactError(
             "these checkpoints were made with another config",
@@ -73,6 +83,12 @@ def keep_config(path: str | os.PathLike[str], folder: str | os.PathLike[str]) ->
             expected=", ".join(f"{key}: {now.get(key, 'absent')}" for key in differing) + f", as in {path}",
             mend="go on with the config that is kept there, or train in another folder",
         )
+
+
+def _trained_with(folder: str | os.PathLike[str]) -> dict[Any, Any] | None:
+    """The config that the checkpoints in a folder were made with; None if there are none, or it was not kept."""
+    kept = Path(folder) / KEPT_CONFIG
+    return _read(kept) if kept.is_file() and any(Path(folder).glob("*.pt")) else None
 
 
 def updates_of(tokens_per_update: int, gpus: int, max_tokens: int) -> tuple[int, int] | None:
@@ -100,7 +116,9 @@ def _read(path: str | os.PathLike[str]) -> dict[Any, Any]:
     return config
 
 
-def _with_update_freq(path: object, config: dict[Any, Any], gpus: int | None) -> dict[Any, Any]:
+def _with_update_freq(
+    path: object, config: dict[Any, Any], gpus: int | Literal["all"] | None
+) -> dict[Any, Any]:
     if UPDATE_FREQ in config:
         raise ArtifactError(
             f"config file has both {TOKENS_PER_UPDATE} and {UPDATE_FREQ}",
@@ -121,6 +139,10 @@ def _with_update_freq(path: object, config: dict[Any, Any], gpus: int | None) ->
             where=path,
             mend="give --gpus N, over all nodes",
         )
+    if gpus == "all":
+        import torch
+
+        gpus = max(1, torch.cuda.device_count())  # as many as fairseq-train takes
     update = updates_of(sizes[TOKENS_PER_UPDATE], gpus, sizes[MAX_TOKENS])
     if update is None:
         raise ArtifactError(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from neuron_spec.artifacts import (
     CORPUS_CARD,
@@ -18,8 +16,10 @@ from neuron_spec.artifacts import (
     versions,
     write_json,
 )
-from neuron_spec.backends.fairseq.checkpoints import as_start, read_checkpoint, weights_sha256
 from neuron_spec.errors import ArtifactError
+
+if TYPE_CHECKING:  # a check is of files alone
+    import torch
 
 _HELD_OUT = ("valid.", "test.")
 
@@ -29,6 +29,10 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
 
     fairseq loads it like any other, but training can only start from it (``--finetune-from-model``).
     """
+    import torch
+
+    from neuron_spec.backends.fairseq.checkpoints import as_start, read_checkpoint, weights_sha256
+
     state = read_checkpoint(path)
     card = read_json(corpus / CORPUS_CARD, "corpus card")
     halves: dict[int, torch.Tensor] = {}  # by address, so that tied embeddings are stored once

@@ -19,6 +19,7 @@ from neuron_spec.arguments import (
     add_device,
     add_model_and_text,
     add_tag,
+    input_file,
     real_number,
     whole_number,
 )
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         directions="which directions are evaluated, and whose neurons switched off (default: those of the masks)",
     )
-    parser.add_argument("--masks", type=Path, required=True, metavar="FILE", help="masks.safetensors")
+    parser.add_argument(
+        "--masks", type=input_file("mask file"), required=True, metavar="FILE", help="masks.safetensors"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--ablate",

@@ -21,12 +21,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.arguments import add_device, add_translating, whole_numbers
+from neuron_spec.arguments import add_device, add_translating, input_file, input_folder, whole_numbers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_bin", type=Path, help="with the training and test sets of the directions")
-    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
+    parser.add_argument(
+        "data_bin", type=input_folder("data-bin"), help="with the training and test sets of the directions"
+    )
+    parser.add_argument(
+        "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="the checkpoint"
+    )
     parser.add_argument("--lang-pairs", required=True, metavar="cs-en,...", help="directions to adapt to")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(

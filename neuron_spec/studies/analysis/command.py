@@ -15,16 +15,16 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from neuron_spec.arguments import PERMUTATIONS, input_file
 from neuron_spec.neurons.choices import GROUPS
-from neuron_spec.statistics import PERMUTATIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("masks", type=Path, help="masks.safetensors")
+    parser.add_argument("masks", type=input_file("mask file"), help="masks.safetensors")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--profile",
-        type=Path,
+        type=input_file("profile"),
         nargs="+",
         default=[],
         metavar="FILE",

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuron_spec.arguments import PERMUTATIONS
 from neuron_spec.artifacts import read_json, require_file
 from neuron_spec.errors import ArtifactError
 from neuron_spec.languages import UNKNOWN, family_of, language, tree_distance
@@ -47,7 +48,7 @@ from neuron_spec.neurons.stability import (
     part_of,
     select_again,
 )
-from neuron_spec.statistics import PERMUTATIONS, NothingToCompare, PermutationTest, mantel
+from neuron_spec.statistics import NothingToCompare, PermutationTest, mantel
 
 DISTANCES_HEADER = "language,language,distance"
 Distances = dict[frozenset[str], float]  # of unordered pairs of languages
@@ -396,7 +397,7 @@ def _stability(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str
         "profiles": {
             name: {
                 "part": str(part_of(profile)),
-                **{side: int(profile.tokens[side].sum()) for side in SIDES},
+                **{side: int(profile.tokens[side].sum()) if profile.knows_tokens else None for side in SIDES},
             }
             for name, profile in question.profiles.items()
         },

@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from neuron_spec.arguments import ALPHA
 from neuron_spec.artifacts import hash_file, hash_state, require_file, signature, write_json, write_text
 from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint
 from neuron_spec.directions import Direction
@@ -29,7 +30,7 @@ from neuron_spec.pages import style
 from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import Bullets, Page, Section, Table, as_markdown, write_pictures
 from neuron_spec.pages.tables import Cell, bounds, csv_text, signed
-from neuron_spec.scoring.comparison import ALPHA, Comparison, Difference
+from neuron_spec.scoring.comparison import Comparison, Difference
 from neuron_spec.scoring.comparison_files import COMPARISON, difference_table, read_comparison
 from neuron_spec.scoring.endpoints import OF_TEXTS
 from neuron_spec.scoring.evaluation import ALL

@@ -13,9 +13,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuron_spec.arguments import input_file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the dense checkpoint")
+    parser.add_argument(
+        "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="the dense checkpoint"
+    )
     parser.add_argument(
         "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
     )
