@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,8 +139,15 @@ def direction_id(direction: Direction, langs: Sequence[str]) -> int:
                 where=str(direction),
                 got=lang,
                 expected=f"one of --langs {','.join(langs)}",
+                mend=did_you_mean(lang, langs),
             )
     return langs.index(direction.source) * len(langs) + langs.index(direction.target)
+
+
+def did_you_mean(word: object, known: Iterable[object]) -> str | None:
+    """A question for a message, where a language or direction that is known looks much like what was given."""
+    alike = difflib.get_close_matches(str(word), map(str, known), n=1)
+    return f"did you mean {alike[0]}?" if alike else None
 
 
 def direction_of(number: int, langs: Sequence[str]) -> Direction:

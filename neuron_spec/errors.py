@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# As Python ends the traceback of one of ours: class, message, and then the end or an empty line.
+_IN_TRACEBACK = re.compile(rf"^{re.escape(__name__)}\.\w+: (.+?)(?=\n\n|\n?\Z)", re.DOTALL | re.MULTILINE)
+
 
 class NeuronSpecError(Exception):
     """Bad input, said in one message: what, where, got, expected, and how to mend it.
@@ -23,6 +28,21 @@ class NeuronSpecError(Exception):
             if value is not None:
                 parts.append(f"  {label + ':':<10}{value}")
         super().__init__("\n".join(parts))
+
+
+def message_in(error: BaseException) -> str | None:
+    """The message for the user behind an exception, if that or what it was raised in handling is a `NeuronSpecError`.
+
+    fairseq raises its own where a model cannot be loaded, and a process that others were started from one that holds the
+    text of theirs.
+    """
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, NeuronSpecError):
+            return str(inner)
+        inner = inner.__cause__ or inner.__context__
+    of_another_process = _IN_TRACEBACK.search(str(error))
+    return of_another_process.group(1) if of_another_process else None
 
 
 class ArtifactError(NeuronSpecError):

@@ -174,7 +174,7 @@ def test_another_task_is_refused_rather_than_run_without_masks(folder: Path) -> 
         for f in task_flags(folder, "en", "qx")
     ]
     checkpoint = folder / "specialized" / "checkpoint_last.pt"
-    assert "would ignore its masks" in run("fairseq-generate", *flags, "--path", checkpoint, status=1)
+    assert "would ignore its masks" in run("fairseq-generate", *flags, "--path", checkpoint, status=2)
 
 
 def test_training_resumes_to_the_same_weights(folder: Path) -> None:
@@ -223,7 +223,7 @@ def test_masks_of_another_checkpoint_are_refused(folder: Path) -> None:
     output = run(
         ROOT / "scripts" / "50_specialize.sh", folder / "corpus" / "data-bin", folder / "other.pt",
         folder / "masks.safetensors", folder / "refused", CONFIGS / "continue.yaml", "--cpu", "--max-update", 5,
-        "--total-num-update", 5, status=1,
+        "--total-num-update", 5, status=2,
     )  # fmt: skip
     assert "the masks are from the profile of another checkpoint" in output
 

@@ -2,7 +2,11 @@
 
 from neuron_spec import criterions as criterions
 from neuron_spec.backends.fairseq import compat as compat
+from neuron_spec.backends.fairseq import plugin as plugin
 from neuron_spec.tasks import neuron_profiling as neuron_profiling
 from neuron_spec.tasks import neuron_spec_dynamic as neuron_spec_dynamic
 from neuron_spec.tasks import neuron_spec_meta as neuron_spec_meta
 from neuron_spec.tasks import neuron_specialization as neuron_specialization
+
+plugin.say_ours_last()
+plugin.require_task(neuron_specialization.NeuronSpecializationTask.add_args)

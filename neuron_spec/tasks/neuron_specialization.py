@@ -6,19 +6,20 @@ fairseq's ``translation_multi_simple_epoch`` in all else; its flags are all here
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq.models import ARCH_MODEL_REGISTRY
-from fairseq.models.transformer import TransformerModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
 from neuron_spec.backends.fairseq.checkpoints import (
     flag_name,
+    require_same_sizes,
     require_same_tokens,
     require_trainable,
     starts_of,
@@ -29,9 +30,11 @@ from neuron_spec.backends.fairseq.logged import require_logged, require_trackers
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.languages import require_fairseq_codes
-from neuron_spec.models.neuron_spec_transformer import MISSING_DIRECTION, NeuronSpecTransformer
+from neuron_spec.models.neuron_spec_transformer import MISSING_DIRECTION, PLAIN, NeuronSpecTransformer
 from neuron_spec.neurons.choices import NEURON_SETS
 from neuron_spec.neurons.masks import NeuronMasks
+
+logger = logging.getLogger(__name__)
 
 
 @register_task("neuron_specialization")
@@ -105,7 +108,10 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         # Resolved, so that the checkpoints of a training know their languages without a file.
         args.langs, args.lang_dict = languages_of(vars(args)), None
         require_fairseq_codes(args.langs)  # of --lang-dict too
-        return super().setup_task(args, **kwargs)
+        for direction in [Direction(*one)] if len(one) == 2 else named:
+            direction_id(direction, args.langs)
+        # The parent's names the manager's class itself.
+        return cls(args, *DirectionDatasetManager.prepare(cls.load_dictionary, args, **kwargs))
 
     @property
     def directions(self) -> list[Direction]:
@@ -116,7 +122,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         # A training set in shards may hold other directions in each; the other sets are in the first path.
         is_sharded = len(paths) > 1 and split == getattr(self.args, "train_subset", None)
         if split not in self.datasets and not is_sharded and not getattr(self.args, "extra_data", None):
-            check_data_bin(Path(paths[0]), self.langs, split, self.directions)
+            check_data_bin(Path(paths[0]), self.langs, split, self.directions, self.args.fixed_dictionary)
         super().load_dataset(split, epoch, combine, **kwargs)
 
     def build_model(self, args: argparse.Namespace, from_checkpoint: bool = False) -> NeuronSpecTransformer:
@@ -126,7 +132,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         if not from_checkpoint:
             require_trackers(self.args)
             args.langs, args.lang_dict = list(self.langs), None  # for checkpoints, as in setup_task
-        if ARCH_MODEL_REGISTRY.get(args.arch) is TransformerModel:
+        if ARCH_MODEL_REGISTRY.get(args.arch) in PLAIN:
             # A plain transformer, as stock fairseq trains it: the same model, able to take masks.
             model = NeuronSpecTransformer.build_model(args, self)
         else:
@@ -139,6 +145,11 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
             )
         model.set_languages(self.langs, self.args.missing_direction)
         if not from_checkpoint:
+            is_pruned = getattr(args, "encoder_layers_to_keep", None) or getattr(
+                args, "decoder_layers_to_keep", None
+            )
+            for start in () if is_pruned else starts_of(self.args):
+                require_same_sizes(start, {key: fc1.weight for key, fc1 in model.ffn_layers().items()})
             model.start_training(args, self.directions, self.langs)
         # The file that a checkpoint was trained with is inside the checkpoint.
         is_inside = from_checkpoint and self.args.neuron_masks == getattr(args, "neuron_masks", None)
@@ -169,6 +180,16 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
                 )
             model.set_masks(masks, self.langs)
         return model
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        super().begin_epoch(epoch, model)
+        start = self.args.finetune_from_model or getattr(self.args, "continue_once", None)
+        if (
+            epoch == 1
+            and start
+            and not (model.dynamics or any(side.rows is not None for side in model.sides))
+        ):
+            logger.info(f"no masks: training on densely from {start}")
 
     def build_criterion(self, args: Any, *rest: Any) -> Any:
         criterion = super().build_criterion(args, *rest)
