@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def real_number(is_right: Callable[[float], bool], what: str) -> Callable[[str],
         return value
 
     return parse
+
+
+def directions_flag(text: str) -> str:
+    """The type of ``--lang-pairs``: directions, or a file of them, as fairseq's flag takes."""
+    if not os.path.isfile(text):
+        return text
+    return ",".join(Path(text).read_text(encoding="utf-8").replace(",", " ").split())
 
 
 def whole_numbers(what: str, *, distinct: bool = False) -> Callable[[str], list[int]]:
@@ -103,7 +111,7 @@ def add_model_and_text(
         metavar="FILE",
         help=checkpoint,
     )
-    parser.add_argument("--lang-pairs", metavar="de-en,...", help=directions)
+    parser.add_argument("--lang-pairs", type=directions_flag, metavar="de-en,...", help=directions)
     if subset is not None:
         parser.add_argument("--gen-subset", default=subset, metavar="NAME", help=what_for)
 

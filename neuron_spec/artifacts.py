@@ -416,6 +416,14 @@ def training_command(folder: str | os.PathLike[str]) -> list[str]:
     return words
 
 
+def training_mark(
+    folder: str | os.PathLike[str], words: Sequence[object], inputs: Sequence[Path]
+) -> tuple[Path, str]:
+    """The file that says that a training ended well, and what it holds: the command, and hashes of the files read."""
+    hashes = "".join(f"{hash_file(file)}  {file}\n" for file in inputs)
+    return Path(folder) / _TRAINED, f"{shlex.join(map(str, words))}\n{hashes}"
+
+
 def shown_command(words: Sequence[object]) -> str:
     """A command for a shell; the substitution that stands for the user-dir remains one."""
     return " ".join(str(word) if word == USER_DIR else shlex.quote(str(word)) for word in words)

@@ -24,7 +24,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import add_device, add_translating, input_file, input_folder, whole_number
+from neuron_spec.arguments import (
+    add_device,
+    add_translating,
+    directions_flag,
+    input_file,
+    input_folder,
+    whole_number,
+)
 from neuron_spec.artifacts import (
     CORPUS_CARD,
     HYPOTHESES,
@@ -84,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lang-pairs",
+        type=directions_flag,
         metavar="de-en,...",
         help="default: those the checkpoint was trained on; of logs, that of each in "
         "their order, by default as their headers or folders say",
@@ -217,6 +225,7 @@ def _score_logs(args: argparse.Namespace) -> None:
 
 def _translate_and_score(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.asked import Asked
+    from neuron_spec.backends.fairseq.commands import fixed_dictionary_in
     from neuron_spec.backends.fairseq.generation import Translator, require_heeded
     from neuron_spec.backends.fairseq.likelihood import Likelihoods
     from neuron_spec.corpora.build import card_of, raw_texts
@@ -238,7 +247,13 @@ def _translate_and_score(args: argparse.Namespace) -> None:
             mend="add --no-likelihood before the --",
         )
     comet = _comet(args)
-    asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
+    asked = Asked.read(
+        args.path,
+        args.data_bin,
+        args.gen_subset,
+        lang_pairs=args.lang_pairs,
+        fixed_dictionary=fixed_dictionary_in(args.fairseq_flags),
+    )
     directions = asked.directions
     raw = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
     if comet and not raw:

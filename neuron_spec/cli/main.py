@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from neuron_spec import __version__
-from neuron_spec.errors import NeuronSpecError
+from neuron_spec.errors import message_in
 from neuron_spec.studies import STUDIES
 
 COMMANDS = {
     "data": "prepare a corpus: raw text, SentencePiece model, data-bin, corpus card",
     "profile": "count how often each neuron is active, per direction and layer",
     "select": "select each direction's specialized neurons from a profile",
+    "specialize": "go on training from a dense checkpoint, with masks or without",
     "masks": "vote over several mask files; read and write those of the official code",
     "evaluate": "translate and score all directions, or score existing fairseq-generate output",
     "compare": "compare evaluated systems: differences, significance, wins and losses",
@@ -31,7 +32,7 @@ COMMANDS = {
 }
 _STUDIES = {study.command: study for study in STUDIES if study.command}
 COMMANDS |= {name: study.question for name, study in _STUDIES.items()}
-_PASS_ON = {"profile", "evaluate", "quickstart"} | {
+_PASS_ON = {"profile", "specialize", "evaluate", "quickstart"} | {
     name for name, study in _STUDIES.items() if study.passes_on
 }
 
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     args = parser.parse_args(arguments[:1])
 
-    # fairseq logs its whole configuration, several screens of it; LOGLEVEL=INFO shows it.
-    level = os.environ.setdefault("LOGLEVEL", "WARNING").upper()
+    # fairseq logs its whole configuration, several screens of it; LOGLEVEL=INFO shows it, as where a model trains.
+    level = os.environ.setdefault("LOGLEVEL", "INFO" if args.command == "specialize" else "WARNING").upper()
     for library in ("fairseq", "hydra", "matplotlib"):
         logging.getLogger(library).setLevel(level)
     # What current hydra and torch say about fairseq's way of using them, over and over.
@@ -92,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with running(["neuron-spec", *arguments], getattr(parsed, "output", None)):
             module.run(parsed)
-    except NeuronSpecError as error:
-        print(f"neuron-spec {args.command}: {error}", file=sys.stderr)
+    except Exception as error:
+        if (message := message_in(error)) is None:
+            raise
+        print(f"neuron-spec {args.command}: {message}", file=sys.stderr)
         return 2
     return 0

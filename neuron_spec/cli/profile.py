@@ -54,13 +54,19 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import completed
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.checkpoints import token_flags
-    from neuron_spec.backends.fairseq.commands import validate
+    from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, validate
     from neuron_spec.backends.fairseq.data_bin import folder_with
     from neuron_spec.backends.fairseq.profiling import DTYPES, profile_signature
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.choices import Part
 
-    asked = Asked.read(args.path, args.data_bin, args.gen_subset, lang_pairs=args.lang_pairs)
+    asked = Asked.read(
+        args.path,
+        args.data_bin,
+        args.gen_subset,
+        lang_pairs=args.lang_pairs,
+        fixed_dictionary=fixed_dictionary_in(args.fairseq_flags),
+    )
     wanted = profile_signature(
         checkpoint=asked.checkpoint_sha256,
         data=asked.data_sha256(),

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import neuron_spec
 
+FOLDER = Path(neuron_spec.__file__).parent
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No arguments."""
 
 
 def run(args: argparse.Namespace) -> None:
-    print(Path(neuron_spec.__file__).parent)
+    print(FOLDER)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from fairseq.models import register_model, register_model_architecture
+from fairseq.models.bart import BARTModel
 from fairseq.models.transformer import (
     TransformerDecoderBase,
     TransformerEncoderBase,
@@ -33,6 +34,8 @@ from neuron_spec.neurons.activations import ATTENTIONS
 from neuron_spec.neurons.choices import DROPPED_NEURONS, FFN_PATHS, FROZEN_WEIGHTS, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
+# fairseq's own models that are this one without masks: mBART's differs in how it classifies, which translates nothing.
+PLAIN = (TransformerModel, BARTModel)
 MISSING_DIRECTION = ("error", "compose", "dense")
 _MISSING = -1
 _ROWS = "mask_rows"
@@ -561,7 +564,8 @@ class NeuronSpecTransformer(TransformerModel):
                     where=side.side,
                     got=f"{entries} entries with the language tokens",
                     expected=f"{len(trained)}, as in the checkpoint",
-                    mend="use the data-bin made with the checkpoint's vocabulary, and its --langs",
+                    mend="use the data-bin made with the checkpoint's vocabulary, or that as --fixed-dictionary; its "
+                    "--langs; and --task neuron_specialization",
                 )
         buffers = self.mask_buffers()
         buffers |= {f"{side.side}.{_ROWS}": (side, _ROWS) for side in self.sides}  # type: ignore[misc]

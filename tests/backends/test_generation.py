@@ -120,6 +120,7 @@ ELSEWHERE = {
         "skip_invalid_size_inputs_valid_test",
     ),  # which sentences run together, where
     *("seed", "prefix_size", "post_process", "neuron_masks", "neuron_sets", "allow_other_checkpoint"),
+    "fixed_dictionary",
 }
 
 

@@ -11,11 +11,11 @@ from typing import Any, Self, TypeVar
 
 from neuron_spec.artifacts import hash_state
 from neuron_spec.backends.fairseq import checkpoints
-from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256
+from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, directions_in
 from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.corpora.build import card_of
 from neuron_spec.directions import Direction, direction_id, parse_directions
-from neuron_spec.errors import ModelError
+from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared, overlap_of
 from neuron_spec.statistics import NothingToCompare
@@ -49,12 +49,14 @@ class Asked:
         *subsets: str,
         lang_pairs: str | Iterable[Direction] | None = None,
         compared: str | None = None,
+        fixed_dictionary: str | None = None,
     ) -> Self:
         """Check a checkpoint, its directions and their text.
 
         Args:
             lang_pairs: which directions; None: all of the checkpoint's.
             compared: what compares directions, for the message where there is only one.
+            fixed_dictionary: a file to take instead of the dictionary that the checkpoint names.
 
         Raises:
             ArtifactError: if the checkpoint or a data file is missing or damaged.
@@ -62,7 +64,7 @@ class Asked:
             NothingToCompare: if directions are compared, and there is only one.
         """
         state = checkpoints.read_checkpoint(path)
-        trained = checkpoints.task_args(state, path)
+        trained = checkpoints.task_args(state, path, fixed_dictionary=fixed_dictionary)
         directions = parse_directions(
             lang_pairs if isinstance(lang_pairs, str) else map(str, lang_pairs or trained.lang_pairs)
         )
@@ -74,7 +76,24 @@ class Asked:
                 got=str(directions[0]),
                 expected="two directions or more",
             )
-        return cls(path, data_bin, (), directions, state, trained).of_text(*subsets)
+        asked = cls(path, data_bin, (), directions, state, trained)
+        if lang_pairs is None:
+            asked._require_no_more_than_text(*subsets)
+        return asked.of_text(*subsets)
+
+    def _require_no_more_than_text(self, *subsets: str) -> None:
+        """Raises: ArtifactError if the checkpoint has directions that the data-bin has not, and none were named."""
+        for subset in subsets if self.data_bin.is_dir() else ():
+            found = directions_in(self.data_bin, subset)
+            both = [direction for direction in self.directions if direction in found]
+            if both and (lacking := len(self.directions) - len(both)):
+                raise ArtifactError(
+                    f"the data-bin has no {subset} set for {lacking} of the checkpoint's directions",
+                    where=self.data_bin,
+                    got=", ".join(map(str, both)),
+                    expected=f"{len(self.directions)} directions, or those that are meant, by name",
+                    mend=f"for those that are there: --lang-pairs {','.join(map(str, both))}",
+                )
 
     def of_text(self, *subsets: str) -> Self:
         """The same about these sets of text, the first of which is measured on.
@@ -83,7 +102,7 @@ class Asked:
             ArtifactError: if one is missing or damaged.
         """
         for subset in subsets:
-            check_data_bin(self.data_bin, self.langs, subset, self.directions)
+            check_data_bin(self.data_bin, self.langs, subset, self.directions, self.trained.fixed_dictionary)
         return replace(self, subsets=subsets)
 
     @property

@@ -10,15 +10,20 @@ id is the sample's own.
 
 from __future__ import annotations
 
+import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fairseq import utils
 from fairseq.data import (
     BaseWrapperDataset,
     ConcatDataset,
+    Dictionary,
     FairseqDataset,
     LanguagePairDataset,
     SampledMultiDataset,
@@ -27,7 +32,9 @@ from fairseq.data import (
 )
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
 
+from neuron_spec.artifacts import hash_file
 from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +196,21 @@ class DirectionTaggedDataset(BaseWrapperDataset):
         return batch
 
 
+def _require_same_symbols(file: Path, symbols: Sequence[str], fixed: str) -> None:
+    """That a data-bin's dictionary gives its symbols the numbers that they have in another, which may hold more."""
+    of_data = Dictionary.load(str(file)).symbols
+    for number, (ours, theirs) in enumerate(zip_longest(of_data, symbols[: len(of_data)])):
+        # What fairseq fills a dictionary up with is in no text.
+        if ours != theirs and not ours.startswith("madeupword"):
+            raise ArtifactError(
+                "the data-bin was made with another dictionary than --fixed-dictionary",
+                where=file,
+                got=f"symbol {number} is {ours}",
+                expected=f"{theirs or 'none'}, as in {fixed}",
+                mend="binarize the text with the dictionary of the model, or name the one that the text has",
+            )
+
+
 _ONE_DIRECTION = {
     ConcatDataset: OneDirectionConcatDataset,
     SampledMultiDataset: OneDirectionSampledDataset,
@@ -199,6 +221,33 @@ _MIXED = {SampledMultiEpochDataset: ResumableEpochDataset}
 
 class DirectionDatasetManager(MultilingualDatasetManager):
     """Tags every sub data set with its direction and chooses the batching."""
+
+    @classmethod
+    def load_all_dictionaries(
+        cls, args: argparse.Namespace, langs: Sequence[str], load: Callable[[str], Any], training: bool
+    ) -> dict[str, Any]:
+        """As the parent, but languages whose files are the same share one dictionary.
+
+        A dictionary of 128,000 symbols takes 30 MB, and fairseq keeps one for every language.
+
+        Raises:
+            ArtifactError: if the data-bin was made with other symbols than those of ``--fixed-dictionary``.
+        """
+        shared: dict[str, Any] = {}
+
+        def load_once(path: str) -> Any:
+            content = hash_file(path)
+            if content not in shared:
+                shared[content] = load(path)
+            return shared[content]
+
+        dictionaries: dict[str, Any] = super().load_all_dictionaries(args, langs, load_once, training)
+        if args.fixed_dictionary:
+            symbols = next(iter(dictionaries.values())).symbols
+            folder = utils.split_paths(args.data)[0]
+            for file in {hash_file(file): file for file in sorted(Path(folder).glob("dict.*.txt"))}.values():
+                _require_same_symbols(file, symbols, args.fixed_dictionary)
+        return dictionaries
 
     def load_a_dataset(
         self, split: str, data_path: str, src: str, src_dict: Any, tgt: str, *args: Any, **kw: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,14 +13,17 @@ from typing import Any
 import torch
 from fairseq import utils
 
-from neuron_spec.artifacts import hash_state, hash_text, load_saved
+from neuron_spec.artifacts import differences, hash_state, hash_text, load_saved
 from neuron_spec.backends.fairseq import compat as compat
-from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, languages_of
+from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, file_of_flag, languages_of
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.neurons.activations import layer_order
 from neuron_spec.neurons.by_direction import Masks
 
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
+# Flags that name a file, for languages whose own are not to be taken from the data-bin.
+DICTIONARIES = ("fixed_dictionary", "source_dict", "target_dict")
 _LAST = "checkpoint_last.pt"  # from which fairseq resumes, unless --restore-file names another
 
 
@@ -65,11 +69,16 @@ def as_start(state: Mapping[str, Any], cfg: Any, weights: Mapping[str, torch.Ten
     }
 
 
-def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace:
+def task_args(
+    state: dict[str, Any], where: object = None, *, fixed_dictionary: str | None = None
+) -> argparse.Namespace:
     """The task's flags that a checkpoint was trained with.
 
+    Args:
+        fixed_dictionary: a file to take instead of the dictionary that it was trained with.
+
     Raises:
-        ArtifactError: if it was not trained by a multilingual translation task.
+        ArtifactError: if it was not trained by a multilingual translation task, or a file that it names is gone.
     """
     values = flags_of(state, "task")
     if not values.get("lang_pairs"):
@@ -81,9 +90,15 @@ def task_args(state: dict[str, Any], where: object = None) -> argparse.Namespace
         )
     pairs = values["lang_pairs"]
     values["lang_pairs"] = pairs.split(",") if isinstance(pairs, str) else list(pairs)
-    values["langs"] = languages_of(values, where if isinstance(where, str | os.PathLike) else None)
+    near = where if isinstance(where, str | os.PathLike) else None
+    values["langs"] = languages_of(values, near)
     # They are read: whoever goes on with these flags needs no file.
     values["lang_dict"] = None
+    values["fixed_dictionary"] = fixed_dictionary or values.get("fixed_dictionary")
+    for name in DICTIONARIES:
+        if file := values.get(name):
+            holds = "the symbols", "the dictionary that the model was trained with"
+            values[name] = str(file_of_flag(flag_name(name), file, near, *holds).absolute())
     return argparse.Namespace(**values)
 
 
@@ -93,9 +108,9 @@ def flag_name(name: str) -> str:
 
 
 def token_flags(args: argparse.Namespace) -> list[str]:
-    """The command-line flags that make other commands use the same language tokens."""
+    """The command-line flags that make other commands use the same language tokens, dictionaries and longest text."""
     flags = [word for name, value in LanguageTokens.of(args).flags.items() for word in (name, *value)]
-    for name in ("max_source_positions", "max_target_positions"):
+    for name in (*DICTIONARIES, "max_source_positions", "max_target_positions"):
         if value := getattr(args, name, None):
             flags += [flag_name(name), str(value)]
     return flags
@@ -134,6 +149,33 @@ def require_same_tokens(args: argparse.Namespace) -> None:
     for path in starts_of(args):
         if (trained := _tokens_of(path, path.stat().st_mtime_ns)) is not None:
             now.require(trained, where=path)
+
+
+def require_same_sizes(path: Path, ffns: Mapping[str, torch.Tensor]) -> None:
+    """That a training has the layers and sizes of the checkpoint that it starts from.
+
+    Args:
+        ffns: layer key (``encoder.layers.0``) -> the model's ``fc1.weight``, ``[ffn, d]``.
+
+    Raises:
+        ModelError: if they differ.
+    """
+    of_checkpoint = {
+        match.group(1): weight
+        for key, weight in read_checkpoint(path)["model"].items()
+        if (match := re.fullmatch(r"((?:en|de)coder\.layers\.\d+)\.fc1\.weight", key))
+    }
+    ours, theirs = (
+        {layer: "{} neurons of {} dimensions".format(*fc1.shape) for layer, fc1 in of.items()}
+        for of in (ffns, of_checkpoint)
+    )
+    if ours != theirs:
+        raise ModelError(
+            "the flags give a model of other layers or sizes than the checkpoint that training starts from",
+            where=path,
+            **differences(ours, theirs, layer_order, at_most=4),
+            mend="give the --arch and sizes of the checkpoint, as neuron-spec specialize does",
+        )
 
 
 @cache  # a task is set up for every direction

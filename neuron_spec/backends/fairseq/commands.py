@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -13,6 +16,7 @@ from fairseq.distributed import utils as distributed_utils
 from neuron_spec import models as models  # registers what it holds, as tasks do
 from neuron_spec import tasks as tasks
 from neuron_spec.directions import Direction
+from neuron_spec.errors import ModelError
 
 
 def validate(flags: Sequence[str]) -> None:
@@ -28,6 +32,64 @@ def validate(flags: Sequence[str]) -> None:
         options.get_validation_parser(), input_args=list(flags), suppress_defaults=True
     )
     distributed_utils.call_main(convert_namespace_to_omegaconf(args), command.main, override_args=named)
+
+
+def train(flags: Sequence[str]) -> None:
+    """Run ``fairseq-train``, with its own log."""
+    if "fairseq_cli.train" not in sys.modules:
+        logging.getLogger().handlers.clear()  # of fairseq's modules, which log while they are imported
+    from fairseq_cli import train as command  # sets up logging, as above
+
+    args = options.parse_args_and_arch(options.get_training_parser(), input_args=list(flags))
+    distributed_utils.call_main(convert_namespace_to_omegaconf(args), command.main)
+
+
+def parsed(
+    parser: argparse.ArgumentParser, words: Sequence[str], flags: Sequence[str], of: str
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Flags of fairseq that a user gave, after words of ours: everything together, and what they name themselves.
+
+    Args:
+        parser: of fairseq's command; it gains the flags of the model, task and so on that are named.
+        of: the command's name, for messages.
+
+    Returns:
+        The namespace of all, and attribute -> value of those that ``flags`` name.
+
+    Raises:
+        ModelError: if fairseq does not know a flag or its value, or would do something at once: print help and end, or
+            run code.
+    """
+    for flag in flags:
+        if flag in ("-h", "--help") or flag.partition("=")[0] == "--user-dir":
+            refuse(f"{flag} after the --", of)
+    parser.error = lambda message: refuse(message, of)  # type: ignore[method-assign]
+    try:
+        everything, _ = options.parse_args_and_arch(parser, input_args=[*words, *flags], parse_known=True)
+    except ValueError as error:  # flags that exclude each other
+        refuse(str(error), of)
+    # What is in the namespace before has no default: so what is named shows.
+    nothing = object()
+    blank = argparse.Namespace(**{action.dest: nothing for action in parser._actions})
+    named, unknown = parser.parse_known_args(["data", *flags], blank)
+    if unknown:
+        refuse(f"unrecognized: {' '.join(unknown)}", of)
+    return everything, {
+        name: value for name, value in vars(named).items() if value is not nothing and name != "data"
+    }
+
+
+def refuse(message: str, of: str) -> NoReturn:
+    """Raises: ModelError about flags that a command of fairseq does not take."""
+    raise ModelError(f"flags that {of} does not take", got=message, mend=f"see {of} --help")
+
+
+def fixed_dictionary_in(flags: Sequence[str]) -> str | None:
+    """The file of ``--fixed-dictionary``, if flags name one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--fixed-dictionary")
+    file: str | None = parser.parse_known_args(list(flags))[0].fixed_dictionary
+    return file
 
 
 def generation_config(

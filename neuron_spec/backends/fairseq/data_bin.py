@@ -14,8 +14,9 @@ from pathlib import Path
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 from neuron_spec.artifacts import hash_file, hash_text, require_file
-from neuron_spec.directions import Direction
+from neuron_spec.directions import Direction, did_you_mean
 from neuron_spec.errors import ArtifactError
+from neuron_spec.languages import is_code
 
 _MAGIC_BYTES = 9  # by which fairseq knows the format
 
@@ -64,7 +65,8 @@ def split_prefix(data_bin: Path, split: str, direction: Direction) -> Path:
         f"the data-bin has no {split} set for {direction}",
         where=data_bin,
         expected=", or ".join(indices),
-        mend="name a subset and directions that it has, or binarize them",
+        mend=did_you_mean(direction, directions_in(data_bin, split))
+        or "name a subset and directions that it has, or binarize them",
     )
 
 
@@ -79,19 +81,42 @@ def files_of(data_bin: Path, split: str, directions: Iterable[Direction]) -> lis
     return sorted(files)
 
 
-def check_data_bin(data_bin: Path, langs: Sequence[str], split: str, directions: Sequence[Direction]) -> None:
-    """Raises: ArtifactError if the folder, a dictionary or a data file is missing, or one is cut short."""
+def directions_in(data_bin: Path, split: str) -> list[Direction]:
+    """The directions, either way, whose data files for a split are there."""
+    found = set()
+    for index in folder_with(data_bin, split).glob(f"{split}.*-*.*.idx"):
+        source, _, target = index.name.removeprefix(f"{split}.").split(".")[0].partition("-")
+        if is_code(source) and is_code(target):
+            found |= {Direction(source, target), Direction(target, source)}
+    return sorted(found)
+
+
+def check_data_bin(
+    data_bin: Path,
+    langs: Sequence[str],
+    split: str,
+    directions: Sequence[Direction],
+    dictionary: str | None = None,
+) -> None:
+    """That a set of text and its dictionaries are there, and complete.
+
+    Args:
+        dictionary: that of ``--fixed-dictionary``, of all languages.
+
+    Raises:
+        ArtifactError: if the folder, a dictionary or a data file is missing, or one is cut short.
+    """
     if not data_bin.is_dir():
         raise ArtifactError(
             "data-bin not found", where=data_bin, mend="name a folder made by fairseq-preprocess"
         )
     data_bin = folder_with(data_bin, split)
     for lang in sorted({code for d in directions for code in (d.source, d.target)}):
-        if not (dictionary := data_bin / f"dict.{lang}.txt").is_file():
+        if dictionary is None and not (file := data_bin / f"dict.{lang}.txt").is_file():
             raise ArtifactError(
-                f"the data-bin has no dictionary of {lang}", where=data_bin, expected=dictionary.name
+                f"the data-bin has no dictionary of {lang}", where=data_bin, expected=file.name
             )
-        require_file(dictionary, "dictionary")
+        require_file(file if dictionary is None else dictionary, "dictionary")
     for file in files_of(data_bin, split, directions):
         require_file(file, "data file", "binarize the corpus again")
         if file.suffix == ".idx":

@@ -54,7 +54,7 @@ class FineTuning:
         asked = Asked.read(dense, data_bin, lang_pairs=directions)
         self.shards = shards_of(data_bin) or [data_bin]
         for shard in self.shards:
-            check_data_bin(shard, asked.langs, "train", directions)
+            check_data_bin(shard, asked.langs, "train", directions, asked.trained.fixed_dictionary)
         self.dense, self.data_bin, self.directions = dense, data_bin, asked.directions
         self.langs, self.checkpoint_sha256 = asked.langs, asked.checkpoint_sha256
         self._token_flags = token_flags(asked.trained)

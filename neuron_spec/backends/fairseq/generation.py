@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import copy
 import sys
@@ -18,11 +17,12 @@ from tqdm import tqdm
 
 from neuron_spec.backends.fairseq.asked import Asked
 from neuron_spec.backends.fairseq.checkpoints import token_flags
-from neuron_spec.backends.fairseq.commands import generation_config
+from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, generation_config, parsed, refuse
 from neuron_spec.backends.fairseq.data_bin import folder_with, joining_of
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
 
+_COMMAND = "fairseq-generate"
 # Flags of fairseq-generate that translating heeds, by attribute, and those that our commands have themselves.
 OURS = {"beam", "max_tokens", "cpu"}
 HEEDED = {
@@ -53,7 +53,7 @@ HEEDED = {
         "post_process",
         "model_overrides",
     ),
-    *("max_source_positions", "max_target_positions", "truncate_source"),
+    *("max_source_positions", "max_target_positions", "truncate_source", "fixed_dictionary"),
     *("neuron_masks", "neuron_sets", "missing_direction", "allow_other_checkpoint"),
 }
 _BEFORE = "the command has a flag for it: give it before the --"
@@ -74,6 +74,7 @@ _INSTEAD = {
     ),
     **dict.fromkeys(("sacrebleu", "scoring"), "leave it out: scores are sacreBLEU's"),
     **dict.fromkeys(("lm_path", "lm_weight", "replace_unk", "bpe", "tokenizer"), _BY_LOG),
+    "fixed_dictionary": "put that file beside the checkpoint, under the name by which it was trained",
     "constraints": "leave it out: fairseq's multilingual task has no constrained decoding",
     "score_reference": "run fairseq-generate with it: it measures references, and translates nothing",
     "task": "leave it out: the task is neuron_specialization",
@@ -92,34 +93,15 @@ def require_heeded(flags: Sequence[str], but: set[str] = OURS) -> None:
     # Some do something when they are parsed: print help and end, or run code.
     named = {"help"} & {*("help" for flag in flags if flag in ("-h", "--help"))}
     named |= {"user_dir"} & {*("user_dir" for flag in flags if flag.partition("=")[0] == "--user-dir")}
-    unknown: list[str] = []
     if not named:
-        parser = options.get_generation_parser()
-        parser.error = _refuse
-        words = ["data", "--task", "neuron_specialization", "--lang-pairs", "a-b", *flags]
-        try:
-            options.parse_args_and_arch(parser, input_args=words, parse_known=True)
-        except ValueError as error:  # flags that exclude each other
-            _refuse(str(error))
-        # What is in the namespace before has no default: so what is named shows.
-        nothing = object()
-        blank = argparse.Namespace(**{action.dest: nothing for action in parser._actions})
-        given, unknown = parser.parse_known_args(["data", *flags], blank)
-        named = {name for name, value in vars(given).items() if value is not nothing} - {"data"}
-    if unknown:
-        _refuse(f"unrecognized: {' '.join(unknown)}")
+        words = ["data", "--task", "neuron_specialization", "--lang-pairs", "a-b"]
+        named = {*parsed(options.get_generation_parser(), words, flags, _COMMAND)[1]}
     if refused := sorted((named - (HEEDED | OURS)) | (named & but)):
         raise ModelError(
             "flags of fairseq-generate that translating here would ignore",
             got=", ".join(f"--{name.replace('_', '-')}" for name in refused),
             mend="; ".join(dict.fromkeys(_INSTEAD.get(name, _BY_LOG) for name in refused)),
         )
-
-
-def _refuse(message: str) -> None:
-    raise ModelError(
-        "flags that fairseq-generate does not take", got=message, mend="see fairseq-generate --help"
-    )
 
 
 class Translator:
@@ -146,7 +128,8 @@ class Translator:
         if {"--fp16", "--bf16"} <= set(flags):
             raise ModelError("two precisions", got="--fp16 and --bf16", mend="give one of the two, or none")
         require_heeded(flags, but=set())
-        asked = Asked.read(path, data_bin, subset, lang_pairs=directions)
+        dictionary = fixed_dictionary_in(flags)
+        asked = Asked.read(path, data_bin, subset, lang_pairs=directions, fixed_dictionary=dictionary)
         self.subset = subset
         self.cfg = generation_config(
             path,
@@ -272,7 +255,7 @@ def _joining(asked: str | None, dictionary: Any, where: object) -> str:
     try:
         data_utils.post_process("", asked)
     except NotImplementedError:
-        _refuse(f"--post-process {asked}")
+        refuse(f"--post-process {asked}", _COMMAND)
     return asked
 
 

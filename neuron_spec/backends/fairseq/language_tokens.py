@@ -130,21 +130,31 @@ def languages_of(values: Mapping[str, Any], near: str | os.PathLike[str] | None 
     if langs:
         return [*_parts(langs)]
     if file:
-        places = [Path(file), *([Path(near).with_name(Path(file).name)] if near else [])]
-        for place in places:
-            if place.is_file():
-                return place.read_text(encoding="utf-8").split()
-        raise ArtifactError(
-            "the languages are in a file that is not there",
-            where=near,
-            got=f"--lang-dict {file}",
-            expected="the languages in the order of training, one a line",
-            mend="put the file there again" + (f", or a copy of it at {places[1]}" if near else ""),
-        )
+        holds = "the languages", "the languages in the order of training, one a line"
+        return file_of_flag("--lang-dict", file, near, *holds).read_text(encoding="utf-8").split()
     pairs = [*_parts(values.get("lang_pairs") or ())]
     if not pairs:
         raise ModelError("no languages are named", mend="give --langs and --lang-pairs")
     return sorted({lang for pair in pairs for lang in pair.split("-")})
+
+
+def file_of_flag(flag: str, file: str, near: str | os.PathLike[str] | None, what: str, expected: str) -> Path:
+    """The file that a flag names, of which a checkpoint keeps only the path: there, or by that name beside the checkpoint.
+
+    Raises:
+        ArtifactError: if it is at neither place.
+    """
+    places = [Path(file), *([Path(near).with_name(Path(file).name)] if near else [])]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ArtifactError(
+        f"{what} are in a file that is not there",
+        where=near,
+        got=f"{flag} {file}",
+        expected=expected,
+        mend="put the file there again" + (f", or a copy of it at {places[1]}" if near else ""),
+    )
 
 
 def _parts(value: str | Iterable[str]) -> Iterable[str]:

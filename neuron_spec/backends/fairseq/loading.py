@@ -157,7 +157,7 @@ class TeacherForced:
             ModelError: if a direction has no text.
         """
         task = self._task
-        check_data_bin(self._data_bin, task.langs, subset, self.directions)
+        check_data_bin(self._data_bin, task.langs, subset, self.directions, task.args.fixed_dictionary)
         task.args.data = str(folder_with(self._data_bin, subset))
         # As a set for validation, each sentence once: training sets are else sampled by temperature.
         dataset = task.data_manager.load_dataset(subset, training=False, epoch=1)

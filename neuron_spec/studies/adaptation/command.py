@@ -84,13 +84,13 @@ def _lenders(text: str) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.backends.fairseq.generation import require_heeded
+    from neuron_spec.backends.fairseq.generation import OURS, require_heeded
     from neuron_spec.corpora.build import card_of, raw_texts
     from neuron_spec.directions import parse_directions
     from neuron_spec.studies.adaptation.measure import Adaptation, Test, Updates
     from neuron_spec.studies.adaptation.page import write_adaptation
 
-    require_heeded(args.fairseq_flags)
+    require_heeded(args.fairseq_flags, but=OURS | {"fixed_dictionary"})  # training goes by the checkpoint's
     directions = parse_directions(args.lang_pairs)
     updates = Updates(args.steps, args.lr, args.optimizer, args.train_max_tokens, args.seed)
     texts = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
