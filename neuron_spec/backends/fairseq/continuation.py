@@ -136,11 +136,11 @@ def continued_flags(asked: Asked, given: Sequence[str]) -> tuple[list[str], argp
         if name in trained and _plain(trained[name]) != _plain(getattr(now, name, None))
     }
     if wrong:
-        _contradiction(
-            path,
-            ", ".join(f"{flag_name(name)} {getattr(now, name, None)}" for name in sorted(wrong)),
-            ", ".join(f"{flag_name(name)} {trained[name]}" for name in sorted(wrong)),
+        here, there = (
+            ", ".join(_said(name, values.get(name)) for name in sorted(wrong))
+            for values in (vars(now), trained)
         )
+        _contradiction(path, here, there)
     warmup = getattr(now, "warmup_updates", 0)
     if 0 < now.max_update <= warmup and "warmup_updates" not in named:
         raise ModelError(
@@ -238,6 +238,12 @@ def _words(action: argparse.Action, value: Any) -> list[str]:
         return [flag] if value == action.const else []
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return [flag, text] if action.choices is None or text in action.choices else []
+
+
+def _said(name: str, value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return f"{'' if value else 'no '}{flag_name(name)}"
+    return f"{flag_name(name)} {value}"
 
 
 def _plain(value: Any) -> Any:
