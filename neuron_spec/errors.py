@@ -31,16 +31,16 @@ class NeuronSpecError(Exception):
 
 
 def message_in(error: BaseException) -> str | None:
-    """The message for the user behind an exception, if that or what it was raised in handling is a `NeuronSpecError`.
+    """The message for the user behind an exception, if that is a `NeuronSpecError` or was raised in the place of one.
 
-    fairseq raises its own where a model cannot be loaded, and a process that others were started from one that holds the
-    text of theirs.
+    fairseq raises a bare ``Exception`` where a model cannot be loaded, and a process that started others one that holds
+    the text of theirs. Another exception, while ours was handled, is a bug.
     """
     inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, NeuronSpecError):
-            return str(inner)
-        inner = inner.__cause__ or inner.__context__
+    while inner is not None and not isinstance(inner, NeuronSpecError):
+        inner = inner.__context__ if type(inner) is Exception else None
+    if inner is not None:
+        return str(inner)
     of_another_process = _IN_TRACEBACK.search(str(error))
     return of_another_process.group(1) if of_another_process else None
 

@@ -156,6 +156,13 @@ def wrapped() -> None:
         raise Exception("please ensure that the architectures match")  # noqa: B904
 
 
+def a_bug() -> None:
+    try:
+        mistaken()
+    except ModelError:
+        raise KeyError("fc1")  # noqa: B904
+
+
 def unrelated() -> None:
     try:
         raise KeyError("fc1")
@@ -170,7 +177,7 @@ def test_a_message_is_found_behind_what_fairseq_raises_and_in_what_another_proce
         text = "".join(traceback.format_exception(failure(of)))
         of_process = RuntimeError(f"\n\n-- Process 1 terminated with the following error:\n{text}")
         assert message_in(of_process) == message
-    assert message_in(failure(unrelated)) is None
+    assert message_in(failure(unrelated)) is message_in(failure(a_bug)) is None
 
 
 def test_bugs_keep_their_traceback(

@@ -24,6 +24,7 @@ from neuron_spec.backends.fairseq.commands import parsed
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import PLAIN, NeuronSpecTransformer
+from neuron_spec.neurons.choices import SIDES
 from neuron_spec.tasks.neuron_profiling import NeuronProfilingTask
 from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
@@ -34,8 +35,8 @@ _TRAINING = {
     *("lr", "update_freq", "clip_norm", "sentence_avg", "max_tokens", "batch_size", "seed"),
     *("sampling_method", "sampling_temperature", "virtual_epoch_size", "virtual_data_size"),
     *("left_pad_source", "left_pad_target", "truncate_source", "skip_invalid_size_inputs_valid_test"),
-    *("best_checkpoint_metric", "maximize_best_checkpoint_metric"),
 }
+_BEST = {"best_checkpoint_metric", "maximize_best_checkpoint_metric"}
 _PRECISION = {"fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"}
 # Of the model's flags those that may differ from one training to the next; with ours, which a dense one does not have.
 _OF_THE_TRAINING = {
@@ -81,8 +82,7 @@ def continued_flags(asked: Asked, given: Sequence[str]) -> tuple[list[str], argp
         ModelError: if the flags given contradict the checkpoint, are unknown, or do not say how long to train; or if the
             checkpoint is of no transformer.
     """
-    state, path = asked.state, asked.path
-    trained = flags_of(state, "task") | flags_of(state, "model")
+    path, trained = asked.path, flags_of(asked.state, "task") | flags_of(asked.state, "model")
     line = _Line(trained, ["data", "--lang-pairs", ",".join(asked.names)], given)
     line.choose("task", "neuron_specialization")
     line.choose("arch", _architecture(trained, path))
@@ -90,50 +90,35 @@ def continued_flags(asked: Asked, given: Sequence[str]) -> tuple[list[str], argp
         choice = trained.get(name)
         line.choose(name, _TEXT_CRITERION if choice == _PLAIN_CRITERION else choice)
     now, named = line.parse()
-    if not isinstance(task := TASK_REGISTRY[now.task], type) or not (
-        issubclass(task, NeuronSpecializationTask) and not issubclass(task, NeuronProfilingTask)
-    ):
-        _contradiction(path, f"--task {now.task}", "neuron_specialization, or a task that is made of it")
-    if before := {_BEFORE[name] for name in named if name in _BEFORE}:
-        raise ModelError(
-            "flags that neuron-spec specialize has itself, or reads from --path",
-            got=", ".join(flag_name(name) for name in named if name in _BEFORE),
-            mend=f"give {', '.join(sorted(before))} before the --",
-        )
-    if not any(named.get(name) for name in _LENGTH):
-        raise ModelError(
-            "how long shall it train? The checkpoint knows only how long it was trained",
-            mend="give --max-update N, or --max-epoch N, in --config or after --",
-        )
+    _require_training(now, named, path)
 
-    sizes = line.names_of_model() - _OF_THE_TRAINING - _FILES - _LONGEST
-    has_table = any(trained.get(f"{side}_learned_pos") for side in ("encoder", "decoder"))
-    fixed = sizes | (_LONGEST if has_table else set())
+    of_model = line.names_of_model()
+    sizes = of_model - _OF_THE_TRAINING - _FILES - _LONGEST
     line.take(sizes | _LONGEST)
-    flags = token_flags(asked.trained)
-    line.add(
-        _without(flags, {*named, *({"langs"} if "lang_dict" in named else ())}, _TOKENS | {*DICTIONARIES})
-    )
-    line.take(line.names_of_model() - sizes - _FILES - _LONGEST)
+    theirs = {*named, *({"langs"} if "lang_dict" in named else ())}
+    line.add(_without(token_flags(asked.trained), theirs, _TOKENS | {*DICTIONARIES}))
+    line.take(of_model & _OF_THE_TRAINING)
+    is_text = now.criterion == _TEXT_CRITERION
     same = {name for name in _COMPONENTS if getattr(now, name) == trained.get(name)}
-    same |= {"criterion"} if now.criterion == _TEXT_CRITERION else set()
+    same |= {"criterion"} if is_text else set()
     line.take(_TRAINING | {name for of in same for name in _names_of_component(of, getattr(now, of))})
+    if "criterion" in same:
+        line.take(_BEST)
+    if is_text and trained.get("best_checkpoint_metric") in (None, "loss", "nll_loss"):
+        line.set("best_checkpoint_metric", "text_nll_loss")
     if not now.cpu:
         line.take(_PRECISION)
-    if now.criterion == _TEXT_CRITERION and trained.get("best_checkpoint_metric") in (
-        None,
-        "loss",
-        "nll_loss",
-    ):
-        line.set("best_checkpoint_metric", "text_nll_loss")
     if now.lr_scheduler == "polynomial_decay":  # to where this training ends
         line.set("total_num_update", now.max_update)
 
     now, named = line.parse()
+    has_table = any(trained.get(f"{side}_learned_pos") for side in SIDES)
     wrong = {
         name
-        for name in fixed
-        if name in trained and _plain(trained[name]) != _plain(getattr(now, name, None))
+        for name in sizes | (_LONGEST if has_table else set())
+        if name in trained
+        and (name in named or trained[name] is not None)  # what was unset then may have a default now
+        and _plain(trained[name]) != _plain(getattr(now, name, None))
     }
     if wrong:
         here, there = (
@@ -141,6 +126,7 @@ def continued_flags(asked: Asked, given: Sequence[str]) -> tuple[list[str], argp
             for values in (vars(now), trained)
         )
         _contradiction(path, here, there)
+    LanguageTokens.of(now).require(LanguageTokens.of(asked.trained), where=path)
     warmup = getattr(now, "warmup_updates", 0)
     if 0 < now.max_update <= warmup and "warmup_updates" not in named:
         raise ModelError(
@@ -149,8 +135,25 @@ def continued_flags(asked: Asked, given: Sequence[str]) -> tuple[list[str], argp
             got=f"--max-update {now.max_update}, and --warmup-updates {warmup} as the checkpoint was trained",
             mend="give --warmup-updates N too, and the --lr that is meant",
         )
-    LanguageTokens.of(now).require(LanguageTokens.of(asked.trained), where=path)
     return line.words, now
+
+
+def _require_training(now: argparse.Namespace, named: dict[str, Any], path: object) -> None:
+    """That it is a training of ours, of some length, and that its flags do not name what the command's own do."""
+    task = TASK_REGISTRY[now.task]
+    if not issubclass(task, NeuronSpecializationTask) or issubclass(task, NeuronProfilingTask):
+        _contradiction(path, f"--task {now.task}", "neuron_specialization, or a task that is made of it")
+    if before := {name: flag for name, flag in _BEFORE.items() if name in named}:
+        raise ModelError(
+            "flags that neuron-spec specialize has itself, or reads from --path",
+            got=", ".join(map(flag_name, before)),
+            mend=f"give {', '.join(sorted({*before.values()}))} before the --",
+        )
+    if not any(named.get(name) for name in _LENGTH):
+        raise ModelError(
+            "how long shall it train? The checkpoint knows only how long it was trained",
+            mend="give --max-update N, or --max-epoch N, in --config or after --",
+        )
 
 
 def _architecture(trained: dict[str, Any], path: object) -> str:
