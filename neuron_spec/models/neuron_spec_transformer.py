@@ -585,7 +585,7 @@ class NeuronSpecTransformer(TransformerModel):
                     f"the checkpoint was specialized with other masks than {self.masks_flag}",
                     where=key,
                     got="a checkpoint whose masks differ from the file's",
-                    mend=f"drop {self.masks_flag} to go on with the checkpoint's own, or start from a dense checkpoint",
+                    mend=f"drop {self.masks_flag} to go on with the checkpoint's own, or start from a dense checkpoint in another --save-dir",
                 )
 
     def _take_dynamics(self, state_dict: dict[str, Tensor], prefix: str) -> bool:

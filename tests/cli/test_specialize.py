@@ -161,6 +161,10 @@ def test_a_training_needs_a_length_that_fits(specialize: Run, dense: Path, tmp_p
     assert code == 2 and "--warmup-updates 2 as the checkpoint was trained" in errors
     assert specialize("--dry-run", "--", "--max-update", "2", "--warmup-updates", "1")[0] == 0
     assert specialize("--dry-run", "--", "--max-epoch", "2")[0] == 0
+    decay = ("--lr-scheduler", "polynomial_decay")
+    assert "give --max-update N" in specialize("--dry-run", "--", "--max-epoch", "2", *decay)[2]
+    code, line, _ = specialize("--dry-run", "--", "--max-epoch", "2", *decay, "--total-num-update", "9")
+    assert code == 0 and line.count("--total-num-update") == 1
 
 
 def test_masks_are_checked_before_work(specialize: Run, masks: Path, dense: Path, tmp_path: Path) -> None:

@@ -108,7 +108,9 @@ def continued_flags(asked: Asked, given: Sequence[str]) -> tuple[list[str], argp
         line.set("best_checkpoint_metric", "text_nll_loss")
     if not now.cpu:
         line.take(_PRECISION)
-    if now.lr_scheduler == "polynomial_decay":  # to where this training ends
+    if now.lr_scheduler == "polynomial_decay" and "total_num_update" not in named:
+        if not now.max_update:
+            raise ModelError("a learning rate that decays to the end needs it", mend="give --max-update N")
         line.set("total_num_update", now.max_update)
 
     now, named = line.parse()
