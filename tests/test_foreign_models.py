@@ -73,6 +73,10 @@ def test_a_model_like_m2m_100_from_data_bin_to_report(m2m: Path, data_bin: Path,
             "--beam", 2, "--", "--max-len-b", 5,
         )  # fmt: skip
         assert len(read_evaluation(run / "evaluation" / name).scores) == 4
+    dictionary = m2m.with_name("model_dict.txt")
+    require_as_fairseq_generates(
+        of_run, checkpoint, run / "evaluation" / "specialized", "--fixed-dictionary", dictionary
+    )
     command("report", run)
     assert "specialized" in (run / "report.md").read_text(encoding="utf-8")
 
@@ -111,20 +115,24 @@ def test_models_of_other_kinds(kind: str, data_bin: Path, tmp_path: Path) -> Non
     dense = getattr(foreign_models, kind)(data_bin, tmp_path / "dense")
     checkpoint = specialized(data_bin, dense, tmp_path)
     require_specialized(checkpoint, dense, NeuronMasks.load(tmp_path / "masks.safetensors"))
-    tokens = LanguageTokens.of(flags_of(read_checkpoint(checkpoint), "task"))
     command(
         "evaluate", data_bin, "--path", checkpoint, "--output", tmp_path / "evaluation", "--cpu", "--beam", 2,
         "--lang-pairs", "en-qa", "--", "--max-len-b", 5,
     )  # fmt: skip
+    require_as_fairseq_generates(data_bin, checkpoint, tmp_path / "evaluation")
+
+
+def require_as_fairseq_generates(data_bin: Path, checkpoint: Path, evaluation: Path, *flags: object) -> None:
+    tokens = LanguageTokens.of(flags_of(read_checkpoint(checkpoint), "task"))
     fairseq(
         "generate", data_bin, "--task", "neuron_specialization", "--path", checkpoint, "-s", "en", "-t", "qa",
         "--lang-pairs", PAIRS, *(word for flag, value in tokens.flags.items() for word in (flag, *value)), "--cpu",
         "--beam", 2, "--max-len-b", 5, "--max-tokens", 500, "--remove-bpe", "sentencepiece",
-        "--results-path", tmp_path / "generated",
+        "--results-path", evaluation / "generated", *flags,
     )  # fmt: skip
-    log = (tmp_path / "generated" / "generate-test.txt").read_text(encoding="utf-8")
+    log = (evaluation / "generated" / "generate-test.txt").read_text(encoding="utf-8")
     theirs = {line.split("\t")[0][2:]: line.split("\t")[2] for line in log.splitlines() if line[:2] == "D-"}
-    ours = (tmp_path / "evaluation" / "hypotheses" / "en-qa.txt").read_text(encoding="utf-8").split("\n")
+    ours = (evaluation / "hypotheses" / "en-qa.txt").read_text(encoding="utf-8").split("\n")
     assert len(theirs) > 10
     assert all(ours[int(number)] == text for number, text in theirs.items())
 

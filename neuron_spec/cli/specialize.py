@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuron_spec.arguments import directions_flag
+from neuron_spec.errors import ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
     from neuron_spec.neurons.masks import NeuronMasks
@@ -65,7 +66,6 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.continuation import COMMAND, continued_flags
     from neuron_spec.backends.fairseq.data_bin import shards_of
     from neuron_spec.cli import user_dir
-    from neuron_spec.errors import ModelError
     from neuron_spec.neurons.masks import NeuronMasks
 
     masks: NeuronMasks | None = None if args.masks == _NONE else NeuronMasks.load(args.masks)
@@ -109,10 +109,11 @@ def run(args: argparse.Namespace) -> None:
     if mark.is_file() and mark.read_text(encoding="utf-8") == made_from:
         print(f"{args.save_dir}: complete already", file=sys.stderr)
         return
+    rank = _rank()
     if args.config:
         keep_config(args.config, args.save_dir)
     words[words.index(USER_DIR)] = str(user_dir.FOLDER)
-    train([*words[1:], *_rank()])
+    train([*words[1:], *rank])
     write_text(mark, made_from)
 
 
@@ -132,6 +133,12 @@ def _rank() -> list[str]:
     for name in ("SLURM_JOB_NODELIST", "SLURM_STEP_NODELIST"):
         os.environ.pop(name, None)
     if not (size := os.environ.get("WORLD_SIZE")):
+        if (nodes := os.environ.get("SLURM_NNODES", "1")) != "1":
+            raise NeuronSpecError(
+                "a job of several nodes trains on all of them only where torchrun starts it",
+                got=f"{nodes} nodes",
+                mend="start the command through torchrun on each node, as docs/recipes.md shows",
+            )
         return []
     return [
         *("--distributed-init-method", "env://", "--distributed-no-spawn", "--distributed-world-size", size),
