@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_spec.arguments import directions_flag
+from neuron_spec.arguments import directions_flag, input_file, input_folder
 from neuron_spec.errors import ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
@@ -29,12 +29,16 @@ _NONE = Path("none")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data_bin", type=Path, help="fairseq data-bin, or the folder of its shard0, shard1, ..."
+        "data_bin",
+        type=input_folder("data-bin"),
+        help="fairseq data-bin, or the folder of its shard0, shard1, ...",
     )
-    parser.add_argument("--path", type=Path, required=True, metavar="FILE", help="the dense checkpoint")
+    parser.add_argument(
+        "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="the dense checkpoint"
+    )
     parser.add_argument(
         "--masks",
-        type=Path,
+        type=lambda text: _NONE if text == str(_NONE) else input_file("masks")(text),
         required=True,
         metavar="FILE|none",
         help="from neuron-spec select; none: dense continuation, the same without masks",
@@ -47,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which directions (default: those of the masks; without masks, those the checkpoint was trained on)",
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="a YAML file whose keys are flags of fairseq-train"
+        "--config",
+        type=input_file("config file"),
+        metavar="FILE",
+        help="a YAML file whose keys are flags of fairseq-train",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print the fairseq-train line, and end"
