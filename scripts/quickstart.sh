@@ -52,11 +52,15 @@ fi
 
 say "profile"
 stage scripts/30_profile.sh "$data_bin" "$dense" "$run/profile.safetensors" "${device[@]}"
-say "select"
+say "select, and analyze: whose sets overlap, at the method's k and at that of the published figures"
 stage scripts/40_select.sh "$run/profile.safetensors" "$run/masks.safetensors"
+stage scripts/40_select.sh "$run/profile.safetensors" "$run/k-70/masks.safetensors" --k 70
+for of in "$run" "$run/k-70"; do
+  stage neuron-spec analyze "$of/masks.safetensors" --corpus-card "$run/corpus/corpus.json" --output "$of/analysis"
+done
 
 training=(--max-update "$updates" --total-num-update "$updates" "${device[@]}" --log-format simple --log-interval 20
-  --save-interval-updates 60 --keep-interval-updates 1 --validate-interval-updates 1000000)
+  --save-interval-updates 60 --keep-interval-updates 1 --validate-interval-updates 100)
 say "specialize: $updates updates, each direction through its own neurons"
 logged "$run/specialized/train.log" scripts/50_specialize.sh "$data_bin" "$dense" "$run/masks.safetensors" "$run/specialized" $configs/continue.yaml "${training[@]}"
 say "control, dense continuation: the same $updates updates without masks"
