@@ -92,7 +92,8 @@ def test_an_id_leads_back_to_its_direction():
 )
 def test_the_group_of_a_direction(text, key, code, words, arrow, foreign):
     direction = Direction.parse(text)
-    assert direction.group == (key, code, words, arrow)
+    group = direction.group
+    assert (group.key, group.code, group.text, group.arrow) == (key, code, words, arrow)
     assert direction.foreign == foreign
     assert direction.arrow == text.replace("-", "→")
     assert direction.placed_by("source") == (foreign or direction.source)

@@ -122,8 +122,12 @@ def _require_bytes(file: Path, expected: int, what: str) -> None:
         )
 
 
-def decoded(prefix: Path, dictionary_file: Path) -> Iterator[str]:
-    """The sentences of ``prefix.bin`` as text, without their subword marks."""
+def decoded(prefix: Path, dictionary_file: Path, joining: str = "sentencepiece") -> Iterator[str]:
+    """The sentences of ``prefix.bin`` as text, without their subword marks.
+
+    Args:
+        joining: how pieces are joined to words, by fairseq's name.
+    """
     dictionary = Dictionary.load(str(dictionary_file))
     for tokens in MMapIndexedDataset(str(prefix)):
-        yield dictionary.string(tokens, bpe_symbol="sentencepiece")
+        yield dictionary.string(tokens, bpe_symbol=joining)

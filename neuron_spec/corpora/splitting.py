@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuron_spec.errors import CorpusError
 
@@ -119,24 +120,41 @@ def _grams(text: str) -> frozenset[str]:
     return frozenset(padded[i : i + 4] for i in range(max(1, len(padded) - 3)))
 
 
+class HeldOutTexts:
+    """Held-out texts by their character 4-grams, so that texts which resemble one are found fast.
+
+    Memory: some 100 bytes a 4-gram of each.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        all_grams = [_grams(text) for text in texts]
+        self._sizes = np.array([len(grams) for grams in all_grams])
+        lists: dict[str, list[int]] = defaultdict(list)
+        for index, grams in enumerate(all_grams):
+            for gram in grams:
+                lists[gram].append(index)
+        self._postings = {gram: np.array(indices) for gram, indices in lists.items()}
+
+    def similarities(self, text: str, at_least: float = 0.0) -> NDArray[np.float64] | None:
+        """Jaccard similarity (fraction) to each; None where none can reach ``at_least``."""
+        grams = _grams(text)
+        found = [self._postings[gram] for gram in grams if gram in self._postings]
+        if not found or len(found) < at_least * len(grams):
+            return None
+        shared = np.bincount(np.concatenate(found), minlength=len(self._sizes))
+        return shared / (len(grams) + self._sizes - shared)
+
+    def resembled_by(self, text: str) -> list[int]:
+        """The numbers of those of which it is a near duplicate (similarity of 0.6 or more)."""
+        similarities = self.similarities(text, at_least=NEAR_DUPLICATE)
+        return [] if similarities is None else np.flatnonzero(similarities >= NEAR_DUPLICATE).tolist()
+
+
 def nearest_similarity(texts: Iterable[str], held_out: Sequence[str]) -> list[float]:
     """For each text the highest character-4-gram Jaccard similarity (fraction) to a held-out text."""
-    held_grams = [_grams(text) for text in held_out]
-    sizes = np.array([len(grams) for grams in held_grams])
-    lists: dict[str, list[int]] = defaultdict(list)
-    for index, grams in enumerate(held_grams):
-        for gram in grams:
-            lists[gram].append(index)
-    postings = {gram: np.array(indices) for gram, indices in lists.items()}
-    nearest = []
-    for text in texts:
-        grams = _grams(text)
-        if not (found := [postings[gram] for gram in grams if gram in postings]):
-            nearest.append(0.0)
-            continue
-        shared = np.bincount(np.concatenate(found), minlength=len(sizes))
-        nearest.append(float((shared / (len(grams) + sizes - shared)).max()))
-    return nearest
+    index = HeldOutTexts(held_out)
+    found = (index.similarities(text) for text in texts)
+    return [0.0 if similarities is None else float(similarities.max()) for similarities in found]
 
 
 def leak_report(train: Sequence[str], held_out: Sequence[str]) -> dict[str, float]:
