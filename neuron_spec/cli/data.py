@@ -298,6 +298,10 @@ def _build_text(args: argparse.Namespace, asked_langs: list[str] | None) -> bool
     for split in (VALID, TEST):
         if getattr(args, split) and getattr(args, f"{split}_size"):
             raise CorpusError(f"--{split}-size draws lines, --{split} names them", mend="give one of the two")
+    if args.sentencepiece and "vocab_size" in args.given:
+        raise CorpusError(
+            "--vocab-size learns pieces, --sentencepiece names them", mend="give one of the two"
+        )
     held_out = {split: getattr(args, split) for split in (VALID, TEST)}
     text = own_text.OwnText(
         find_files(args.train, "--train"),
@@ -331,6 +335,9 @@ def _adopt_existing(args: argparse.Namespace, asked_langs: list[str] | None) -> 
         raise CorpusError(
             "no such language", got=f"--pivot {args.pivot}", expected=f"none, or {', '.join(found.langs)}"
         )
+    if strange := {code: of for code, of in found.unknown.items() if of > existing.MANY_UNKNOWN}:
+        text = ", ".join(f"{100 * of:.0f} % of {code}" for code, of in strange.items())
+        print(f"the dictionary is of other text: unknown are {text}", file=sys.stderr)
     existing.adopt(
         found, args.output, families=_families(args.families, found.langs), notes=_pivot(args.pivot)
     )

@@ -75,6 +75,7 @@ def writer_of(prefix: Path, ids: NDArray) -> Iterator[PartWriter]:
 
 _INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of a token, sentences
 _SIZE, _POINTER = struct.Struct("<i"), struct.Struct("<q")  # of every sentence: all sizes, then all pointers
+_IDS_AT_ONCE = 2**22
 _INCOMPLETE = "the download or the extraction is incomplete: get it again"
 
 
@@ -113,6 +114,14 @@ def sentences_in(index_file: Path) -> int:
     needed = pointer + size * np.dtype(_code_to_dtype[code]).itemsize
     _require_bytes(data_file, needed, "data file is cut short, or belongs to another index")
     return int(sentences)
+
+
+def ids_in(index_file: Path) -> Iterator[NDArray]:
+    """The ids of a data file as they lie there, some millions at a time."""
+    dtype = MMapIndexedDataset.Index(str(index_file)).dtype
+    ids = np.memmap(index_file.with_suffix(".bin"), dtype, "r")
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        yield ids[start : start + _IDS_AT_ONCE]
 
 
 def _require_bytes(file: Path, expected: int, what: str) -> None:

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fairseq.data import Dictionary
+
 from neuron_spec.artifacts import atomic_path, hash_file
 from neuron_spec.corpora.build import (
     SPLITS,
@@ -34,6 +36,8 @@ from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 _SET = re.compile(r"(?P<split>[^.]+)\.(?P<source>[^.-]+)-(?P<target>[^.-]+)\.(?P<side>[^.]+)\.(?:idx|bin)")
 _DICTIONARY = re.compile(r"dict\.(?P<code>[^.]+)\.txt")
 _MEND = "binarize the set again with fairseq-preprocess, or leave its pair out with --lang-pairs"
+MANY_UNKNOWN = 0.05  # a fraction of a language's pieces
+_UNKNOWN = 3  # of fairseq's dictionaries, after <s>, <pad> and </s>
 _OURS = {"langs.txt", "lang_pairs.txt"}  # written anew
 
 
@@ -47,6 +51,8 @@ class DataBin:
         directions: those to be trained.
         pairs: split -> pair, as its files are named -> number of sentences.
         dictionary: sha256 of the one that all languages share.
+        symbols: what it holds.
+        unknown: language -> fraction of unknown pieces.
     """
 
     path: Path
@@ -55,6 +61,8 @@ class DataBin:
     directions: Sequence[Direction]
     pairs: Mapping[str, Mapping[Direction, int]]
     dictionary: str
+    symbols: Dictionary
+    unknown: Mapping[str, float]
 
     def dictionary_file(self, code: str) -> Path:
         return self.folders[0] / f"dict.{code}.txt"
@@ -118,6 +126,8 @@ def look_into(
                 mend="take one of the two away",
             )
     for split in (VALID, TEST):
+        if split == TEST and not pairs[TEST]:
+            continue  # translations may be of the validation set
         its = {frozenset((pair.source, pair.target)) for pair in pairs[split]}
         if absent := [str(d) for d in directions if frozenset((d.source, d.target)) not in its]:
             raise CorpusError(
@@ -132,7 +142,9 @@ def look_into(
     if langs and {*langs} != {*used}:
         raise CorpusError("bad --langs", got=", ".join(langs), expected=f"in some order: {', '.join(used)}")
     dictionary = _shared_dictionary(folders, used)
-    return DataBin(data_bin, folders, langs or used, directions, pairs, dictionary)
+    symbols = _symbols(folders[0] / f"dict.{used[0]}.txt")
+    unknown = _unknown_fractions(found, {split: list(of) for split, of in pairs.items()}, len(symbols))
+    return DataBin(data_bin, folders, langs or used, directions, pairs, dictionary, symbols, unknown)
 
 
 def _sets_in(folder: Path) -> dict[str, dict[Direction, set[str]]]:
@@ -190,6 +202,44 @@ def _shared_dictionary(folders: Sequence[Path], langs: Sequence[str]) -> str:
     return usual
 
 
+def _symbols(file: Path) -> Dictionary:
+    try:
+        return Dictionary.load(str(file))
+    except (ValueError, RuntimeError, UnicodeDecodeError) as error:
+        raise CorpusError("a dictionary cannot be read", where=file, got=str(error)) from error
+
+
+def _unknown_fractions(
+    found: Mapping[Path, Mapping[str, Mapping[Direction, Any]]],
+    pairs: Mapping[str, Sequence[Direction]],
+    symbols: int,
+) -> dict[str, float]:
+    """Of every language's pieces, in all sets.
+
+    Raises:
+        CorpusError: if there is a piece that the dictionary does not have.
+    """
+    from neuron_spec.corpora.binarize import ids_in
+
+    totals, unknown = Counter[str](), Counter[str]()
+    for folder, sets in found.items():
+        for split, pair in ((split, pair) for split, of in pairs.items() for pair in of):
+            for code in (pair.source, pair.target) if pair in sets.get(split, {}) else ():
+                file = folder / f"{split}.{pair}.{code}.idx"
+                for ids in ids_in(file):
+                    if (largest := int(ids.max())) >= symbols:
+                        raise CorpusError(
+                            "a data file has pieces that its dictionary does not have",
+                            where=file,
+                            got=f"number {largest}",
+                            expected=f"less than {symbols}",
+                            mend="put the dictionary there that it was binarized with, or binarize it again",
+                        )
+                    totals[code] += len(ids)
+                    unknown[code] += int((ids == _UNKNOWN).sum())
+    return {code: unknown[code] / max(1, total) for code, total in totals.items()}
+
+
 def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: Mapping[str, Any]) -> None:
     """Write ``data-bin/`` of links, ``raw/`` and, last, ``corpus.json`` below ``output``.
 
@@ -232,6 +282,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
         notes={
             "shards": len(found.folders),
             "dictionary_sha256": found.dictionary,
+            "unknown_percent": {code: round(100 * of, 2) for code, of in found.unknown.items()},
             "held_out": "as the data-bin has it; whether training text has it too is not known here",
             "raw_train": f"up to {LINES_PER_LANGUAGE} training pairs of each pair, decoded, for language identification"
             if joining
@@ -267,18 +318,11 @@ def _links(found: DataBin, data_bin: Path) -> Iterator[tuple[Path, Path]]:
 
 def _joining(found: DataBin) -> tuple[int, str | None]:
     """How many symbols the dictionary has, and how they are joined to words, by fairseq's name."""
-    from fairseq.data import Dictionary
-
     from neuron_spec.backends.fairseq.data_bin import joining_of
 
-    file = found.dictionary_file(found.langs[0])
+    symbols = found.symbols.symbols[found.symbols.nspecial :]
     try:
-        dictionary = Dictionary.load(str(file))
-        symbols = dictionary.symbols[dictionary.nspecial :]
-    except (ValueError, RuntimeError) as error:
-        raise CorpusError("a dictionary cannot be read", where=file, got=str(error)) from error
-    try:
-        return len(symbols), joining_of(symbols, file)
+        return len(symbols), joining_of(symbols, found.dictionary_file(found.langs[0]))
     except ArtifactError:
         return len(symbols), None
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 
 from neuron_spec.artifacts import CORPUS_CARD, write_text
-from neuron_spec.directions import Direction
 from neuron_spec.languages import is_english, is_pivot, language
 from neuron_spec.pages.html import as_html
 from neuron_spec.pages.page import (
@@ -80,6 +80,10 @@ def write_report(folder: Path, published: Path | None = None) -> list[Path]:
         ArtifactError: if the folder is not a finished run, or holds comparisons of something else.
         NeuronSpecError: if its evaluations cannot be compared, or not with the published scores.
     """
+    return copy_context().run(_write_report, folder, published)  # whose pivot the card decides
+
+
+def _write_report(folder: Path, published: Path | None) -> list[Path]:
     run = read_run(folder)
     if not run.card:
         print(f"left out: {_no_card(run)}", file=sys.stderr)
@@ -205,20 +209,23 @@ def _corpus(run: Run) -> Section:
     card = run.card
     assert card is not None
     splits = [split for split in ("train", "valid", "test") if card["pairs"].get(split)]
+    names = dict.fromkeys(name for split in splits for name in card["pairs"][split])
+    is_by_pair = any("-" in name for name in names)
+    seen: set[str] = set()
     rows: list[list[Cell]] = []
-    if is_by_pair := any("-" in name for name in card["pairs"]["train"]):
-        names = dict.fromkeys(name for split in splits for name in card["pairs"][split])
-        for pair in map(Direction.parse, names):
-            numbers = [card["pairs"][split].get(str(pair)) for split in splits]
-            counts = [None if number is None else f"{number:,}" for number in numbers]
-            families = dict.fromkeys(map(run.family, (pair.source, pair.target)))
-            rows.append([str(pair), ", ".join(families), *counts])
-        header: tuple[str, ...] = ("pair", "families")
-    else:
-        for code in card["pairs"]["train"]:
-            counts = [f"{card['pairs'][split][code]:,}" for split in splits]
-            rows.append([code, language(code).name, run.family(code), card["tiers"].get(code), *counts])
-        header = ("code", "language", "family", "tier")
+    for name in names:
+        turned = "-".join(reversed(name.split("-")))  # a held-out set may be named the other way
+        if is_by_pair and turned in seen:
+            continue
+        seen.add(name)
+        numbers = [(of := card["pairs"][split]).get(name, of.get(turned)) for split in splits]
+        counts = [None if number is None else f"{number:,}" for number in numbers]
+        if is_by_pair:
+            families = dict.fromkeys(map(run.family, name.split("-")))
+            rows.append([name, ", ".join(families), *counts])
+        else:
+            rows.append([name, language(name).name, run.family(name), card["tiers"].get(name), *counts])
+    header = ("pair", "families") if is_by_pair else ("code", "language", "family", "tier")
     blocks: list[Block] = [
         Paragraph(
             "Sentence pairs of each pair of languages."
