@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from neuron_spec.errors import CorpusError
 
 NEAR_DUPLICATE = 0.6
+_COMMONEST = 0.35  # fraction of n-grams, below NEAR_DUPLICATE
 _LEAK_LEVELS = (0.6, 0.8)
 _LARGEST_GROUP_FRACTION = 0.02  # of all messages; larger groups stay in training
 
@@ -135,19 +136,32 @@ class HeldOutTexts:
                 lists[gram].append(index)
         self._postings = {gram: np.array(indices) for gram, indices in lists.items()}
 
-    def similarities(self, text: str, at_least: float = 0.0) -> NDArray[np.float64] | None:
-        """Jaccard similarity (fraction) to each; None where none can reach ``at_least``."""
+    def similarities(self, text: str) -> NDArray[np.float64] | None:
+        """Jaccard similarity (fraction) to each; None where nothing is shared with any."""
         grams = _grams(text)
         found = [self._postings[gram] for gram in grams if gram in self._postings]
-        if not found or len(found) < at_least * len(grams):
-            return None
+        return self._jaccard(found, len(grams)) if found else None
+
+    def _jaccard(self, found: Sequence[NDArray], size: int) -> NDArray[np.float64]:
         shared = np.bincount(np.concatenate(found), minlength=len(self._sizes))
-        return shared / (len(grams) + self._sizes - shared)
+        return shared / (size + self._sizes - shared)
 
     def resembled_by(self, text: str) -> list[int]:
-        """The numbers of those of which it is a near duplicate (similarity of 0.6 or more)."""
-        similarities = self.similarities(text, at_least=NEAR_DUPLICATE)
-        return [] if similarities is None else np.flatnonzero(similarities >= NEAR_DUPLICATE).tolist()
+        """The numbers of those of which it is a near duplicate (similarity of 0.6 or more); faster, the same.
+
+        They share at least that fraction of its n-grams, and so enough of those that are left without the commonest.
+        """
+        grams = _grams(text)
+        needed = NEAR_DUPLICATE * len(grams)
+        found = [postings for gram in grams if (postings := self._postings.get(gram)) is not None]
+        if len(found) < needed:
+            return []
+        found.sort(key=len)
+        commonest = int(_COMMONEST * len(grams))
+        votes = np.bincount(np.concatenate(found[: len(found) - commonest]))
+        if votes.max() < needed - commonest:
+            return []
+        return np.flatnonzero(self._jaccard(found, len(grams)) >= NEAR_DUPLICATE).tolist()
 
 
 def nearest_similarity(texts: Iterable[str], held_out: Sequence[str]) -> list[float]:
