@@ -23,7 +23,7 @@ import numpy as np
 
 _WORDS, _ALPHABET = 50_000, "abcdefghijklmnopqrstuvwxyz"
 _AT_ONCE = 10_000
-_TO_LEARN_ON, _PIECES = 20_000, 8000
+_TO_LEARN_ON = 20_000
 
 
 def write_pairs(folder: Path, pairs: int, seed: int = 1) -> None:
@@ -55,12 +55,12 @@ sys.exit(status)
 """
 
 
-def measure(folder: Path, pairs: int, model: Path | None) -> dict[str, Any]:
+def measure(folder: Path, pairs: int, pieces: int, model: Path | None) -> dict[str, Any]:
     text, output = folder / f"text-{pairs}", folder / f"corpus-{pairs}"
     text.mkdir()
     write_pairs(text, pairs)
     words = ["data", "text", "--train", text / "train", "--output", output, "--workers", 1]
-    words += ["--sentencepiece", model] if model else ["--vocab-size", _PIECES]
+    words += ["--sentencepiece", model] if model else ["--vocab-size", pieces]
     command = [sys.executable, "-c", _MEASURED, *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     wall, cpu, peak = json.loads(done.stdout.splitlines()[-1])
@@ -77,16 +77,17 @@ def measure(folder: Path, pairs: int, model: Path | None) -> dict[str, Any]:
 def main() -> None:
     parser = measuring.parser(__doc__, repeats=1)
     parser.add_argument("--pairs", nargs="+", type=int, default=[100_000, 1_000_000], metavar="N")
+    parser.add_argument("--vocab-size", type=int, default=8000, metavar="N", help="SentencePiece pieces")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         learnt = min(_TO_LEARN_ON, args.pairs[0])
-        measure(folder, learnt, None)
+        measure(folder, learnt, args.vocab_size, None)
         model = folder / f"corpus-{learnt}" / "spm" / "sentencepiece.model"
         model = model.rename(folder / "pieces.model")
         (folder / f"text-{learnt}").rename(folder / "learnt-on")
         (folder / f"corpus-{learnt}").rename(folder / "learnt")
-        rows = [measure(folder, pairs, model) for pairs in args.pairs]
+        rows = [measure(folder, pairs, args.vocab_size, model) for pairs in args.pairs]
     measuring.print_table(
         "neuron-spec data text, one process",
         ["pairs", "text, MB", "peak memory, MB", "CPU, s", "pairs a second of CPU"],
@@ -95,7 +96,8 @@ def main() -> None:
             for row in rows
         ],
     )  # fmt: skip
-    measuring.save(args, "data_text", {"rows": rows})
+    ratio = rows[-1]["peak_megabytes"] / rows[0]["peak_megabytes"]
+    measuring.save(args, "data_text", {"rows": rows, "memory_ratio_of_last_to_first": round(ratio, 3)})
 
 
 if __name__ == "__main__":
