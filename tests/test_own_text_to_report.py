@@ -33,8 +33,8 @@ ENVIRONMENT = {
 SMALL = {
     "configs/quickstart/": "configs/smoke/",
     "--max-update 300 --total-num-update 300": "--max-update 15 --total-num-update 15 --disable-validation",
-    "--vocab-size 6000": "--vocab-size 300 --valid-size 30 --test-size 12",
-    "pretrain.yaml": "pretrain.yaml --max-update 100 --total-num-update 100",
+    "--vocab-size 6000": "--vocab-size 300 --valid-size 30 --test-size 6",
+    "pretrain.yaml": "pretrain.yaml --max-update 40 --total-num-update 40 --disable-validation",
 }
 
 
@@ -152,7 +152,7 @@ def theirs(own: Path, folder: Path) -> Path:
         f"fairseq-train {data_bin} --task translation_multi_simple_epoch --arch transformer {sizes} "
         f"--encoder-normalize-before --decoder-normalize-before --share-all-embeddings --langs {','.join(LANGS)} "
         f"--lang-pairs {lang_pairs} --encoder-langtok src --decoder-langtok --optimizer adam --lr 0.005 --max-tokens 1000 "
-        f"--max-source-positions 256 --max-target-positions 256 --max-update 60 --no-epoch-checkpoints --cpu "
+        f"--max-source-positions 256 --max-target-positions 256 --max-update 40 --no-epoch-checkpoints --cpu "
         f"--num-workers 0 --disable-validation --save-dir {folder}/dense",
         folder,
     )

@@ -12,7 +12,7 @@ import random
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -179,91 +179,106 @@ def build(
     if sentencepiece_model:
         _require_known_text(load_pieces(sentencepiece_model), held_out, sentencepiece_model)
     characters, lines = (sum(of[name] for of in scans.values()) for name in ("characters", "lines"))
-    if not is_begun:
-        check_disk(output, _BYTES_PER_CHARACTER * characters + _INDEX_BYTES * lines + 2**23)
-        write_json(work / SIGNATURE, wanted)
-    for left in output.rglob(".*.tmp"):  # of workers that were killed
-        left.unlink()
+    with _leaves_nothing_if_refused(output):
+        if not is_begun:
+            check_disk(output, _BYTES_PER_CHARACTER * characters + _INDEX_BYTES * lines + 2**23)
+            write_json(work / SIGNATURE, wanted)
+        for left in output.rglob(".*.tmp"):  # of workers that were killed
+            left.unlink()
 
-    cleaner = _Cleaner(text, held_out)
-    raw, data_bin = output / "raw", output / "data-bin"
-    hashes: dict[str, str] = {}
-    for split, of_pairs in held_out.items():
-        for pair, of_pair in of_pairs.items():
-            hashes |= write_raw({split: {pair.source: of_pair}}, raw, other=pair.target)
-    for of in text.train:
-        fit = list(islice((pair for *pair, fault in cleaner.of(of) if fault is None), LINES_PER_LANGUAGE))
-        write_raw({TRAIN: {of.pair.source: [(s, t) for s, t in fit]}}, raw, other=of.pair.target)
-    processor, vocabulary = write_pieces(
-        output,
-        _sample(text, cleaner, {pair: of["lines"] for pair, of in scans.items()}, seed, workers, work / "sample"),
-        vocab_size,
-        given=sentencepiece_model,
-        learned_on=f"at most {PIECES_SAMPLE:,} training sentences at temperature {PIECES_TEMPERATURE}",
-        keep=True,
-    )  # fmt: skip
-    folders = [data_bin / f"shard{shard}" for shard in range(shards)] if shards > 1 else [data_bin]
-    for folder in folders:
-        write_dictionaries(processor, text.langs, folder)
-    from neuron_spec.corpora.binarize import binarize  # fairseq, which takes seconds, after all checks
+        cleaner = _Cleaner(text, held_out)
+        raw, data_bin = output / "raw", output / "data-bin"
+        hashes: dict[str, str] = {}
+        for split, of_pairs in held_out.items():
+            for pair, of_pair in of_pairs.items():
+                hashes |= write_raw({split: {pair.source: of_pair}}, raw, other=pair.target)
+        for of in text.train:
+            fit = list(islice((pair for *pair, fault in cleaner.of(of) if fault is None), LINES_PER_LANGUAGE))
+            write_raw({TRAIN: {of.pair.source: [(s, t) for s, t in fit]}}, raw, other=of.pair.target)
+        processor, vocabulary = write_pieces(
+            output,
+            _sample(text, cleaner, {pair: of["lines"] for pair, of in scans.items()}, seed, workers, work / "sample"),
+            vocab_size,
+            given=sentencepiece_model,
+            learned_on=f"at most {PIECES_SAMPLE:,} training sentences at temperature {PIECES_TEMPERATURE}",
+            keep=True,
+        )  # fmt: skip
+        folders = [data_bin / f"shard{shard}" for shard in range(shards)] if shards > 1 else [data_bin]
+        for folder in folders:
+            write_dictionaries(processor, text.langs, folder)
+        from neuron_spec.corpora.binarize import binarize  # fairseq, which takes seconds, after all checks
 
-    binarize(raw, hashes, processor, folders[0])
-    # fairseq looks for validation sets in every shard.
-    for file in folders[0].glob(f"{VALID}.*"):
-        for folder in folders[1:]:
-            shutil.copyfile(file, folder / file.name)
+        binarize(raw, hashes, processor, folders[0])
+        # fairseq looks for validation sets in every shard.
+        for file in folders[0].glob(f"{VALID}.*"):
+            for folder in folders[1:]:
+                shutil.copyfile(file, folder / file.name)
 
-    largest_first = sorted(text.train, key=lambda of: -scans[of.pair]["lines"])
-    records = {
-        of.pair: record
-        for of, record in in_processes(
-            _PairBinarizer(cleaner, processor, folders, work / "parts"),
-            largest_first,
-            workers=workers,
-            lines=lines,
-            description="encode and binarize",
-        )
-    }
-    corpus = Description(
-        name="own text",
-        sources=[
-            {
-                "name": f"{split}, {of.pair}: {', '.join(path.name for path in of.paths)}",
-                "sha256": ", ".join(parameters[split][str(of.pair)]),
-                "licence": "that of the text, as its owner knows",
-            }
-            for split, all_of in files.items()
-            for of in all_of
-        ],
-        families=families,
-        cleaning={str(pair): dict(sorted(records[pair]["dropped"].items())) for pair in text.pairs},
-        leak=cleaner.leak_report(records),
-        notes={
-            "shards": shards,
-            "lines_read": {str(pair): scans[pair]["lines"] for pair in text.pairs},
-            "blank_lines_dropped_of_given_sets": blank,
-            "held_out": {split: "given" if split in text.given else "drawn from training" for split in held_out},
-            "raw_train": f"up to {LINES_PER_LANGUAGE} training pairs of each pair, for language identification",
-            **notes,
-        },
-    )  # fmt: skip
-    write_card(
-        output,
-        corpus,
-        langs=text.langs,
-        lang_pairs=[str(direction) for pair in text.pairs for direction in both_ways(pair)],
-        pairs={
-            TRAIN: {str(pair): records[pair]["kept"] for pair in text.pairs},
-            **{
-                split: {str(pair): len(of_pair) for pair, of_pair in held_out[split].items()}
-                for split in (VALID, TEST)
+        largest_first = sorted(text.train, key=lambda of: -scans[of.pair]["lines"])
+        records = {
+            of.pair: record
+            for of, record in in_processes(
+                _PairBinarizer(cleaner, processor, folders, work / "parts"),
+                largest_first,
+                workers=workers,
+                lines=lines,
+                description="encode and binarize",
+            )
+        }
+        corpus = Description(
+            name="own text",
+            sources=[
+                {
+                    "name": f"{split}, {of.pair}: {', '.join(path.name for path in of.paths)}",
+                    "sha256": ", ".join(parameters[split][str(of.pair)]),
+                    "licence": "that of the text, as its owner knows",
+                }
+                for split, all_of in files.items()
+                for of in all_of
+            ],
+            families=families,
+            cleaning={str(pair): dict(sorted(records[pair]["dropped"].items())) for pair in text.pairs},
+            leak=cleaner.leak_report(records),
+            notes={
+                "shards": shards,
+                "lines_read": {str(pair): scans[pair]["lines"] for pair in text.pairs},
+                "blank_lines_dropped_of_given_sets": blank,
+                "held_out": {split: "given" if split in text.given else "drawn from training" for split in held_out},
+                "raw_train": f"up to {LINES_PER_LANGUAGE} training pairs of each pair, for language identification",
+                **notes,
             },
-        },
-        vocabulary=vocabulary,
-        hashes=hashes,
-        parameters=parameters,
-    )
-    shutil.rmtree(work)
+        )  # fmt: skip
+        write_card(
+            output,
+            corpus,
+            langs=text.langs,
+            lang_pairs=[str(direction) for pair in text.pairs for direction in both_ways(pair)],
+            pairs={
+                TRAIN: {str(pair): records[pair]["kept"] for pair in text.pairs},
+                **{
+                    split: {str(pair): len(of_pair) for pair, of_pair in held_out[split].items()}
+                    for split in (VALID, TEST)
+                },
+            },
+            vocabulary=vocabulary,
+            hashes=hashes,
+            parameters=parameters,
+        )
+        shutil.rmtree(work)
+
+
+@contextmanager
+def _leaves_nothing_if_refused(output: Path) -> Iterator[None]:
+    """What turns out to be bad input only halfway, such as a vocabulary too large, leaves ``output`` as it was."""
+    before = {*output.iterdir()} if output.is_dir() else None
+    try:
+        yield
+    except CorpusError:
+        for path in {*output.iterdir()} - (before or set()) if output.is_dir() else ():
+            shutil.rmtree(path)
+        if before is None and output.is_dir():
+            output.rmdir()
+        raise
 
 
 def both_ways(pair: Direction) -> tuple[Direction, Direction]:

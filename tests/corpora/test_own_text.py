@@ -299,8 +299,7 @@ def test_what_cannot_be_built_is_refused(small, monkeypatch, capsys, flags, said
     before = sorted(small.rglob("*"))
     assert data(*flags, "--output", "out", "--workers", 1) == 2
     assert said in capsys.readouterr().err
-    if "--vocab-size" not in flags:
-        assert sorted(small.rglob("*")) == before, "something is half-written"
+    assert sorted(small.rglob("*")) == before, "something is half-written"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -311,6 +310,18 @@ def test_bad_text_leaves_nothing_behind(small, capsys, workers):
     assert data("--train", small / "text/train", "--output", small / "out", "--workers", workers) == 2
     assert "line 301" in capsys.readouterr().err
     assert not (small / "out").exists()
+
+
+def test_a_refusal_halfway_leaves_what_was_there(small, capsys):
+    (small / "out").mkdir()
+    (small / "out" / "notes.txt").write_text("mine")
+    assert (
+        data(
+            "--train", small / "text/train", "--output", small / "out", "--vocab-size", 99999, "--workers", 1
+        )
+        == 2
+    )
+    assert [path.name for path in (small / "out").iterdir()] == ["notes.txt"]
 
 
 def test_a_test_set_of_an_untrained_language_is_refused(small, capsys):
