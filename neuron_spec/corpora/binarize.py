@@ -17,6 +17,7 @@ from fairseq.data.indexed_dataset import (
     MMapIndexedDataset,
     MMapIndexedDatasetBuilder,
     _code_to_dtype,
+    _dtype_header_code,
     best_fitting_int_dtype,
 )
 from numpy.typing import NDArray
@@ -62,6 +63,20 @@ class PartWriter(MMapIndexedDatasetBuilder):
         positions = np.fromiter(chain.from_iterable((*pieces, end) for pieces in sentences), np.int64)
         self._data_file.write(self._ids[positions].tobytes())
         self._sizes.extend(len(pieces) + 1 for pieces in sentences)
+
+    def finalize(self, index_file: str) -> None:
+        """fairseq's own keeps a Python integer per sentence for this: gigabytes, of tens of millions."""
+        self._data_file.close()
+        item_bytes = np.dtype(self._dtype).itemsize
+        with open(index_file, "wb") as index:
+            magic, code = MMapIndexedDataset.Index._HDR_MAGIC, _dtype_header_code(self._dtype)
+            index.write(_INDEX_HEADER.pack(magic, 1, code, len(self._sizes)))
+            self._sizes.tofile(index)
+            address = 0
+            for start in range(0, len(self._sizes), _IDS_AT_ONCE):
+                sizes = np.array(self._sizes[start : start + _IDS_AT_ONCE], np.int64) * item_bytes
+                (address + np.cumsum(sizes) - sizes).tofile(index)
+                address += int(sizes.sum())
 
 
 @contextmanager
