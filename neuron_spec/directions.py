@@ -6,31 +6,40 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from neuron_spec.errors import DirectionError
-from neuron_spec.languages import UNKNOWN, family_of, is_code, is_english
+from neuron_spec.languages import ENGLISH, UNKNOWN, family_of, is_code, is_pivot, pivot
 
 
-class Group(NamedTuple):
-    """Directions by where English stands, in the spelling of each place that names them.
+@dataclass(frozen=True)
+class Group:
+    """Directions by where English stands, or the pivot in its place (`languages.set_pivot`).
 
     Attributes:
-        key: of command lines and ``analysis.json``.
+        key: of command lines and ``analysis.json``, with ``en`` whatever the pivot.
         code: of ``scores.csv`` and what is read from it.
-        text: of Markdown, and of the JSON beside it.
-        arrow: of figures and reports.
     """
 
     key: str
     code: str
-    text: str
-    arrow: str
+
+    @property
+    def text(self) -> str:
+        """Of Markdown, and of the JSON beside it: ``en->x``, ``without English``."""
+        if self.key == "x-y":
+            name = "English" if pivot() == ENGLISH else pivot()
+            return f"without {name}" if name else "x->y"
+        return self.arrow.replace("→", "->")
+
+    @property
+    def arrow(self) -> str:
+        """Of figures and reports: ``en→x``."""
+        return self.key.replace("en", pivot() or ENGLISH).replace("-", "→")
 
 
-FROM_ENGLISH = Group("en-x", "O2M", "en->x", "en→x")
-INTO_ENGLISH = Group("x-en", "M2O", "x->en", "x→en")
-WITHOUT_ENGLISH = Group("x-y", "X2Y", "without English", "x→y")
+FROM_ENGLISH = Group("en-x", "O2M")
+INTO_ENGLISH = Group("x-en", "M2O")
+WITHOUT_ENGLISH = Group("x-y", "X2Y")
 GROUPS = (FROM_ENGLISH, INTO_ENGLISH, WITHOUT_ENGLISH)
 
 
@@ -69,10 +78,10 @@ class Direction:
 
     @property
     def group(self) -> Group:
-        """Out of English, into it, or between two other languages."""
-        if is_english(self.source):
+        """Out of English (or the pivot), into it, or between two other languages."""
+        if is_pivot(self.source):
             return FROM_ENGLISH
-        return INTO_ENGLISH if is_english(self.target) else WITHOUT_ENGLISH
+        return INTO_ENGLISH if is_pivot(self.target) else WITHOUT_ENGLISH
 
     @property
     def foreign(self) -> str | None:

@@ -9,11 +9,12 @@ import csv
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuron_spec.errors import DirectionError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 ENGLISH = "en"
+PIVOT = "pivot"  # of a corpus card: a code or null, where English is not in that place
 LINEAGE_LEVELS = 3  # family, branch, group
 
 # Codes of models and data sets that CLDR, by which langcodes goes, leaves apart from the table's.
@@ -152,6 +154,27 @@ def is_english(code: str) -> bool:
     return language(code).code == ENGLISH
 
 
+_pivot: ContextVar[str | None] = ContextVar(PIVOT, default=ENGLISH)
+
+
+def set_pivot(made: Mapping[str, Any] | None) -> None:
+    """From here on (in this context) the language that a corpus card, or an evaluation, names stands in English's place.
+
+    Directions are grouped around it, or around none. Where nothing is named, it is English.
+    """
+    _pivot.set((made or {}).get(PIVOT, ENGLISH))
+
+
+def pivot() -> str | None:
+    """The language around which directions are grouped; None: none."""
+    return _pivot.get()
+
+
+def is_pivot(code: str) -> bool:
+    """English of whatever script or country, or the one language that was set in its place."""
+    return is_english(code) if pivot() == ENGLISH else code == pivot()
+
+
 def family_of(code: str, families: Mapping[str, str] | None = None) -> str:
     """A language's family; ``unknown`` where that is so.
 
@@ -161,11 +184,11 @@ def family_of(code: str, families: Mapping[str, str] | None = None) -> str:
     return language(code).family if families is None else families.get(code, UNKNOWN)
 
 
-def say_unknown_families(families: Mapping[str, str]) -> None:
+def say_unknown_families(families: Mapping[str, str], mend: str = "name them in the corpus card") -> None:
     """Name on stderr the languages (language -> family) whose family is unknown, if there are any."""
     if unknown := sorted(code for code, family in families.items() if family == UNKNOWN):
         print(
-            f"languages with unknown family: {', '.join(unknown)}; name them in the corpus card",
+            f"languages with unknown family: {', '.join(unknown)}; {mend}",
             file=sys.stderr,
         )
 

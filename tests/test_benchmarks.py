@@ -19,10 +19,11 @@ BENCHMARKS = ROOT / "benchmarks"
 # systems.py needs trained systems: tests/test_systems.py has them.
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("measuring", "systems"))
 BENCH = ROOT / "scripts" / "gpu" / "bench.sh"
-ON_CPU_ONLY = {"comparison", "padding"}  # use no GPU
+ON_CPU_ONLY = {"comparison", "data_text", "padding"}  # use no GPU
 
 FLAGS = {
     "comparison": f"--against {ROOT} --repeats 1 --systems 2 --directions 2 --seeds 1 --sentences 8 --bootstrap 30",
+    "data_text": "--pairs 400 800 --vocab-size 200",
     "ec30_plan": "--size tiny --repeats 1 --tokens 128 --length 8 --pairs 6000",
     "ffn_step": "--size tiny --repeats 1 --tokens 64 --length 8 --sparsity 30",
     "generation": "--size tiny --repeats 1 --sentences 2 --length 3 --sparsity 0 30",

@@ -1,10 +1,18 @@
+from contextvars import copy_context
 from itertools import product
 
 import pytest
 
-from neuron_spec.directions import Direction, direction_id, direction_of, matching, parse_directions
+from neuron_spec.directions import (
+    FROM_ENGLISH,
+    Direction,
+    direction_id,
+    direction_of,
+    matching,
+    parse_directions,
+)
 from neuron_spec.errors import DirectionError
-from neuron_spec.languages import UNKNOWN, by_family, family_of, language
+from neuron_spec.languages import UNKNOWN, by_family, family_of, language, set_pivot
 
 
 def test_parse_and_write_are_inverse():
@@ -92,7 +100,8 @@ def test_an_id_leads_back_to_its_direction():
 )
 def test_the_group_of_a_direction(text, key, code, words, arrow, foreign):
     direction = Direction.parse(text)
-    assert direction.group == (key, code, words, arrow)
+    group = direction.group
+    assert (group.key, group.code, group.text, group.arrow) == (key, code, words, arrow)
     assert direction.foreign == foreign
     assert direction.arrow == text.replace("-", "→")
     assert direction.placed_by("source") == (foreign or direction.source)
@@ -129,3 +138,36 @@ def test_language_table():
     assert sorted(ordered) == sorted(codes)
     families = [language(code).family for code in ordered]
     assert families == sorted(families)
+
+
+@pytest.mark.parametrize(
+    ("pivot", "text", "words", "arrow", "foreign"),
+    [
+        ("pt_BR", "pt_BR-en", "pt_BR->x", "pt_BR→x", "en"),
+        ("pt_BR", "en-pt_BR", "x->pt_BR", "x→pt_BR", "en"),
+        ("pt_BR", "pt-en", "without pt_BR", "x→y", None),  # pt is another language
+        ("pt_BR", "en-de", "without pt_BR", "x→y", None),
+        (None, "en-de", "x->y", "x→y", None),
+        ("en", "eng_Latn-de", "en->x", "en→x", "de"),
+    ],
+)
+def test_another_language_may_stand_in_the_place_of_english(pivot, text, words, arrow, foreign):
+    def around():
+        set_pivot({"pivot": pivot})
+        group = Direction.parse(text).group
+        assert (group.text, group.arrow, Direction.parse(text).foreign) == (words, arrow, foreign)
+
+    copy_context().run(around)
+    assert Direction("en", "de").group == FROM_ENGLISH, "it ends with its context"
+
+
+def test_a_card_without_a_pivot_puts_english_back():
+    def again():
+        set_pivot({"pivot": "de"})
+        set_pivot({"langs": ["en", "de"]})
+        assert Direction("en", "de").group.text == "en->x"
+        set_pivot({"pivot": "de"})
+        set_pivot(None)
+        assert Direction("en", "de").group.text == "en->x"
+
+    copy_context().run(again)

@@ -59,11 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from neuron_spec.languages import PIVOT, set_pivot
     from neuron_spec.scoring.comparison import compare, comparison_signature
     from neuron_spec.scoring.comparison_files import COMPARISON, as_plain, compared, comparison_markdown
     from neuron_spec.scoring.systems import comparable
 
-    systems = comparable(_read_systems(args.systems), common_directions=args.common_directions)
+    read = _read_systems(args.systems)
+    set_pivot({PIVOT: read[0].seeds[0].pivot})
+    systems = comparable(read, common_directions=args.common_directions)
     tests = {"samples": args.bootstrap, "alpha": args.alpha}
     if args.output:
         comparison = compared(args.output, systems, **tests)

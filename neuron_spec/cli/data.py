@@ -11,6 +11,9 @@ examples:
   neuron-spec data ec30 --data-bin ec30/fairseq-data-bin-sharded --output data-ec30
   neuron-spec data ec30 --plain EC40_dataset --valid NTREX/NTREX-128 --test flores200_dataset \\
     --output data-ec30 --workers 8 --estimate
+  neuron-spec data text --train text/train --output data-own
+  neuron-spec data text --train 'en-de=a.{en,de}' pt_BR-es=b.tsv.gz --pivot none --output data-own
+  neuron-spec data existing DATA_BIN --output data-own --families tlh=Klingonic
 """
 
 from __future__ import annotations
@@ -19,16 +22,29 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import CORPUS_CARD, hash_file, require_file
+from neuron_spec.artifacts import CORPUS_CARD, hash_file, read_json, require_file
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import CorpusError
-from neuron_spec.languages import is_english, require_fairseq_codes
+from neuron_spec.languages import (
+    PIVOT,
+    family_of,
+    is_english,
+    require_fairseq_codes,
+    say_unknown_families,
+)
+
+NO_PIVOT = "none"
+VALID, TEST = "valid", "test"
+FORMS = (
+    "en-de=FILE,FILE or 'en-de=train.en-de.{en,de}' or en-de=FILE.tsv; a prefix such as text/train of "
+    "text/train.en-de.en and text/train.en-de.de; or a folder of such files; .gz too"
+)
 
 # Of flags that are not given.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -42,24 +58,42 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "bible": {"vocab_size": 8000, "valid_size": 500, "test_size": 1000, "downloads": Path("downloads")},
     "iwslt14": {"vocab_size": 30000, "split": "talk"},
     "ec30": {"vocab_size": 64000, "shards": 5},
+    "text": {"vocab_size": 16000, "shards": 1},
+    "existing": {},
 }
 # Flags that only some corpora look at.
 _CORPORA_OF = {
-    **dict.fromkeys(("valid_size", "test_size", "zero_shot"), ("toy", "homeassistant", "bible")),
+    "langs": ("toy", "homeassistant", "bible", "iwslt14", "ec30", "existing"),
+    **dict.fromkeys(
+        ("vocab_size", "sentencepiece"), ("toy", "homeassistant", "bible", "iwslt14", "ec30", "text")
+    ),
+    **dict.fromkeys(("valid_size", "test_size"), ("toy", "homeassistant", "bible", "text")),
+    "zero_shot": ("toy", "homeassistant", "bible"),
     "train_size": ("toy",),
     **dict.fromkeys(("wheel", "downloads"), ("homeassistant", "bible")),
     **dict.fromkeys(("tiers", "tier_sizes"), ("bible",)),
     **dict.fromkeys(("archive", "split"), ("iwslt14",)),
-    **dict.fromkeys(("data_bin", "plain", "valid", "test", "shards", "workers", "estimate"), ("ec30",)),
+    **dict.fromkeys(("data_bin", "plain", "estimate"), ("ec30",)),
+    **dict.fromkeys(("valid", "test", "shards", "workers"), ("ec30", "text")),
+    "train": ("text",),
+    **dict.fromkeys(("pivot", "families"), ("text", "existing")),
+    **dict.fromkeys(("folder", "lang_pairs"), ("existing",)),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     path = partial(parser.add_argument, type=Path)
     number = partial(parser.add_argument, type=int, metavar="N")
-    parser.add_argument("corpus", choices=_DEFAULTS, help="which corpus")
+    parser.add_argument(
+        "corpus", choices=_DEFAULTS, help="which corpus; text: your own; existing: a data-bin"
+    )
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DATA_BIN", help="existing: the data-bin")
     path("--output", required=True, metavar="DIR")
-    parser.add_argument("--langs", metavar="xx,yy", help="languages besides English")
+    parser.add_argument(
+        "--langs",
+        metavar="xx,yy",
+        help="languages besides English; existing: all, in the order of a checkpoint's --langs",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the split, of tiers, and of the toy text")
     number("--vocab-size", help="SentencePiece pieces")
     number("--valid-size", help="validation messages, or verses")
@@ -92,18 +126,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ec30 = parser.add_argument_group("ec30", "a downloaded data-bin, or built from text")
     ec30.add_argument("--data-bin", type=Path, metavar="DIR", help="the downloaded folder that holds shard0")
     ec30.add_argument("--plain", type=Path, metavar="DIR", help="EC40's text: en-de.de, en-de.en ...")
-    ec30.add_argument("--valid", type=Path, metavar="DIR", help="NTREX-128: newstest2019-ref.deu.txt ...")
-    ec30.add_argument("--test", type=Path, metavar="DIR", help="FLORES-200: dev/deu_Latn.dev, devtest/ ...")
-    ec30.add_argument("--shards", type=int, metavar="N", help="parts of the training text (default: 5)")
-    ec30.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     ec30.add_argument("--estimate", action="store_true", help="print disk and time needed, and stop")
+    large = parser.add_argument_group("ec30, text")
+    for name, of_ec30 in (
+        ("valid", "NTREX-128, newstest2019-ref.deu.txt ..."),
+        ("test", "FLORES-200, dev/deu_Latn.dev, devtest/ ..."),
+    ):
+        large.add_argument(
+            f"--{name}",
+            nargs="+",
+            action="extend",
+            metavar="FILES",
+            help=f"ec30: the folder of {of_ec30}; text: as --train (default: lines held out from training)",
+        )
+    large.add_argument(
+        "--shards", type=int, metavar="N", help="parts of the training text (default: ec30 5, text 1)"
+    )
+    large.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    own = parser.add_argument_group(
+        "text, existing", "your own parallel text, or a data-bin made elsewhere: docs/own-text.md"
+    )
+    own.add_argument("--train", nargs="+", action="extend", metavar="FILES", help=f"text: {FORMS}")
+    own.add_argument(
+        "--pivot",
+        metavar="xx|none",
+        help="the language that stands in English's place in en->x and x->en (default: English, if it is there)",
+    )
+    own.add_argument(
+        "--families",
+        metavar="FILE|xx=FAMILY,...",
+        help="of languages that the language table does not know, or files otherwise; JSON",
+    )
+    own.add_argument(
+        "--lang-pairs", metavar="xx-yy,...", help="existing: the directions (default: all pairs, both ways)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     for name, corpora in _CORPORA_OF.items():
         if getattr(args, name) not in (None, False) and args.corpus not in corpora:
+            flag = "DATA_BIN" if name == "folder" else f"--{name.replace('_', '-')}"
             raise CorpusError(
-                f"--{name.replace('_', '-')} is a flag of other corpora",
+                f"{flag} is a flag of other corpora",
                 got=f"neuron-spec data {args.corpus}",
                 expected=f"neuron-spec data {' or '.join(corpora)}",
             )
@@ -115,12 +179,13 @@ def run(args: argparse.Namespace) -> None:
             raise CorpusError(f"bad --{name.replace('_', '-')}", got=size, expected="1 or more")
     langs = args.langs and args.langs.split(",")
     require_fairseq_codes(langs or ())
-    if langs and (any(map(is_english, langs)) or len(set(langs)) < len(langs)):
+    has_english = args.corpus != "existing" and any(map(is_english, langs or ()))
+    if langs and (has_english or len(set(langs)) < len(langs)):
         raise CorpusError("bad --langs", got=args.langs, expected="languages besides English, each once")
     if args.sentencepiece:
         require_file(args.sentencepiece, "SentencePiece model")
-    build = _build_ec30 if args.corpus == "ec30" else _build_small
-    if build(args, langs):
+    builders = {"ec30": _build_ec30, "text": _build_text, "existing": _adopt_existing}
+    if builders.get(args.corpus, _build_small)(args, langs):
         print(args.output / CORPUS_CARD)
 
 
@@ -215,15 +280,102 @@ def _zero_shot(text: str, langs: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
+def _workers(args: argparse.Namespace) -> int:
+    workers = len(os.sched_getaffinity(0)) if args.workers is None else args.workers
+    if args.shards < 1 or workers < 1:
+        raise CorpusError("bad --shards or --workers", got=f"{args.shards}, {workers}", expected="1 or more")
+    return int(workers)
+
+
+def _build_text(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
+    """A user's own text."""
+    from neuron_spec.corpora import own_text
+    from neuron_spec.corpora.parallel_files import find_files
+
+    workers = _workers(args)
+    if not args.train:
+        raise CorpusError("what is to be trained on?", expected=f"--train with {FORMS}")
+    for split in (VALID, TEST):
+        if getattr(args, split) and getattr(args, f"{split}_size"):
+            raise CorpusError(f"--{split}-size draws lines, --{split} names them", mend="give one of the two")
+    if args.sentencepiece and "vocab_size" in args.given:
+        raise CorpusError(
+            "--vocab-size learns pieces, --sentencepiece names them", mend="give one of the two"
+        )
+    held_out = {split: getattr(args, split) for split in (VALID, TEST)}
+    text = own_text.OwnText(
+        find_files(args.train, "--train"),
+        **{split: find_files(names, f"--{split}") if names else None for split, names in held_out.items()},
+        pivot=None if args.pivot == NO_PIVOT else args.pivot,
+    )
+    families = _families(args.families, text.langs)
+    own_text.build(
+        text,
+        args.output,
+        families=families,
+        sizes={split: getattr(args, f"{split}_size") for split in (VALID, TEST)},
+        vocab_size=args.vocab_size,
+        workers=workers,
+        shards=args.shards,
+        seed=args.seed,
+        sentencepiece_model=args.sentencepiece,
+        notes=_pivot(args.pivot),
+    )
+    return True
+
+
+def _adopt_existing(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
+    """A data-bin that others made."""
+    from neuron_spec.corpora import existing
+
+    if args.folder is None:
+        raise CorpusError("which data-bin?", expected="neuron-spec data existing DATA_BIN --output DIR")
+    found = existing.look_into(args.folder, langs=asked_langs, lang_pairs=args.lang_pairs)
+    if args.pivot not in (None, NO_PIVOT, *found.langs):
+        raise CorpusError(
+            "no such language", got=f"--pivot {args.pivot}", expected=f"none, or {', '.join(found.langs)}"
+        )
+    if strange := {code: of for code, of in found.unknown.items() if of > existing.MANY_UNKNOWN}:
+        text = ", ".join(f"{100 * of:.0f} % of {code}" for code, of in strange.items())
+        print(f"the dictionary is of other text: unknown are {text}", file=sys.stderr)
+    existing.adopt(
+        found, args.output, families=_families(args.families, found.langs), notes=_pivot(args.pivot)
+    )
+    return True
+
+
+def _pivot(asked: str | None) -> dict[str, str | None]:
+    """What the card says of it; nothing where it is English, if any."""
+    return {} if asked is None else {PIVOT: None if asked == NO_PIVOT else asked}
+
+
+def _families(asked: str | None, langs: Sequence[str]) -> dict[str, str]:
+    """Language -> family of every language, as far as it is given or the language table knows it."""
+    given: Any = {}
+    if asked and "=" in asked:
+        given = _named(asked, "--families", "such as tlh=Klingonic,de=Germanic, each language once")
+        if unknown := sorted(given.keys() - {*langs}):
+            raise CorpusError(
+                "--families names other languages", got=", ".join(unknown), expected=", ".join(langs)
+            )
+    elif asked:
+        content = read_json(asked, "families of the languages")
+        given = content.get("families", content) if isinstance(content, dict) else None
+        if not isinstance(given, dict) or not all(isinstance(family, str) for family in given.values()):
+            expected = 'JSON such as {"de": "Germanic"}, or a corpus card'
+            raise CorpusError("not a file of families", where=asked, expected=expected)
+    families = {code: given.get(code) or family_of(code) for code in langs}
+    say_unknown_families(families, mend="--families xx=Family")
+    return families
+
+
 def _build_ec30(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
     """EC30: checked where it lies, or built from text; False where that is only estimated."""
     from neuron_spec.corpora import ec30, ec30_plain
     from neuron_spec.corpora.ec30_text import PlainText
 
     langs = ec30.choose(asked_langs)
-    workers = args.workers or len(os.sched_getaffinity(0))
-    if args.shards < 1 or workers < 1:
-        raise CorpusError("bad --shards or --workers", got=f"{args.shards}, {workers}", expected="1 or more")
+    workers = _workers(args)
     if (args.data_bin is None) == (args.plain is None):
         raise CorpusError(
             "where is EC30?",
@@ -236,7 +388,9 @@ def _build_ec30(args: argparse.Namespace, asked_langs: list[str] | None) -> bool
         return True
     if args.valid is None or args.test is None:
         raise CorpusError("--plain needs --valid and --test", mend="data/README.md says where to get them")
-    text = PlainText(args.plain, args.valid, args.test)
+    if len(args.valid) + len(args.test) > 2:
+        raise CorpusError("--valid or --test names more than one folder", got=args.valid + args.test)
+    text = PlainText(args.plain, Path(args.valid[0]), Path(args.test[0]))
     plan = ec30_plain.plan(text, langs=langs, workers=workers, learns_pieces=not args.sentencepiece)
     print(plan.text, file=sys.stdout if args.estimate else sys.stderr)
     if not args.estimate:

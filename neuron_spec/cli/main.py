@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextvars import copy_context
 from functools import partial
 
 from neuron_spec import __version__
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from neuron_spec.artifacts import running
 
         with running(["neuron-spec", *arguments], getattr(parsed, "output", None)):
-            module.run(parsed)
+            copy_context().run(module.run, parsed)  # what a command sets, such as the pivot, ends with it
     except Exception as error:
         if (message := message_in(error)) is None:
             raise

@@ -17,6 +17,7 @@ from fairseq.data.indexed_dataset import (
     MMapIndexedDataset,
     MMapIndexedDatasetBuilder,
     _code_to_dtype,
+    _dtype_header_code,
     best_fitting_int_dtype,
 )
 from numpy.typing import NDArray
@@ -63,6 +64,20 @@ class PartWriter(MMapIndexedDatasetBuilder):
         self._data_file.write(self._ids[positions].tobytes())
         self._sizes.extend(len(pieces) + 1 for pieces in sentences)
 
+    def finalize(self, index_file: str) -> None:
+        """fairseq's own keeps a Python integer per sentence for this: gigabytes, of tens of millions."""
+        self._data_file.close()
+        item_bytes = np.dtype(self._dtype).itemsize
+        with open(index_file, "wb") as index:
+            magic, code = MMapIndexedDataset.Index._HDR_MAGIC, _dtype_header_code(self._dtype)
+            index.write(_INDEX_HEADER.pack(magic, 1, code, len(self._sizes)))
+            self._sizes.tofile(index)
+            address = 0
+            for start in range(0, len(self._sizes), _IDS_AT_ONCE):
+                sizes = np.array(self._sizes[start : start + _IDS_AT_ONCE], np.int64) * item_bytes
+                (address + np.cumsum(sizes) - sizes).tofile(index)
+                address += int(sizes.sum())
+
 
 @contextmanager
 def writer_of(prefix: Path, ids: NDArray) -> Iterator[PartWriter]:
@@ -75,6 +90,7 @@ def writer_of(prefix: Path, ids: NDArray) -> Iterator[PartWriter]:
 
 _INDEX_HEADER = struct.Struct("<9sQBQ")  # magic, version, type of a token, sentences
 _SIZE, _POINTER = struct.Struct("<i"), struct.Struct("<q")  # of every sentence: all sizes, then all pointers
+_IDS_AT_ONCE = 2**22
 _INCOMPLETE = "the download or the extraction is incomplete: get it again"
 
 
@@ -115,6 +131,14 @@ def sentences_in(index_file: Path) -> int:
     return int(sentences)
 
 
+def ids_in(index_file: Path) -> Iterator[NDArray]:
+    """The ids of a data file as they lie there, some millions at a time."""
+    dtype = MMapIndexedDataset.Index(str(index_file)).dtype
+    ids = np.memmap(index_file.with_suffix(".bin"), dtype, "r")
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        yield ids[start : start + _IDS_AT_ONCE]
+
+
 def _require_bytes(file: Path, expected: int, what: str) -> None:
     if (size := file.stat().st_size) != expected:
         raise CorpusError(
@@ -122,8 +146,12 @@ def _require_bytes(file: Path, expected: int, what: str) -> None:
         )
 
 
-def decoded(prefix: Path, dictionary_file: Path) -> Iterator[str]:
-    """The sentences of ``prefix.bin`` as text, without their subword marks."""
+def decoded(prefix: Path, dictionary_file: Path, joining: str = "sentencepiece") -> Iterator[str]:
+    """The sentences of ``prefix.bin`` as text, without their subword marks.
+
+    Args:
+        joining: how pieces are joined to words, by fairseq's name.
+    """
     dictionary = Dictionary.load(str(dictionary_file))
     for tokens in MMapIndexedDataset(str(prefix)):
-        yield dictionary.string(tokens, bpe_symbol="sentencepiece")
+        yield dictionary.string(tokens, bpe_symbol=joining)

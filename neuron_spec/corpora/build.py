@@ -76,6 +76,13 @@ def card_of(data_bin: str | Path) -> dict[str, Any] | None:
     return read_json(path, "corpus card") if path.is_file() else None
 
 
+def training_pairs(card: Mapping[str, Any], direction: Direction) -> int:
+    """How many pairs a direction has in training, by a corpus card."""
+    counts = card["pairs"][TRAIN]
+    names = (str(direction), f"{direction.target}-{direction.source}", direction.source, direction.target)
+    return int(next(counts[name] for name in names if name in counts))
+
+
 def is_built(output: Path, parameters: Mapping[str, Any]) -> bool:
     """Whether ``output`` already holds this corpus, made with these parameters.
 
@@ -255,24 +262,28 @@ def write_card(
     vocabulary: Mapping[str, Any],
     hashes: Mapping[str, str],
     parameters: Mapping[str, Any],
+    langs: Sequence[str] | None = None,
+    lang_pairs: Sequence[str] | None = None,
 ) -> None:
     """Write the data-bin's ``langs.txt`` and ``lang_pairs.txt``, for fairseq's flags, and, last, ``corpus.json``.
 
     Args:
-        pairs: split -> language -> number of pairs.
+        pairs: split -> language, whose pair with English it is, or pair such as ``de-fr`` -> number of pairs.
         hashes: of raw files, as `write_raw` returns them.
         parameters: of the signature.
+        langs, lang_pairs: None: English and the languages of ``pairs``, each with English both ways.
     """
-    others = list(pairs[TRAIN])
-    langs = [ENGLISH, *others]
-    lang_pairs = [pair for lang in others for pair in (f"{ENGLISH}-{lang}", f"{lang}-{ENGLISH}")]
+    langs = langs or [ENGLISH, *pairs[TRAIN]]
+    lang_pairs = lang_pairs or [
+        pair for lang in pairs[TRAIN] for pair in (f"{ENGLISH}-{lang}", f"{lang}-{ENGLISH}")
+    ]
     write_text(output / "data-bin" / "langs.txt", "\n".join(langs) + "\n")
     write_text(output / "data-bin" / "lang_pairs.txt", ",".join(lang_pairs) + "\n")
     card = {
         "name": corpus.name,
-        "langs": langs,
-        "lang_pairs": lang_pairs,
-        "families": {lang: family_of(lang, corpus.families) for lang in (*others, ENGLISH)},
+        "langs": list(langs),
+        "lang_pairs": list(lang_pairs),
+        "families": {lang: family_of(lang, corpus.families) for lang in (*langs[1:], langs[0])},
         "tiers": corpus.tiers,
         "sources": corpus.sources,
         "vocabulary": vocabulary,

@@ -90,7 +90,9 @@ def normalize(text: str) -> str:
 
 def is_mostly_letters(text: str) -> bool:
     """Whether at least 60 % of the characters other than spaces are letters or their marks."""
-    visible = [char for char in text if not char.isspace()]
+    visible = "".join(text.split())
+    if visible and sum(map(str.isalpha, visible)) >= LETTER_FRACTION * len(visible):
+        return True  # nearly all text, and fast
     letters = sum(unicodedata.category(char)[0] in "LM" for char in visible)
     return bool(visible) and letters >= LETTER_FRACTION * len(visible)
 

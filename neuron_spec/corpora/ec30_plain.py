@@ -242,7 +242,11 @@ def sample_sizes(lines: Mapping[str, int], total: int = PIECES_SAMPLE) -> dict[s
 
     English counts as a language with all pairs; a language with fewer sentences than its share gives all.
     """
-    sizes = {**lines, ENGLISH: sum(lines.values())}
+    return sentences_to_sample({**lines, ENGLISH: sum(lines.values())}, total)
+
+
+def sentences_to_sample(sizes: Mapping[str, int], total: int = PIECES_SAMPLE) -> dict[str, int]:
+    """The same of any languages, each with its number of sentences."""
     weights = {lang: size ** (1 / PIECES_TEMPERATURE) for lang, size in sizes.items()}
     return {
         lang: min(size, int(total * weights[lang] / sum(weights.values()))) for lang, size in sizes.items()

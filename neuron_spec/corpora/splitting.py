@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuron_spec.errors import CorpusError
 
 NEAR_DUPLICATE = 0.6
+_COMMONEST = 0.35  # fraction of n-grams, below NEAR_DUPLICATE
 _LEAK_LEVELS = (0.6, 0.8)
 _LARGEST_GROUP_FRACTION = 0.02  # of all messages; larger groups stay in training
 
@@ -119,24 +121,54 @@ def _grams(text: str) -> frozenset[str]:
     return frozenset(padded[i : i + 4] for i in range(max(1, len(padded) - 3)))
 
 
+class HeldOutTexts:
+    """Held-out texts by their character 4-grams, so that texts which resemble one are found fast.
+
+    Memory: some 100 bytes a 4-gram of each.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        all_grams = [_grams(text) for text in texts]
+        self._sizes = np.array([len(grams) for grams in all_grams])
+        lists: dict[str, list[int]] = defaultdict(list)
+        for index, grams in enumerate(all_grams):
+            for gram in grams:
+                lists[gram].append(index)
+        self._postings = {gram: np.array(indices) for gram, indices in lists.items()}
+
+    def similarities(self, text: str) -> NDArray[np.float64] | None:
+        """Jaccard similarity (fraction) to each; None where nothing is shared with any."""
+        grams = _grams(text)
+        found = [self._postings[gram] for gram in grams if gram in self._postings]
+        return self._jaccard(found, len(grams)) if found else None
+
+    def _jaccard(self, found: Sequence[NDArray], size: int) -> NDArray[np.float64]:
+        shared = np.bincount(np.concatenate(found), minlength=len(self._sizes))
+        return shared / (size + self._sizes - shared)
+
+    def resembled_by(self, text: str) -> list[int]:
+        """The numbers of those of which it is a near duplicate (similarity of 0.6 or more); faster, the same.
+
+        They share at least that fraction of its n-grams, and so enough of those that are left without the commonest.
+        """
+        grams = _grams(text)
+        needed = NEAR_DUPLICATE * len(grams)
+        found = [postings for gram in grams if (postings := self._postings.get(gram)) is not None]
+        if len(found) < needed:
+            return []
+        found.sort(key=len)
+        commonest = int(_COMMONEST * len(grams))
+        votes = np.bincount(np.concatenate(found[: len(found) - commonest]))
+        if votes.max() < needed - commonest:
+            return []
+        return np.flatnonzero(self._jaccard(found, len(grams)) >= NEAR_DUPLICATE).tolist()
+
+
 def nearest_similarity(texts: Iterable[str], held_out: Sequence[str]) -> list[float]:
     """For each text the highest character-4-gram Jaccard similarity (fraction) to a held-out text."""
-    held_grams = [_grams(text) for text in held_out]
-    sizes = np.array([len(grams) for grams in held_grams])
-    lists: dict[str, list[int]] = defaultdict(list)
-    for index, grams in enumerate(held_grams):
-        for gram in grams:
-            lists[gram].append(index)
-    postings = {gram: np.array(indices) for gram, indices in lists.items()}
-    nearest = []
-    for text in texts:
-        grams = _grams(text)
-        if not (found := [postings[gram] for gram in grams if gram in postings]):
-            nearest.append(0.0)
-            continue
-        shared = np.bincount(np.concatenate(found), minlength=len(sizes))
-        nearest.append(float((shared / (len(grams) + sizes - shared)).max()))
-    return nearest
+    index = HeldOutTexts(held_out)
+    found = (index.similarities(text) for text in texts)
+    return [0.0 if similarities is None else float(similarities.max()) for similarities in found]
 
 
 def leak_report(train: Sequence[str], held_out: Sequence[str]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import FROM_ENGLISH, INTO_ENGLISH, Direction, matching
 from neuron_spec.errors import SelectionError
-from neuron_spec.languages import by_family, is_english, language
+from neuron_spec.languages import by_family, is_pivot, language
 from neuron_spec.neurons.activations import ActivationCounts, is_head_site, language_of, side_of
 from neuron_spec.neurons.choices import DEFAULT_K, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
@@ -344,7 +344,7 @@ def another_direction(directions: Sequence[Direction]) -> dict[Direction, Direct
     Raises:
         SelectionError: if a direction has no English side, or is alone in its group.
     """
-    if strange := [str(d) for d in directions if d.foreign is None or is_english(d.foreign)]:
+    if strange := [str(d) for d in directions if d.foreign is None or is_pivot(d.foreign)]:
         raise SelectionError(
             "no rule for directions without English",
             got=", ".join(strange),

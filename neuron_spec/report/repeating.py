@@ -37,7 +37,7 @@ _NO_MASKS = hash_state({})  # of a checkpoint without any
 
 def repeating(run: Run, comparisons: Mapping[Path, Comparison]) -> Section:
     blocks: list[Block] = []
-    if (corpus := run.card["name"]) in _SIZES:
+    if (corpus := run.card["name"] if run.card else "") in _SIZES:
         script = ["scripts/experiments/homeassistant.sh" if run.has_seeds else "scripts/quickstart.sh"]
         script += _SIZES[corpus]
         script += ["--seeds", ",".join(str(seed.number) for seed in run.seeds)] if run.has_seeds else []
@@ -96,7 +96,8 @@ def _stages(run: Run) -> Iterator[tuple[Path, Mapping[str, Any] | None, str | No
         return folder, None, shown_command(training_command(folder))
 
     corpus = run.folder / "corpus"
-    yield corpus, run.card["signature"], recorded_command(run.card["signature"], corpus)
+    if run.card:
+        yield corpus, run.card["signature"], recorded_command(run.card["signature"], corpus)
     for seed in run.seeds:
         if seed.number is not None:
             yield seed.folder, None, f"# seed {seed.number}"
@@ -114,7 +115,7 @@ def _stages(run: Run) -> Iterator[tuple[Path, Mapping[str, Any] | None, str | No
 
 
 def _hash_rows(run: Run, signatures: Mapping[str, Mapping[str, Any]]) -> Iterator[list[Cell]]:
-    for source in run.card["sources"]:
+    for source in run.card["sources"] if run.card else ():
         if "sha256" in source:
             yield ["corpus", "data", source["name"], source["sha256"][:16]]
     sets = {str(seed.masks_file.relative_to(run.folder)): seed.masks.fingerprint for seed in run.seeds}

@@ -6,12 +6,14 @@ Every statement about a result is made from the numbers.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 
-from neuron_spec.artifacts import write_text
-from neuron_spec.languages import ENGLISH, language
+from neuron_spec.artifacts import CORPUS_CARD, write_text
+from neuron_spec.languages import is_english, is_pivot, language
 from neuron_spec.pages.html import as_html
 from neuron_spec.pages.page import (
     FIGURES,
@@ -78,10 +80,17 @@ def write_report(folder: Path, published: Path | None = None) -> list[Path]:
         ArtifactError: if the folder is not a finished run, or holds comparisons of something else.
         NeuronSpecError: if its evaluations cannot be compared, or not with the published scores.
     """
+    return copy_context().run(_write_report, folder, published)  # whose pivot the card decides
+
+
+def _write_report(folder: Path, published: Path | None) -> list[Path]:
     run = read_run(folder)
+    if not run.card:
+        print(f"left out: {_no_card(run)}", file=sys.stderr)
     comparisons = {path: compared(path, systems) for path, systems in planned_comparisons(run).items()}
     page = Page(
-        f"{run.folder.resolve().name}: neuron specialization on the {run.card['name']} corpus",
+        f"{run.folder.resolve().name}: neuron specialization"
+        + (f" on the {run.card['name']} corpus" if run.card else ""),
         _what_it_is(run, comparisons),
         [
             scores(run, comparisons),
@@ -90,7 +99,7 @@ def write_report(folder: Path, published: Path | None = None) -> list[Path]:
             *sets(run),
             *_of_studies(run),
             _samples(run),
-            _corpus(run),
+            *([_corpus(run)] if run.card else []),
             repeating(run, comparisons),
         ],
     )
@@ -119,27 +128,42 @@ def _of_studies(run: Run) -> Iterator[Section]:
 
 def _what_it_is(run: Run, comparisons: Mapping[Path, Comparison]) -> list[Block]:
     tested = run.seeds[0].evaluations[run.systems[0]].scores
-    train, tests = run.card["pairs"]["train"], sorted({score.sentences for score in tested})
+    tests = sorted({score.sentences for score in tested})
     sentences = f"{tests[0]}" if len(tests) == 1 else f"{tests[0]} to {tests[-1]}"
+    named = [code for score in tested for code in (score.direction.source, score.direction.target)]
+    codes = dict.fromkeys(run.card["langs"] if run.card and "langs" in run.card else named)
+    around = [code for code in codes if is_pivot(code)]
+    of = [language(code).name if is_english(code) else code for code in around]
+    others = plain(", ".join(code for code in codes if code not in around))
     what = (
-        f"{counted(len(tested), 'direction')} between {language(ENGLISH).name} and "
+        f"{counted(len(tested), 'direction')} between {plain(', '.join(of))} and "
         if all(score.direction.foreign for score in tested)
-        else f"{counted(len(tested), 'direction')} of {language(ENGLISH).name}, "
-    ) + plain(", ".join(train))
-    what += f"; {sum(train.values()):,} training pairs, {sentences} test sentences a direction"
+        else f"{counted(len(tested), 'direction')} of {''.join(f'{plain(name)}, ' for name in of)}"
+    ) + others
+    pairs = sum(run.card["pairs"]["train"].values()) if run.card else None
+    what += ";" if pairs is None else f"; {pairs:,} training pairs,"
+    what += f" {sentences} test sentences a direction"
     what += f"; seeds {', '.join(str(seed.number) for seed in run.seeds)}." if run.has_seeds else "."
     systems = [
         f"**{plain(name)}**" + (f": {_ABOUT[name]}" if name in _ABOUT else "") + "." for name in run.systems
     ]
     left_out = [f"Left out: {plain('; '.join(run.left_out))}."] if run.left_out else []
-    texts = [*left_out, *findings(comparisons), _reach(run, sum(train.values()))]
+    left_out += [] if run.card else [f"Left out: {plain(_no_card(run))}."]
+    texts = [*left_out, *findings(comparisons), _reach(run, pairs)]
     return [Paragraph(what), Bullets(systems), *map(Paragraph, texts)]
 
 
-def _reach(run: Run, pairs: int) -> str:
-    """What a run of this size can show, and what not."""
+def _no_card(run: Run) -> str:
+    return (
+        f"the corpus, as there is no {CORPUS_CARD} in {run.folder.name}/corpus; neuron-spec data existing DATA_BIN "
+        f"--output {run.folder.name}/corpus makes one"
+    )
+
+
+def _reach(run: Run, pairs: int | None) -> str:
+    """What a run of this size can show, and what not; ``pairs`` is None where that is not known."""
     text = "**What this cannot show:** "
-    if pairs < _PUBLISHED_PAIRS / 2:
+    if pairs is not None and pairs < _PUBLISHED_PAIRS / 2:
         text += (
             f"the published gains are of far larger models, trained on {_PUBLISHED_PAIRS // 10**6} million sentence "
             f"pairs; these were trained on {pairs:,}. "
@@ -183,14 +207,32 @@ def _samples(run: Run) -> Section:
 
 def _corpus(run: Run) -> Section:
     card = run.card
-    splits = [split for split in ("train", "valid", "test") if split in card["pairs"]]
+    assert card is not None
+    splits = [split for split in ("train", "valid", "test") if card["pairs"].get(split)]
+    names = dict.fromkeys(name for split in splits for name in card["pairs"][split])
+    is_by_pair = any("-" in name for name in names)
+    seen: set[str] = set()
     rows: list[list[Cell]] = []
-    for code in card["pairs"]["train"]:
-        counts = [f"{card['pairs'][split][code]:,}" for split in splits]
-        rows.append([code, language(code).name, run.family(code), card["tiers"].get(code), *counts])
+    for name in names:
+        turned = "-".join(reversed(name.split("-")))  # a held-out set may be named the other way
+        if is_by_pair and turned in seen:
+            continue
+        seen.add(name)
+        numbers = [(of := card["pairs"][split]).get(name, of.get(turned)) for split in splits]
+        counts = [None if number is None else f"{number:,}" for number in numbers]
+        if is_by_pair:
+            families = dict.fromkeys(map(run.family, name.split("-")))
+            rows.append([name, ", ".join(families), *counts])
+        else:
+            rows.append([name, language(name).name, run.family(name), card["tiers"].get(name), *counts])
+    header = ("pair", "families") if is_by_pair else ("code", "language", "family", "tier")
     blocks: list[Block] = [
-        Paragraph("Sentence pairs with English of each language."),
-        Table(("code", "language", "family", "tier", *splits), rows),
+        Paragraph(
+            "Sentence pairs of each pair of languages."
+            if is_by_pair
+            else "Sentence pairs with English of each language."
+        ),
+        Table((*header, *splits), rows),
         Paragraph("Sources, with licences:"),
         Bullets([f"{plain(source['name'])}: {plain(source['licence'])}" for source in card["sources"]]),
     ]

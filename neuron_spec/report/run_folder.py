@@ -16,7 +16,7 @@ from typing import Any
 
 from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, read_json
 from neuron_spec.errors import ArtifactError
-from neuron_spec.languages import family_of
+from neuron_spec.languages import family_of, set_pivot
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.scoring.comparison_files import COMPARISON
 from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
@@ -54,10 +54,13 @@ class Seed:
 
 @dataclass(frozen=True)
 class Run:
-    """A run; ``left_out`` names the seeds that are not finished, and says what they lack."""
+    """A run; ``left_out`` names the seeds that are not finished, and says what they lack.
+
+    ``card`` is None where there is none, as of a corpus made elsewhere.
+    """
 
     folder: Path
-    card: dict[str, Any]
+    card: dict[str, Any] | None
     seeds: list[Seed]
     left_out: list[str] = field(default_factory=list)
 
@@ -71,9 +74,10 @@ class Run:
         return self.seeds[0].number is not None
 
     @property
-    def families(self) -> dict[str, str]:
-        """Language -> family."""
-        return dict(self.card["families"])
+    def families(self) -> dict[str, str] | None:
+        """Language -> family, by the card, or else by the evaluations; None: those of the language table."""
+        of_evaluations = self.seeds[0].evaluations[self.systems[0]].families
+        return dict(self.card["families"]) if self.card is not None else of_evaluations or None
 
     def family(self, code: str) -> str:
         return family_of(code, self.families)
@@ -110,6 +114,7 @@ def read_run(folder: Path) -> Run:
             else "run the stages to neuron-spec evaluate first; a sweep has neuron-spec sweep",
         )
     card = _read_card(folder / "corpus" / CORPUS_CARD)
+    set_pivot(card)
     if alone:
         return Run(folder, card, [_read_seed(folder, None, folder / "masks.safetensors", alone)])
     every = sorted({system for systems in seeds.values() for system in systems}, key=place)
@@ -139,18 +144,45 @@ def _evaluated(folder: Path) -> list[str]:
     return sorted((path.parent.name for path in folder.glob(f"evaluation/*/{SCORES_JSON}")), key=place)
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def _read_card(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
     card = read_json(path, "corpus card of the run")
-    expected = ("name", "lang_pairs", "pairs", "families", "tiers", "sources", "leak_report", "signature")
-    missing = [key for key in expected if not isinstance(card, dict) or key not in card]
+    expected = {
+        "name": str,
+        "lang_pairs": list,
+        "pairs": dict,
+        "families": dict,
+        "tiers": dict,
+        "sources": list,
+        "leak_report": dict,
+        "signature": dict,
+    }
+    content = card if isinstance(card, dict) else {}
+    missing = [key for key, kind in expected.items() if not isinstance(content.get(key), kind)]
+    if not missing:
+        missing += [] if _is_counts(content["pairs"]) else ["numbers of pairs by split, train among them"]
+        missing += [] if all(map(_is_source, content["sources"])) else ["name and licence of each source"]
     if missing:
         raise ArtifactError(
             "not a corpus card",
             where=path,
             got=f"no {', '.join(missing)}",
             expected="a corpus.json by neuron-spec data",
+            mend="make it by neuron-spec data text, or neuron-spec data existing; or take it away, and the report leaves it out",
         )
     return dict(card)
+
+
+def _is_counts(pairs: dict[str, Any]) -> bool:
+    is_whole = all(
+        isinstance(of, dict) and all(isinstance(n, int) for n in of.values()) for of in pairs.values()
+    )
+    return is_whole and "train" in pairs
+
+
+def _is_source(source: object) -> bool:
+    return isinstance(source, dict) and {"name", "licence"} <= source.keys()
 
 
 def _read_seed(folder: Path, number: int | None, masks: Path, systems: Sequence[str]) -> Seed:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from neuron_spec.directions import Direction
-from neuron_spec.languages import is_english
+from neuron_spec.languages import is_pivot
 from neuron_spec.pages.page import Block, Paragraph, Section, Table, plain
 from neuron_spec.pages.style import drawn
 from neuron_spec.pages.tables import Cell, bounds, counted, fixed, shown_p
@@ -187,7 +187,7 @@ def _per_direction(
     rows: list[list[Cell]] = []
     for direction in by_system[run.systems[0]]:
         of = Direction.parse(direction)
-        foreign = [code for code in (of.source, of.target) if not is_english(code)]  # both where neither is
+        foreign = [code for code in (of.source, of.target) if not is_pivot(code)]  # both where neither is
         families = dict.fromkeys(map(run.family, foreign))
         of_systems = [scores.get(direction) for scores in by_system.values()]
         cells = [

@@ -32,6 +32,7 @@ from neuron_spec.arguments import ALPHA, SAMPLES
 from neuron_spec.artifacts import hash_text
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.languages import ENGLISH
 from neuron_spec.scoring.bootstrap import (
     BOOTSTRAP_SEED,
     Draws,
@@ -287,7 +288,8 @@ def comparison_signature(systems: Sequence[System], *, samples: int, alpha: floa
         for i, seed in enumerate(system.seeds):
             texts = [[str(o.direction), o.hypotheses, o.references, o.sources] for o in seed.outputs]
             scores = [[s.bleu_signature, s.chrf_signature] for s in seed.scores]
-            groups = [seed.families, seed.tiers, is_official(seed)]
+            around = [seed.pivot] if seed.pivot != ENGLISH else []
+            groups = [seed.families, seed.tiers, is_official(seed), *around]
             known = [sentence_scores(seed, at, e) for e in endpoints for at in range(len(seed.scores))]
             sentences = [[values.tolist() for values in ratio] for ratio in known if ratio]
             content = json.dumps([texts, scores, groups, *sentences], sort_keys=True)

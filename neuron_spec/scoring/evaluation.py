@@ -31,7 +31,7 @@ from neuron_spec.artifacts import (
 )
 from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import ArtifactError, DirectionError
-from neuron_spec.languages import UNKNOWN, language
+from neuron_spec.languages import ENGLISH, PIVOT, UNKNOWN, language, pivot
 from neuron_spec.pages.tables import Cell, csv_text, fixed, markdown_table, percent
 from neuron_spec.scoring.endpoints import BLEU, CHRF, COMET, NLL, SENTENCES, SentenceScores
 from neuron_spec.scoring.language_id import LanguageIdentifier
@@ -135,7 +135,8 @@ class Evaluation:
     """One system on several directions; ``outputs`` and ``scores`` are in the same order.
 
     ``sentences`` has what is known of each sentence beside its texts, of the directions of which anything is.
-    ``off_target_note`` says why there is no off-target rate, where there is none.
+    ``off_target_note`` says why there is no off-target rate, where there is none. ``pivot`` is the language around which
+    directions were grouped.
     """
 
     signature: dict[str, Any]
@@ -145,6 +146,7 @@ class Evaluation:
     tiers: dict[str, str] = field(default_factory=dict)
     sentences: dict[Direction, SentenceScores] = field(default_factory=dict)
     off_target_note: str | None = None
+    pivot: str | None = ENGLISH
 
     @cached_property
     def summary(self) -> list[GroupMean]:
@@ -183,6 +185,7 @@ def evaluate(
         families=dict(families or {}),
         tiers=dict(tiers or {}),
         off_target_note=off_target_note,
+        pivot=pivot(),
     )
 
 
@@ -346,6 +349,7 @@ def write_evaluation(output_dir: str | Path, evaluation: Evaluation) -> None:
         "families": families,
         "tiers": tiers,
         **({"off_target_note": note} if (note := evaluation.off_target_note) else {}),
+        **({PIVOT: evaluation.pivot} if evaluation.pivot != ENGLISH else {}),
     }
     write_json(folder / SCORES_JSON, content)
 
@@ -434,7 +438,8 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
     paths = {s.direction: (folder / SENTENCES / f"{s.direction}.csv", s.sentences) for s in scores}
     sentences = {d: SentenceScores.read(path, n) for d, (path, n) in paths.items() if path.is_file()}
     outputs, note = [_read_outputs(folder, s) for s in scores], content.get("off_target_note")
-    return Evaluation(made_from, outputs, scores, families, tiers, sentences, note)
+    around = content.get(PIVOT, ENGLISH)
+    return Evaluation(made_from, outputs, scores, families, tiers, sentences, note, around)
 
 
 def _score(direction: str, values: Mapping[str, Any]) -> DirectionScore:

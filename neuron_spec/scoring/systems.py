@@ -71,6 +71,13 @@ def comparable(systems: Sequence[System], *, common_directions: bool = False) ->
                 mend="seed i is compared with the baseline's seed i, a single one with each",
             )
     evaluations = {system.label(i): seed for system in systems for i, seed in enumerate(system.seeds)}
+    if len(pivots := {seed.pivot for seed in evaluations.values()}) > 1:
+        raise NeuronSpecError(
+            "evaluations group directions around different languages",
+            got=", ".join(f"{label}: {seed.pivot or 'none'}" for label, seed in evaluations.items()),
+            expected=f"one, and not {len(pivots)}",
+            mend="evaluate again beside a corpus card with the same pivot",
+        )
     directions = _shared_directions(evaluations, common_directions)
     aligned = []
     for system in systems:

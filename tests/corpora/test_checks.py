@@ -2,7 +2,13 @@ import unicodedata
 
 import pytest
 
-from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, is_mostly_letters, normalize
+from neuron_spec.corpora.checks import (
+    LETTER_FRACTION,
+    fault_of_pair,
+    fault_of_text,
+    is_mostly_letters,
+    normalize,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,23 @@ def test_faults_of_one_side(text, fault):
 )
 def test_faults_of_a_pair(source, target, fault):
     assert fault_of_pair(source, target) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "is_text"),
+    [
+        ("", False),
+        ("   ", False),
+        ("Guten Tag, 12 !", True),
+        ("abc 123", False),
+        ("abc 12", True),
+        ("क्षेत्र में", True),  # letters and their marks, which are none to Python
+        ("1234 ab", False),
+        ("你好，世界", True),
+    ],
+)
+def test_mostly_letters(text, is_text):
+    assert is_mostly_letters(text) == is_text
+    visible = [char for char in text if not char.isspace()]
+    letters = sum(unicodedata.category(char)[0] in "LM" for char in visible)
+    assert is_text == (bool(visible) and letters >= LETTER_FRACTION * len(visible))

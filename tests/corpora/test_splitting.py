@@ -3,6 +3,8 @@ import random
 import pytest
 
 from neuron_spec.corpora.splitting import (
+    NEAR_DUPLICATE,
+    HeldOutTexts,
     hold_out_groups,
     leak_report,
     nearest_similarity,
@@ -83,3 +85,29 @@ def test_near_duplicates_leave_training():
     assert kept == train[1:]
     assert leak_report(train, held_out)["percent_with_near_duplicate_at_0.6"] == 100
     assert set(leak_report(kept, held_out).values()) == {0}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_duplicates_are_found_fast_as_by_the_similarity_to_each(seed):
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefg", k=rng.randint(1, 6))) for _ in range(60)]
+    held_out = [" ".join(rng.choices(words, k=rng.randint(1, 15))) for _ in range(120)]
+    texts = [
+        "",
+        "a",
+        *held_out[:10],
+        *(" ".join(rng.choices(words, k=rng.randint(1, 15))) for _ in range(60)),
+    ]
+    for text in held_out:
+        changed = [word if rng.random() > 0.15 else rng.choice(words) for word in text.split()]
+        texts.append(" ".join(changed))
+    index = HeldOutTexts(held_out)
+    found = [index.resembled_by(text) for text in texts]
+    assert [bool(numbers) for numbers in found] == [
+        similarity >= NEAR_DUPLICATE for similarity in nearest_similarity(texts, held_out)
+    ]
+    for text, numbers in zip(texts, found, strict=True):
+        assert numbers == [
+            i for i, of in enumerate(held_out) if nearest_similarity([text], [of])[0] >= NEAR_DUPLICATE
+        ]
+    assert 50 < sum(map(bool, found)) < len(found)

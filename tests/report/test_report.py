@@ -29,6 +29,7 @@ from neuron_spec.artifacts import running, signature, training_command, write_js
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
+from neuron_spec.languages import pivot
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared
 from neuron_spec.pages import style
@@ -278,17 +279,59 @@ def test_two_layouts_in_one_folder_are_refused(run):
         write_report(run)
 
 
-@pytest.mark.parametrize("missing", ["corpus/corpus.json", "masks.safetensors"])
-def test_a_run_without_its_parts_is_refused(run, missing):
-    (run / missing).unlink()
+def test_a_run_without_masks_is_refused(run):
+    (run / "masks.safetensors").unlink()
     with pytest.raises(ArtifactError, match="not found"):
         write_report(run)
 
 
-def test_a_damaged_card_is_refused(run):
-    write_json(run / "corpus" / "corpus.json", {"name": "toy"})
-    with pytest.raises(ArtifactError, match="not a corpus card"):
+def test_a_run_without_a_card_has_a_report_that_leaves_the_corpus_out(run, capsys):
+    with_card = write_report(run)[0].read_text()
+    (run / "corpus" / "corpus.json").unlink()
+    text = write_report(run)[0].read_text()
+    assert "## The corpus" in with_card and "## The corpus" not in text
+    for said in (text, capsys.readouterr().err):
+        assert f"neuron-spec data existing DATA_BIN --output {run.name}/corpus" in said
+    assert "training pairs" not in text.partition("## ")[0]
+    assert "between English and de, nl, es, pt" in text
+    # Families are the evaluations' own, so that scores and sets stay as they were.
+    start, end = "## Scores", "## Sample translations"
+    assert (
+        text[text.index(start) : text.index(end)] == with_card[with_card.index(start) : with_card.index(end)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, "no lang_pairs"),
+        ({"families": ["de"]}, "no families"),
+        ({"pairs": {"train": {"de": "many"}}}, "numbers of pairs"),
+        ({"pairs": {"test": {"de": 3}}}, "train among them"),
+        ({"sources": [{"name": "mine"}]}, "name and licence"),
+    ],
+)
+def test_a_damaged_card_is_refused(run, change, said):
+    card = run / "corpus" / "corpus.json"
+    write_json(card, {**json.loads(card.read_text()), **change} if change else {"name": "toy"})
+    with pytest.raises(ArtifactError, match="not a corpus card") as refusal:
         write_report(run)
+    assert said in str(refusal.value) and "neuron-spec data existing" in str(refusal.value)
+
+
+def test_a_corpus_of_pairs_around_another_language(run):
+    path = run / "corpus" / "corpus.json"
+    card = json.loads(path.read_text())
+    pairs = {f"en-{code}": 1200 for code in ("de", "nl", "es", "pt")}
+    write_json(path, {**card, "pivot": "pt", "pairs": {"train": pairs, "test": {"de-en": 7}}})
+    text = write_report(run)[0].read_text()
+    assert "8 directions of pt, en, de, nl, es; 4,800 training pairs" in text
+    print(text[text.index("## The corpus") :][:900])
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "| en-de | Germanic | 1,200 | 7 |" in rows and "| en-pt | Germanic, Romance | 1,200 | - |" in rows
+    groups = {cell for row in rows for cell in row.split(" | ") if "→" in cell and "x" in cell}
+    assert groups == {"pt→x", "x→pt", "x→y"}
+    assert pivot() == "en", "what a report sets ends with it"
 
 
 def test_a_run_of_the_published_size_is_not_called_small(run):

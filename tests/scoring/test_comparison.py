@@ -669,6 +669,16 @@ def test_likelihoods_that_are_not_those_of_the_sentences(good):
         compared(known, replace(known, scores=other))
 
 
+def test_evaluations_grouped_around_different_languages_are_refused(good, bad):
+    with pytest.raises(NeuronSpecError, match=r"around different languages\n.*A: en, B: de"):
+        compared(good, replace(bad, pivot="de"))
+    names = [
+        comparison_signature([System("A", [of]), System("B", [of])], samples=9, alpha=0.05)
+        for of in (good, replace(good, pivot=None))
+    ]
+    assert names[0]["inputs"] != names[1]["inputs"]
+
+
 def with_comet(evaluation, values, **parameters):
     sentences = {
         output.direction: SentenceScores(comet=np.full(len(output.references), values))

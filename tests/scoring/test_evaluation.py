@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import sys
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from neuron_spec.cli.evaluate import _language_identifier as language_identifier
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, NeuronSpecError
+from neuron_spec.languages import set_pivot
 from neuron_spec.scoring.bootstrap import resampled_scores
 from neuron_spec.scoring.endpoints import SentenceScores
 from neuron_spec.scoring.evaluation import (
@@ -242,6 +244,22 @@ def test_reading_back_is_lossless(tmp_path, evaluation):
     assert read_evaluation(tmp_path) == evaluation
     assert (tmp_path / "hypotheses" / "en-de.txt").read_text(encoding="utf-8").split("\n")[:-1] == HYPOTHESES
     assert not (tmp_path / "sources" / "de-en.txt").exists()
+
+
+def test_the_pivot_is_kept_and_groups_are_around_it(tmp_path, evaluation):
+    def around():
+        set_pivot({"pivot": "de"})
+        written = evaluate(evaluation.outputs, signature=evaluation.signature)
+        write_evaluation(tmp_path / "around", written)
+        return read_evaluation(tmp_path / "around")
+
+    back = copy_context().run(around)
+    assert back.pivot == "de"
+    write_evaluation(tmp_path / "usual", evaluation)
+    for name, group in (("around", "M2O"), ("usual", "O2M")):
+        rows = csv.DictReader((tmp_path / name / "scores.csv").read_text().splitlines())
+        assert {row["direction"]: row["group"] for row in rows}["en-de"] == group
+    assert "pivot" not in json.loads((tmp_path / "usual" / "scores.json").read_text())
 
 
 def test_files_agree_with_each_other(tmp_path, evaluation):

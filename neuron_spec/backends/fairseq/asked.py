@@ -16,6 +16,7 @@ from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.corpora.build import card_of
 from neuron_spec.directions import Direction, direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.languages import set_pivot
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared, overlap_of
 from neuron_spec.statistics import NothingToCompare
@@ -63,6 +64,7 @@ class Asked:
             DirectionError: if the checkpoint does not know a language.
             NothingToCompare: if directions are compared, and there is only one.
         """
+        set_pivot(card_of(data_bin))
         state = checkpoints.read_checkpoint(path)
         trained = checkpoints.task_args(state, path, fixed_dictionary=fixed_dictionary)
         directions = parse_directions(

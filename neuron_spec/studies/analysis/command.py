@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corpus-card",
         type=Path,
         metavar="FILE",
-        help="corpus.json whose families hold instead of those of the language table",
+        help="corpus.json whose families, and pivot, hold instead of those of the language table, and English",
     )
     parser.add_argument(
         "--permutations",
@@ -61,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import hash_file, signature
+    from neuron_spec.artifacts import hash_file, read_json, signature
     from neuron_spec.errors import NeuronSpecError
-    from neuron_spec.languages import language, say_unknown_families
+    from neuron_spec.languages import ENGLISH, PIVOT, language, pivot, say_unknown_families, set_pivot
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.studies.analysis.measure import (
@@ -79,13 +79,15 @@ def run(args: argparse.Namespace) -> None:
         raise NeuronSpecError("--permutations", got=args.permutations, expected="1 or more")
     if len(set(args.profile)) < len(args.profile):
         raise NeuronSpecError("--profile names a file twice", got=", ".join(map(str, args.profile)))
+    families = read_families(args.corpus_card) if args.corpus_card else None
+    set_pivot(read_json(args.corpus_card, "corpus card") if args.corpus_card else None)
     masks = NeuronMasks.load(args.masks)
     masks.require_neurons(args.masks)
     question = Question(
         masks,
         {str(path): ActivationCounts.load(path) for path in args.profile},
         args.group,
-        read_families(args.corpus_card) if args.corpus_card else None,
+        families,
         permutations=args.permutations,
         seed=args.seed,
     )
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
             "group": args.group,
             "permutations": args.permutations,
             "seed": args.seed,
+            **({PIVOT: pivot()} if pivot() != ENGLISH else {}),
             "languages": {code: f"{question.family(code)}, {language(code).lineage}" for code in codes},
         },
     )

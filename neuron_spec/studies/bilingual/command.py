@@ -70,7 +70,7 @@ def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -
         DirectionError: if the corpus does not have the direction.
     """
     from neuron_spec.backends.fairseq.config import read_flags
-    from neuron_spec.corpora.build import card_of
+    from neuron_spec.corpora.build import card_of, training_pairs
 
     card = card_of(data_bin)
     if card is None:
@@ -87,8 +87,7 @@ def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -
             got=direction,
             expected=f"one of {', '.join(map(str, directions))}",
         )
-    counts = card["pairs"]["train"]
-    sentences = [counts[d.placed_by("source")] for d in directions]
+    sentences = [training_pairs(card, d) for d in directions]
     flags = read_flags(config)
 
     def value(name: str) -> str:
