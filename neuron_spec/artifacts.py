@@ -411,8 +411,11 @@ def training_command(folder: str | os.PathLike[str]) -> list[str]:
     if not mark.is_file():
         return []
     words = shlex.split(mark.read_text(encoding="utf-8").partition("\n")[0])
-    if "--user-dir" in words:  # another place on every machine
+    # Another place on every machine; earlier versions remembered it.
+    if "--user-dir" in words:
         words[words.index("--user-dir") + 1] = USER_DIR
+    else:
+        words[2:2] = ["--user-dir", USER_DIR]
     return words
 
 

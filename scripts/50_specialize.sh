@@ -14,8 +14,8 @@ inputs=("$dense")
 [[ $masks == none ]] || { flags+=(--neuron-masks "$masks"); inputs+=("$masks"); }
 
 "$(dirname "$0")/once.sh" "$save_dir/complete.txt" "${inputs[@]}" -- \
-  fairseq-train "$(data_path "$data_bin")" --user-dir "$(neuron-spec user-dir)" \
+  fairseq-train "$(data_path "$data_bin")" \
   --task neuron_specialization --finetune-from-model "$dense" \
   --langs "$(paste -sd, "$data_bin/langs.txt")" --lang-pairs "$data_bin/lang_pairs.txt" \
   --save-dir "$save_dir" --no-epoch-checkpoints \
-  "${flags[@]}" "${@:6}" -- "${rank[@]}"
+  "${flags[@]}" "${@:6}" -- --user-dir "$(neuron-spec user-dir)" "${rank[@]}"

@@ -25,7 +25,7 @@ from small_run import (
     write_system,
 )
 
-from neuron_spec.artifacts import running, signature, training_command, write_json
+from neuron_spec.artifacts import running, shown_command, signature, training_command, write_json
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
@@ -415,6 +415,13 @@ def test_what_recorded_no_command_is_listed_without_one(written):
 
 def test_a_system_that_no_script_trained_has_no_command(tmp_path):
     assert training_command(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", ["DATA --task t", "DATA --user-dir /elsewhere/neuron_spec --task t"])
+def test_a_training_is_shown_with_the_user_dir_of_any_machine(tmp_path, words):
+    (tmp_path / "complete.txt").write_text(f"fairseq-train {words}\nsome hash  dense.pt\n")
+    shown = shown_command(training_command(tmp_path))
+    assert shown == "fairseq-train DATA --user-dir $(neuron-spec user-dir) --task t"
 
 
 # ---------------------------------------------------------------- interference, adaptation, moving masks
