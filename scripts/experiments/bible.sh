@@ -59,7 +59,7 @@ among=(--lang-pairs "$pairs") pretraining+=(--lang-pairs "$pairs")
 # All start from the dense model and see the same sentences. -long: three times the updates.
 decisive=(dense-continuation specialized "specialized-$k" ceiling)
 long=(dense-continuation-long specialized-long "specialized-$k-long" ceiling-long)
-variants=("frozen-$k" "shared-core-$k" "matched-random-$k" "other-direction-$k")
+variants=("frozen-$k" "shared-core-$k" "matched-random-$k" "other-direction-$k" decoder-95)
 
 stop_in_time
 needs_environment
@@ -76,6 +76,7 @@ select_sets() {
   done
   stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/matched-random-$k.safetensors" \
     --method matched-random --k "$k" --seed "$1"
+  stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/decoder-95.safetensors" --only-side decoder
   stage neuron-spec unshare --path "$of/dense/$checkpoint" --output "$of/ceiling-start" "${among[@]}"
 }
 
@@ -136,7 +137,7 @@ read_outcome
 
 train_and_evaluate "${variants[@]}"
 compare "$result/variants-against-dense-continuation" evaluation/SYSTEM dense-continuation "${variants[@]}"
-compare "$result/controls-against-specialized-$k" evaluation/SYSTEM "specialized-$k" "${variants[@]:2}"
+compare "$result/controls-against-specialized-$k" evaluation/SYSTEM "specialized-$k" "${variants[@]:2:2}"
 read_outcome
 
 train_and_evaluate "${long[@]}"

@@ -421,7 +421,7 @@ def test_a_system_that_no_script_trained_has_no_command(tmp_path):
 def test_a_training_is_shown_with_the_user_dir_of_any_machine(tmp_path, words):
     (tmp_path / "complete.txt").write_text(f"fairseq-train {words}\nsome hash  dense.pt\n")
     shown = shown_command(training_command(tmp_path))
-    assert shown == "fairseq-train DATA --user-dir $(neuron-spec user-dir) --task t"
+    assert shown == 'fairseq-train DATA --user-dir "$(neuron-spec user-dir)" --task t'
 
 
 # ---------------------------------------------------------------- interference, adaptation, moving masks

@@ -304,4 +304,4 @@ def test_the_rules_are_those_of_the_docs() -> None:
         "-0.01 nats or below in every seed",
     ):
         assert bound in docs
-    assert len(RULES) == 7
+    assert len(RULES) == 8

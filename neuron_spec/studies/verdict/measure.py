@@ -30,7 +30,8 @@ INTERFERENCE = 0.01
 TO_GAIN, NOTHING_TO_GAIN = -0.03, -0.01
 GAIN = -0.01
 
-BILINGUAL, CEILING, FROZEN, SHARED_CORE = "bilingual", "ceiling", "frozen", "shared-core"
+BILINGUAL, CEILING = "bilingual", "ceiling"
+DECODER, FROZEN, SHARED_CORE = "decoder", "frozen", "shared-core"
 LONG = "-long"  # after the name of a system: trained longer, and compared with a baseline that was
 
 Reading = Literal["yes", "no", "undecided"]
@@ -78,6 +79,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (DENSE, BILINGUAL): Rule("is there interference?", reads_interference),
     (CONTINUATION, CEILING): Rule("is there something to gain?", reads_ceiling),
     (CONTINUATION, SPECIALIZED): Rule("does specialization gain it?", reads_gain),
+    (CONTINUATION, DECODER): Rule(_WORKS, reads_gain),
     (CONTINUATION, FROZEN): Rule(_WORKS, reads_gain),
     (CONTINUATION, SHARED_CORE): Rule(_WORKS, reads_gain),
     (SPECIALIZED, RANDOM): Rule(_SETS, reads_loss),
