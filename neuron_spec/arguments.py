@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from neuron_spec.artifacts import require_file
@@ -67,25 +70,47 @@ def whole_numbers(what: str, *, distinct: bool = False) -> Callable[[str], list[
     return parse
 
 
-def input_file(what: str) -> Callable[[str], Path]:
-    """The type of a flag that names a file, which has to be there: said before anything slow is imported.
+# What checks the paths of the flags that are being read; None where nobody asks.
+_CHECKS: ContextVar[list[Callable[[], object]] | None] = ContextVar("checks", default=None)
+
+
+@contextmanager
+def inputs_required() -> Iterator[None]:
+    """While flags are read: once all have been, the files and folders that they name have to be there.
 
     Raises:
-        ArtifactError: if it is not there, or a Git-LFS pointer.
+        ArtifactError: if one is not, or a file is a Git-LFS pointer.
     """
-    return lambda text: require_file(text, what)
+    checks: list[Callable[[], object]] = []
+    token = _CHECKS.set(checks)
+    try:
+        yield
+    finally:
+        _CHECKS.reset(token)
+    for check in checks:
+        check()
+
+
+def _input(text: str, check: Callable[[], object]) -> Path:
+    if (checks := _CHECKS.get()) is not None:
+        checks.append(check)
+    return Path(text)
+
+
+def input_file(what: str) -> Callable[[str], Path]:
+    """The type of a flag that names a file, which `inputs_required` asks for before anything slow is imported."""
+    return lambda text: _input(text, partial(require_file, text, what))
 
 
 def input_folder(what: str) -> Callable[[str], Path]:
-    """The type of an argument that names a folder, which has to be there; else as `input_file`."""
+    """The type of an argument that names a folder; else as `input_file`."""
 
-    def parse(text: str) -> Path:
+    def check(text: str) -> None:
         if not Path(text).is_dir():
             got = "no folder" if Path(text).exists() else "no such folder"
             raise ArtifactError(f"{what} not found", where=text, got=got)
-        return Path(text)
 
-    return parse
+    return lambda text: _input(text, partial(check, text))
 
 
 # Flags ----------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def _build_text(args: argparse.Namespace, asked_langs: list[str] | None) -> bool
     for split in (VALID, TEST):
         if getattr(args, split) and getattr(args, f"{split}_size"):
             raise CorpusError(f"--{split}-size draws lines, --{split} names them", mend="give one of the two")
-    if args.sentencepiece and "vocab_size" in args.given:
+    if args.sentencepiece and "vocab_size" in args.given():
         raise CorpusError(
             "--vocab-size learns pieces, --sentencepiece names them", mend="give one of the two"
         )

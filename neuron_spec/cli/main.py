@@ -13,6 +13,7 @@ from contextvars import copy_context
 from functools import partial
 
 from neuron_spec import __version__
+from neuron_spec.arguments import inputs_required
 from neuron_spec.errors import message_in
 from neuron_spec.studies import STUDIES
 
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if fairseq_flags and args.command not in _PASS_ON:
         command.error("takes no flags after --")
     try:
-        parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
+        with inputs_required():
+            parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))
         parsed.given = partial(_given, command, arguments[1:end], parsed)
         from neuron_spec.artifacts import running
 

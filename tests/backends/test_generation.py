@@ -221,7 +221,15 @@ def test_a_prefix_is_the_references(translator):
 )
 @pytest.mark.parametrize("command", ["evaluate", "adapt"])
 def test_what_would_be_ignored_is_refused_before_any_work(capsys, tmp_path, command, flags, mend):
-    words = [command, str(tmp_path), "--path", str(tmp_path / "absent.pt"), "--output", str(tmp_path / "out")]
+    (tmp_path / "no-checkpoint.pt").touch()
+    words = [
+        command,
+        str(tmp_path),
+        "--path",
+        str(tmp_path / "no-checkpoint.pt"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     words += (
         ["--lang-pairs", "en-qa", "--shots", "0", "--steps", "1", "--lr", "1"] if command == "adapt" else []
     )

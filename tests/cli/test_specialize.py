@@ -228,15 +228,15 @@ def test_the_line_can_be_pasted(specialize: Run, masks: Path, tmp_path: Path) ->
 def test_a_checkpoint_that_was_made_small_is_gone_on_with_too() -> None:
     """The quickstart's, which keeps its flags."""
     asked = Asked.read(QUICKSTART, QUICKSTART.parent)
-    _, now = continued_flags(asked, ["--max-update", "600", "--cpu"])
+    _, now = continued_flags(asked, ["--max-update", "1600", "--cpu"])
     sizes = (
         now.encoder_layers,
         now.decoder_ffn_embed_dim,
         now.max_source_positions,
         now.share_all_embeddings,
     )
-    assert sizes == (3, 512, 256, True)
-    assert (now.total_num_update, now.lr_scheduler) == ("600", "polynomial_decay")
+    assert sizes == (3, 256, 256, True)
+    assert (now.total_num_update, now.lr_scheduler) == ("1600", "polynomial_decay")
 
 
 # ---------------------------------------------------------------- dictionaries

@@ -544,7 +544,9 @@ def test_directions_by_flag(tmp_path, capsys):
         "-- --lenpen 2",
     ],
 )
-def test_flags_of_translating_are_refused_beside_logs(tmp_path, capsys, flag):
+def test_flags_of_translating_are_refused_beside_logs(tmp_path, capsys, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dense.pt").touch()
     path = write_log(tmp_path, log_of(HYPOTHESES, REFERENCES))
     assert (
         main(["evaluate", "--output", str(tmp_path / "e"), "--generate-output", str(path), *flag.split()])
@@ -557,7 +559,9 @@ def test_flags_of_translating_are_refused_beside_logs(tmp_path, capsys, flag):
 
 
 def test_allow_missing_is_refused_without_logs(tmp_path, capsys):
-    command = ["evaluate", "data-bin", "--path", "a.pt", "--output", str(tmp_path / "e"), "--allow-missing"]
+    (tmp_path / "a.pt").touch()
+    inputs = [str(tmp_path), "--path", str(tmp_path / "a.pt")]
+    command = ["evaluate", *inputs, "--output", str(tmp_path / "e"), "--allow-missing"]
     assert main(command) == 2
     assert re.search(r"not heeded here\n +got: +--allow-missing", capsys.readouterr().err)
 
