@@ -228,7 +228,7 @@ def test_plain_fairseq_chooses_checkpoints_by_it_and_translates_with_them_withou
 ):
     languages = ["--langs", ",".join(workshop.langs), "--lang-pairs", "en-qa,qa-en"]
     languages += ["--encoder-langtok", "src", "--decoder-langtok"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": ""}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": "", "LOGLEVEL": "INFO"}
 
     def run(*command: object) -> str:
         done = subprocess.run(
