@@ -75,7 +75,7 @@ train_bilingual() {
   for direction in ${2//,/ }; do
     of=$run/seed-$1/bilingual/$direction
     logged "$of/train.log" scripts/bilingual.sh "$data_bin" "$direction" "${bilingual_updates:?}" "$of" \
-      "$configs/pretrain.yaml" --seed "$1" "${device[@]}" "${often[@]}"
+      "$configs/pretrain.yaml" --seed "$1" "${among[@]}" "${device[@]}" "${often[@]}"
     translate_and_score "$1" bilingual "$of/$checkpoint" "$of/evaluation"
     evaluations+=("$of/evaluation")
   done

@@ -186,6 +186,12 @@ def test_updates_of_all_directions_are_those_to_be_shared(tmp_path: Path) -> Non
         for name in ("en-de", "de-en", "en-nl", "nl-en")
     }
     assert found == {name: (1600, 89) if "de" in name else (800, 44) for name in found}
+    # Out of English alone, each has twice the share.
+    of_two = bilingual.updates_of(data_bin, Direction.parse("en-de"), config, 4800, among="en-de,en-nl")
+    assert of_two == (3200, 178)
+    for among in ("en-nl,nl-en", "en-de,en-tr"):
+        with pytest.raises(DirectionError, match="does not have"):
+            bilingual.updates_of(data_bin, Direction.parse("en-de"), config, 4800, among=among)
     with pytest.raises(DirectionError, match="does not have this direction"):
         bilingual.updates_of(data_bin, Direction.parse("en-tr"), config, 4800)
     with pytest.raises(ArtifactError, match="without a corpus card"):

@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from neuron_spec.arguments import directions_flag
 from neuron_spec.artifacts import SCORES_JSON
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError
@@ -31,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     updates.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="of the multilingual training"
     )
+    updates.add_argument(
+        "--lang-pairs",
+        type=directions_flag,
+        metavar="de-en,...",
+        help="directions that the multilingual model is trained on (default: the corpus's)",
+    )
     updates.add_argument("--of", type=int, required=True, metavar="N", help="updates of all models together")
     join = actions.add_parser("join", help="make one evaluation of several, each of other directions")
     join.add_argument("evaluations", nargs="+", type=Path, metavar="DIR")
@@ -39,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.action == "updates":
-        print(*updates_of(args.data_bin, Direction.parse(args.direction), args.config, args.of))
+        direction = Direction.parse(args.direction)
+        print(*updates_of(args.data_bin, direction, args.config, args.of, among=args.lang_pairs))
     else:
         from neuron_spec.scoring.joining import join
 
@@ -58,16 +66,21 @@ def share(sentences: Sequence[int], temperature: float) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -> tuple[int, int]:
+def updates_of(
+    data_bin: Path, direction: Direction, config: Path, total: int, *, among: str | None = None
+) -> tuple[int, int]:
     """Updates of one direction's model, and how many of them warm up. Ours.
 
     Of ``total``, the direction's share of sentences under ``config``'s sampling temperature, at least 1; of
     those, the part that warms up in ``config``.
 
+    Args:
+        among: the directions that share, such as ``en-de,en-ru``; None: all of the corpus.
+
     Raises:
         ArtifactError: if the data-bin has no corpus card, or the config does not sample by temperature, or
             does not say how many updates it has and how many warm up.
-        DirectionError: if the corpus does not have the direction.
+        DirectionError: if the corpus, or ``among``, does not have the direction.
     """
     from neuron_spec.backends.fairseq.config import read_flags
     from neuron_spec.corpora.build import card_of, training_pairs
@@ -79,10 +92,17 @@ def updates_of(data_bin: Path, direction: Direction, config: Path, total: int) -
             where=data_bin,
             mend="use one made by neuron-spec data",
         )
-    directions = parse_directions(card["lang_pairs"])
+    known = parse_directions(card["lang_pairs"])
+    directions = known if among is None else parse_directions(among)
+    if unknown := [each for each in directions if each not in known]:
+        raise DirectionError(
+            "the corpus does not have a direction of --lang-pairs",
+            where=data_bin,
+            got=", ".join(map(str, unknown)),
+        )
     if direction not in directions:
         raise DirectionError(
-            "the corpus does not have this direction",
+            "the corpus, or --lang-pairs, does not have this direction",
             where=data_bin,
             got=direction,
             expected=f"one of {', '.join(map(str, directions))}",
