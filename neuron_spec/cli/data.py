@@ -290,6 +290,7 @@ def _workers(args: argparse.Namespace) -> int:
 def _build_text(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
     """A user's own text."""
     from neuron_spec.corpora import own_text
+    from neuron_spec.corpora.held_out import OwnText
     from neuron_spec.corpora.parallel_files import find_files
 
     workers = _workers(args)
@@ -303,7 +304,7 @@ def _build_text(args: argparse.Namespace, asked_langs: list[str] | None) -> bool
             "--vocab-size learns pieces, --sentencepiece names them", mend="give one of the two"
         )
     held_out = {split: getattr(args, split) for split in (VALID, TEST)}
-    text = own_text.OwnText(
+    text = OwnText(
         find_files(args.train, "--train"),
         **{split: find_files(names, f"--{split}") if names else None for split, names in held_out.items()},
         pivot=None if args.pivot == NO_PIVOT else args.pivot,

@@ -11,6 +11,7 @@ import pytest
 from neuron_spec.artifacts import read_json
 from neuron_spec.cli.main import main
 from neuron_spec.corpora import build, own_text
+from neuron_spec.corpora.held_out import OwnText
 from neuron_spec.corpora.parallel_files import find_files
 from neuron_spec.languages import family_of
 
@@ -25,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for code in pair.split("-"):
             lines = (f"{code} word{i * 7 % 91} and word{i * 13 % 97} of {number}{i}" for i in range(200))
             (folder / f"train.{pair}.{code}").write_text("".join(f"{line}\n" for line in lines))
-    text = own_text.OwnText(find_files([str(folder)], "--train"))
+    text = OwnText(find_files([str(folder)], "--train"))
     own_text.build(
         text, folder / "out", families={code: family_of(code) for code in LANGS},
         sizes={"valid": 10, "test": 10}, vocab_size=150, workers=1, notes={},
