@@ -1,5 +1,6 @@
 """Installation; `pip install .` on Python 3.11 and 3.12."""
 
+import runpy
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class BuildWithShared(build_py):
 
     def run(self) -> None:
         super().run()
-        for folder in () if self.editable_mode else ("configs", "scripts", "data/quickstart"):
+        folders = runpy.run_path(str(HERE / "neuron_spec" / "shared.py"))["FOLDERS"]
+        for folder in () if self.editable_mode else folders:
             target = Path(self.build_lib) / "neuron_spec" / "share" / folder
             shutil.copytree(
                 HERE / folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")

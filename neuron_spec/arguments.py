@@ -136,9 +136,14 @@ def add_model_and_text(
         metavar="FILE",
         help=checkpoint,
     )
-    parser.add_argument("--lang-pairs", type=directions_flag, metavar="de-en,...", help=directions)
+    add_lang_pairs(parser, directions)
     if subset is not None:
         parser.add_argument("--gen-subset", default=subset, metavar="NAME", help=what_for)
+
+
+def add_lang_pairs(parser: argparse.ArgumentParser, which: str) -> None:
+    """``--lang-pairs``; ``which`` is its help."""
+    parser.add_argument("--lang-pairs", type=directions_flag, metavar="de-en,...", help=which)
 
 
 def add_sentences(parser: argparse.ArgumentParser) -> None:

@@ -92,6 +92,20 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def completed_beside(output: Path, signature: Mapping[str, Any], *, what: str) -> bool:
+    """`completed`, of a file whose signature is written to a ``.json`` beside it before the file itself.
+
+    Raises:
+        ArtifactError: if another file is here.
+    """
+    beside, is_here = output.with_suffix(".json"), output.is_file()
+    if completed(beside, signature, what=what, where=output, quiet=not is_here) and is_here:
+        return True
+    if output.exists() and not beside.is_file():
+        raise ArtifactError("another file is already here", where=output, mend="name another --output")
+    return False
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -132,6 +132,13 @@ compare() {
   stage neuron-spec compare "${compared[@]}" --output "$output" "${comparing[@]}"
 }
 
+# COMPARISONS, those of neuron-spec compare: read by the rules of docs/bible.md
+read_outcome() {
+  local seed folders=()
+  for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed"); done
+  stage neuron-spec verdict "$1" --seeds "${folders[@]}" --output "$run/verdict"
+}
+
 compare_systems() {
   comparison=$run/comparison-seeds-${seeds//,/-}
   compare "$comparison/against-dense-continuation" evaluation/SYSTEM \

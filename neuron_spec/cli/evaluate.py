@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_spec.arguments import (
     add_device,
+    add_lang_pairs,
     add_translating,
-    directions_flag,
     input_file,
     input_folder,
     whole_number,
@@ -89,11 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gen-subset", default="test", metavar="NAME", help="which set (default %(default)s)"
     )
-    parser.add_argument(
-        "--lang-pairs",
-        type=directions_flag,
-        metavar="de-en,...",
-        help="default: those the checkpoint was trained on; of logs, that of each in "
+    add_lang_pairs(
+        parser,
+        "default: those the checkpoint was trained on; of logs, that of each in "
         "their order, by default as their headers or folders say",
     )
     add_translating(parser)

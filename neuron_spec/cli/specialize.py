@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_spec.arguments import directions_flag, input_file, input_folder
+from neuron_spec.arguments import add_lang_pairs, input_file, input_folder
 from neuron_spec.errors import ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
@@ -44,11 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="from neuron-spec select; none: dense continuation, the same without masks",
     )
     parser.add_argument("--save-dir", type=Path, required=True, metavar="DIR", help="where checkpoints go")
-    parser.add_argument(
-        "--lang-pairs",
-        type=directions_flag,
-        metavar="de-en,...",
-        help="which directions (default: those of the masks; without masks, those the checkpoint was trained on)",
+    add_lang_pairs(
+        parser,
+        "which directions (default: those of the masks; without masks, those the checkpoint was trained on)",
     )
     parser.add_argument(
         "--config",
@@ -72,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.config import keep_config, read_flags
     from neuron_spec.backends.fairseq.continuation import COMMAND, continued_flags
     from neuron_spec.backends.fairseq.data_bin import shards_of
-    from neuron_spec.cli import user_dir
     from neuron_spec.neurons.masks import NeuronMasks
+    from neuron_spec.shared import PACKAGE
 
     masks: NeuronMasks | None = None if args.masks == _NONE else NeuronMasks.load(args.masks)
     given = [
@@ -119,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     rank = _rank()
     if args.config:
         keep_config(args.config, args.save_dir)
-    words[words.index(USER_DIR)] = str(user_dir.FOLDER)
+    words[words.index(USER_DIR)] = str(PACKAGE)
     train([*words[1:], *rank])
     write_text(mark, made_from)
 

@@ -7,11 +7,8 @@ example:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-import neuron_spec
-
-FOLDER = Path(neuron_spec.__file__).parent
+from neuron_spec.shared import PACKAGE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,4 +16,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    print(FOLDER)
+    print(PACKAGE)

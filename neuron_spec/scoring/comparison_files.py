@@ -240,13 +240,13 @@ def _groups(comparison: Comparison, system: str, endpoint: Endpoint) -> Table:
         "group": [group_cells(row.kind, row.name, row.group)[1] for row in rows],
         comparison.baseline: [spread(row.baseline, endpoint.decimals) for row in rows],
         system: [spread(row.score, endpoint.decimals) for row in rows],
-        "difference": [_signed(row.difference, endpoint) for row in rows],
-        "95 % interval": [_interval(row.over_sentences, endpoint) for row in rows],
+        "difference": [signed_over_seeds(row.difference, endpoint) for row in rows],
+        "95 % interval": [interval_cell(row.over_sentences, endpoint) for row in rows],
         "p": [_p(row.over_sentences) for row in rows],
-        "smallest visible": [_visible(row.over_sentences, endpoint) for row in rows],
+        "smallest visible": [visible_cell(row.over_sentences, endpoint) for row in rows],
     }
     if any(row.over_seeds for row in rows):
-        columns["95 % interval, t over seeds"] = [_interval(row.over_seeds, endpoint) for row in rows]
+        columns["95 % interval, t over seeds"] = [interval_cell(row.over_seeds, endpoint) for row in rows]
     return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
@@ -266,7 +266,7 @@ def _further(comparison: Comparison, system: str) -> Table:
     }
     if any(row.over_seeds for _, row in rows):
         columns["p, t over seeds"] = [_p(row.over_seeds) for _, row in rows]
-        columns["smallest visible over seeds"] = [_visible(row.over_seeds, at) for at, row in rows]
+        columns["smallest visible over seeds"] = [visible_cell(row.over_seeds, at) for at, row in rows]
     columns |= {
         "sign-flip over directions": [shown_p(row.sign_flip_p_value) for _, row in rows],
         "win/tie/loss": ["/".join(map(str, row.results.values())) for _, row in rows],
@@ -275,7 +275,7 @@ def _further(comparison: Comparison, system: str) -> Table:
     return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def _interval(of: Uncertainty | None, endpoint: Endpoint) -> Cell:
+def interval_cell(of: Uncertainty | None, endpoint: Endpoint) -> Cell:
     return None if of is None else bounds(of.low, of.high, endpoint.decimals)
 
 
@@ -283,11 +283,11 @@ def _p(of: Uncertainty | None) -> Cell:
     return None if of is None else shown_p(of.p_value)
 
 
-def _visible(of: Uncertainty | None, endpoint: Endpoint) -> Cell:
+def visible_cell(of: Uncertainty | None, endpoint: Endpoint) -> Cell:
     return None if of is None else f"{of.smallest_visible:.{endpoint.decimals}f}"
 
 
-def _signed(of: OverSeeds, endpoint: Endpoint) -> str:
+def signed_over_seeds(of: OverSeeds, endpoint: Endpoint) -> str:
     """``+0.25``, or ``+0.25 ± 0.10`` over several seeds."""
     decimals = endpoint.decimals
     return f"{of.mean:+z.{decimals}f}" + ("" if of.std is None else f" ± {of.std:.{decimals}f}")
@@ -306,7 +306,7 @@ def _directions(comparison: Comparison, system: str, endpoint: Endpoint) -> Tabl
                 row.family,
                 spread(row.baseline, endpoint.decimals),
                 spread(row.score, endpoint.decimals),
-                _signed(row.difference, endpoint),
+                signed_over_seeds(row.difference, endpoint),
                 bounds(row.low, row.high, endpoint.decimals),
                 *(", ".join(shown_p(getattr(seed, p)) for seed in row.seeds) for p in p_values),
                 row.seeds[0].result if len(row.seeds) == 1 else _counted([seed.result for seed in row.seeds]),

@@ -109,12 +109,6 @@ train_and_evaluate() {
   done
 }
 
-read_outcome() {
-  local seed folders=()
-  for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed"); done
-  stage neuron-spec verdict "$result" --seeds "${folders[@]}" --output "$run/verdict"
-}
-
 say "corpus: $corpus"
 stage scripts/10_data.sh $corpus "$run/corpus" "${data[@]}"
 result=$run/comparison-seeds-${seeds//,/-}
@@ -133,16 +127,16 @@ seed=${seeds%%,*}
 train_bilingual "$seed" "$gates" "$run/seed-$seed/gate/bilingual"
 stage neuron-spec compare "dense=$run/seed-$seed/evaluation/dense" "bilingual=$run/seed-$seed/gate/bilingual" \
   --common-directions --output "$result/bilingual-against-dense"
-read_outcome
+read_outcome "$result"
 
 train_and_evaluate "${variants[@]}"
 compare "$result/variants-against-dense-continuation" evaluation/SYSTEM dense-continuation "${variants[@]}"
 compare "$result/controls-against-specialized-$k" evaluation/SYSTEM "specialized-$k" "${variants[@]:2:2}"
-read_outcome
+read_outcome "$result"
 
 train_and_evaluate "${long[@]}"
 compare "$result/against-dense-continuation-long" evaluation/SYSTEM "${long[@]}"
-read_outcome
+read_outcome "$result"
 
 if [[ -n $results ]]; then
   say "copy the results to $results"

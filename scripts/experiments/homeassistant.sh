@@ -50,9 +50,7 @@ for seed in ${seeds//,/ }; do
 done
 say "compare over seeds"
 compare_systems
-folders=()
-for seed in ${seeds//,/ }; do folders+=("$run/seed-$seed"); done
-stage neuron-spec verdict "$comparison" --seeds "${folders[@]}" --output "$run/verdict"
+read_outcome "$comparison"
 say "report"
 stage scripts/70_report.sh "$run"
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
-import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from fairseq import checkpoint_utils
 from fairseq.logging import progress_bar
+from foreign_models import fairseq
 
-from neuron_spec import models, tasks
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, starts_of, task_args, token_flags
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
 from neuron_spec.cli.main import main
@@ -24,15 +21,6 @@ ORDER = "qm,en,qa,qb"  # not sorted
 PAIRS = "en-qa,qa-en,en-qm,qm-en"
 SOURCE = ("--encoder-langtok", "src")
 BOTH = (*SOURCE, "--decoder-langtok")
-
-
-def fairseq(command: str, *words: object) -> None:
-    """A command of fairseq's, in this process."""
-    module = importlib.import_module(f"fairseq_cli.{command}")
-    assert models and tasks  # registered, as by --user-dir
-    vars(checkpoint_utils.save_checkpoint).pop("best", None)  # of a training before, in this process
-    with mock.patch.object(sys, "argv", [f"fairseq-{command}", *map(str, words)]):
-        module.cli_main()
 
 
 SHAPE = [

@@ -16,7 +16,7 @@ import torch
 from fairseq.models import ARCH_MODEL_REGISTRY
 
 from neuron_spec import models as models  # registers
-from neuron_spec.artifacts import atomic_path, completed, hash_state, signature, write_json
+from neuron_spec.artifacts import atomic_path, completed_beside, hash_state, signature, write_json
 from neuron_spec.backends.fairseq.checkpoints import (
     flags_of,
     masks_of,
@@ -87,19 +87,17 @@ def average(paths: Sequence[Path], output: Path) -> None:
     inputs = {f"checkpoint {n}": weights_sha256(state) for n, state in enumerate(states, start=1)}
     inputs["masks"] = hash_state(masks_of(states[0]))
     made = signature("average", inputs=inputs, parameters={"checkpoints": len(paths)})
-    beside = output.with_suffix(".json")
-    quiet = not output.is_file()
-    if completed(beside, made, what="average", where=output, quiet=quiet) and output.is_file():
+    if completed_beside(output, made, what="average"):
         return
-    if output.exists() and not beside.is_file():
-        raise ArtifactError("another file is already here", where=output, mend="name another --output")
     first = states[0]
     extra = {
         key: value for key, value in (first.get("extra_state") or {}).items() if "ema" not in key.split("_")
     }
     averaged = {**first, "model": _mean([*map(_averaged, states)]), "extra_state": extra}
     averaged.pop("last_optimizer_state", None)
-    write_json(beside, {"signature": made, "checkpoints": [path.name for path in paths]})  # from here on ours
+    write_json(
+        output.with_suffix(".json"), {"signature": made, "checkpoints": [path.name for path in paths]}
+    )  # from here on ours
     with atomic_path(output) as temporary:
         torch.save(averaged, temporary)
 

@@ -23,7 +23,6 @@ from typing import IO, Any
 
 from fairseq import tasks
 
-import neuron_spec
 from neuron_spec.artifacts import SIGNATURE, completed, hash_text, signature, write_json
 from neuron_spec.backends.fairseq.asked import Asked
 from neuron_spec.backends.fairseq.checkpoints import token_flags
@@ -31,6 +30,7 @@ from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with, shards_of
 from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
+from neuron_spec.shared import PACKAGE
 
 _COMPLETE = "complete"
 _LINES_SHOWN = 15  # of a failed training's log
@@ -69,7 +69,7 @@ class FineTuning:
         """
         return [
             *(sys.executable, "-m", "fairseq_cli.train", os.pathsep.join(map(str, self.shards))),
-            *("--user-dir", str(Path(neuron_spec.__file__).parent), "--task", "neuron_specialization"),
+            *("--user-dir", str(PACKAGE), "--task", "neuron_specialization"),
             *("--finetune-from-model", str(self.dense), "--save-dir", str(folder), "--no-epoch-checkpoints"),
             *self.flags,
             *("--lang-pairs", str(direction)),

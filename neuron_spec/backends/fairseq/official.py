@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from neuron_spec.artifacts import atomic_path, completed, signature, write_json
+from neuron_spec.artifacts import atomic_path, completed_beside, signature, write_json
 from neuron_spec.backends.fairseq.checkpoints import (
     as_start,
     flags_of,
@@ -123,14 +123,10 @@ def import_checkpoint(path: Path, output: Path, given: NeuronMasks | None = None
     langs = task_args(dict(state), path).langs
     inputs = {"checkpoint": weights_sha256({"model": weights}), "masks": masks.fingerprint}
     made = signature("checkpoint import-official", inputs=inputs, parameters={})
-    beside = output.with_suffix(".json")
-    quiet = not output.is_file()
-    if completed(beside, made, what="import", where=output, quiet=quiet) and output.is_file():
+    if completed_beside(output, made, what="import"):
         return
-    if output.exists() and not beside.is_file():
-        raise ArtifactError("another file is already here", where=output, mend="name another --output")
     ours = as_start(state, _flags(state.get("cfg")), weights | mask_state(masks, langs))
-    write_json(beside, {"signature": made})  # from here on ours
+    write_json(output.with_suffix(".json"), {"signature": made})  # from here on ours
     with atomic_path(output) as temporary:
         torch.save({**ours, "args": _flags(state.get("args"))}, temporary)
 

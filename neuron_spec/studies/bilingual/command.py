@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuron_spec.arguments import directions_flag
+from neuron_spec.arguments import add_lang_pairs
 from neuron_spec.artifacts import SCORES_JSON
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError
@@ -32,11 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     updates.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="of the multilingual training"
     )
-    updates.add_argument(
-        "--lang-pairs",
-        type=directions_flag,
-        metavar="de-en,...",
-        help="directions that the multilingual model is trained on (default: the corpus's)",
+    add_lang_pairs(
+        updates,
+        "directions that the multilingual model is trained on (default: the corpus's)",
     )
     updates.add_argument("--of", type=int, required=True, metavar="N", help="updates of all models together")
     join = actions.add_parser("join", help="make one evaluation of several, each of other directions")

@@ -22,10 +22,10 @@ from neuron_spec.pages.page import (
     write_pictures,
 )
 from neuron_spec.pages.style import drawn, look
-from neuron_spec.pages.tables import Cell, bounds, counted, fixed, signed
+from neuron_spec.pages.tables import Cell, counted, signed
+from neuron_spec.scoring.comparison_files import interval_cell, signed_over_seeds, visible_cell
 from neuron_spec.scoring.endpoints import BLEU, CHRF, NLL
 from neuron_spec.scoring.systems import CONTINUATION
-from neuron_spec.statistics import OverSeeds, Uncertainty
 from neuron_spec.studies.verdict.measure import (
     FLAT,
     GAIN,
@@ -95,38 +95,26 @@ def _table(rows: list[Outcome]) -> Table:
         "question": [row.question for row in rows],
         "system - baseline": [f"{row.system} - {row.baseline}" for row in rows],
         "answer": [row.reading for row in rows],
-        f"{NLL.title}, nats": [_difference(row.nll, NLL.decimals) for row in rows],
+        f"{NLL.title}, nats": [signed_over_seeds(row.nll, NLL) for row in rows],
         "each seed": [", ".join(f"{value:+z.{NLL.decimals}f}" for value in row.seeds) for row in rows],
-        "95 % interval": [_interval(row.over_sentences) for row in rows],
-        "smallest visible": [_visible(row.over_sentences) for row in rows],
-        "t over seeds": [_interval(row.over_seeds) for row in rows],
-        "smallest visible over seeds": [_visible(row.over_seeds) for row in rows],
-        BLEU.title: [_difference(row.bleu, BLEU.decimals) for row in rows],
-        CHRF.title: [_difference(row.chrf, CHRF.decimals) for row in rows],
+        "95 % interval": [interval_cell(row.over_sentences, NLL) for row in rows],
+        "smallest visible": [visible_cell(row.over_sentences, NLL) for row in rows],
+        "t over seeds": [interval_cell(row.over_seeds, NLL) for row in rows],
+        "smallest visible over seeds": [visible_cell(row.over_seeds, NLL) for row in rows],
+        BLEU.title: [signed_over_seeds(row.bleu, BLEU) for row in rows],
+        CHRF.title: [signed_over_seeds(row.chrf, CHRF) for row in rows],
     }
     known = {name: cells for name, cells in columns.items() if any(cell is not None for cell in cells)}
     return Table(list(known), list(zip(*known.values(), strict=True)))
 
 
-def _difference(of: OverSeeds, decimals: int) -> Cell:
-    return f"{of.mean:+z.{decimals}f}" + ("" if of.std is None else f" ± {of.std:.{decimals}f}")
-
-
-def _interval(of: Uncertainty | None) -> Cell:
-    return None if of is None else bounds(of.low, of.high, NLL.decimals)
-
-
-def _visible(of: Uncertainty | None) -> Cell:
-    return None if of is None else fixed(of.smallest_visible, NLL.decimals)
-
-
 def _disagreement(row: Outcome) -> str:
     figures = {
-        BLEU.title: _difference(row.bleu, BLEU.decimals),
-        CHRF.title: _difference(row.chrf, CHRF.decimals),
+        BLEU.title: signed_over_seeds(row.bleu, BLEU),
+        CHRF.title: signed_over_seeds(row.chrf, CHRF),
     }
     of_texts = " and ".join(f"{figures[title]} {title}" for title in row.disagree)
-    return f"{row.system} - {row.baseline}: {_difference(row.nll, NLL.decimals)} nats, but {of_texts}"
+    return f"{row.system} - {row.baseline}: {signed_over_seeds(row.nll, NLL)} nats, but {of_texts}"
 
 
 def _stage_1(trainings: Trainings) -> Table:
