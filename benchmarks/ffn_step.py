@@ -218,7 +218,7 @@ def break_even(args: argparse.Namespace, size: str) -> dict[str, Any]:
         )
     measuring.print_table(
         f"{size}, the FFN alone ({dim} x {width}, {args.dtype}): gather against multiply. "
-        f"auto gathers from {BREAK_EVEN_TOKENS[args.device]} tokens x fraction left out",
+        f"auto gathers from {BREAK_EVEN_TOKENS[args.device]} tokens x fraction left out, in training",
         ["dropped, %", "tokens", "tokens x left out", "gather x multiply"],
         [[dropped, tokens, product, f"{found['ratio']:.2f}"] for dropped, tokens, product, found in rows],
     )

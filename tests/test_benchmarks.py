@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from neuron_spec.cli.main import main
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-# systems.py needs trained systems: tests/test_systems.py has them.
-SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("measuring", "systems"))
+# systems.py and training.py need what was trained: test_systems.py has it, and the last test here.
+NEED_TRAINED = ("measuring", "systems", "training")
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in NEED_TRAINED)
 BENCH = ROOT / "scripts" / "gpu" / "bench.sh"
 ON_CPU_ONLY = {"comparison", "data_text", "padding"}  # use no GPU
 
@@ -261,3 +264,34 @@ def test_the_gpu_script_refuses_a_machine_without_one() -> None:
 def test_the_gpu_script_refuses_what_it_does_not_know() -> None:
     done = subprocess.run([BENCH, "--wheel", "x"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "unknown option: --wheel; see --help\n")
+
+
+@pytest.mark.slow
+def test_real_trainings_are_timed_in_turns(workshop: Any, checkpoint: Path, tmp_path: Path) -> None:
+    profile, masks, config = (tmp_path / name for name in ("p.safetensors", "m.safetensors", "continue.yaml"))
+    data_bin = str(workshop.data_bin)
+    for words in (
+        ["profile", data_bin, "--path", str(checkpoint), "--output", str(profile), "--cpu"],
+        ["select", str(profile), "--output", str(masks), "--k", "70"],
+    ):
+        assert main(words) == 0
+    config.write_text("optimizer: adam\nlr: 0.001\nmax-tokens: 500\nnum-workers: 0\n", encoding="utf-8")
+    given = [
+        data_bin,
+        "--path",
+        checkpoint,
+        "--masks",
+        masks,
+        "--config",
+        config,
+        "--updates",
+        8,
+        "--repeats",
+        1,
+    ]
+    command = [sys.executable, BENCHMARKS / "training.py", *given, "--output", tmp_path]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "training.cpu.json").read_text(encoding="utf-8"))["variants"]
+    assert list(found) == ["dense continuation", "specialized", "frozen"]
+    assert all(row["ratio"] > 0 and row["tokens_per_s"] > 0 for row in found.values())

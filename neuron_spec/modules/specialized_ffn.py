@@ -15,6 +15,7 @@ Axis letters: R mask rows (one per direction), T tokens, B sentences, D model, F
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -27,9 +28,9 @@ from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import FROZEN_WEIGHTS
 
 # Training gathers where the products saved outweigh copying the weights and spreading their gradient:
-# where tokens x the fraction left out is at least this. On CPUs measured, by benchmarks/ffn_step.py
-# --break-even; for GPUs an estimate from their arithmetic and memory rates, not measured yet.
-BREAK_EVEN_TOKENS = {"cpu": 40, "cuda": 400}
+# where tokens x the fraction left out is at least this. Measured by benchmarks/ffn_step.py --break-even: on an H200
+# gathering took 1.4 to 2.0 times as long at every size tried, the largest half of 4,096 neurons and 8,192 tokens.
+BREAK_EVEN_TOKENS = {"cpu": 40, "cuda": math.inf}
 # Gathered widths are rounded up to this many neurons: matrix products of odd width were up to a fifth
 # slower on a CPU, and GPUs ask for multiples of 8 in half precision.
 WIDTH_MULTIPLE = 16

@@ -5,30 +5,8 @@
 #     --output DIR   where the JSON goes (default results/benchmarks)
 # Uses .venv where there is one, else the machine's python3.
 set -euo pipefail
-root=$(realpath "$(dirname "$0")/../..")
-
-wheels='' output=$root/results/benchmarks
-while [[ $# -gt 0 ]]; do
-  case $1 in
-    --wheels) wheels=$(realpath "$2"); shift 2 ;;
-    --output) output=$(realpath --canonicalize-missing "$2"); shift 2 ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "unknown option: $1; see --help" >&2; exit 2 ;;
-  esac
-done
-cd "$root"
-export PATH=$root/.venv/bin:$PATH PYTHONPATH=$root PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} PYTHONUNBUFFERED=1
-
-python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
-  { echo "torch sees no GPU here: $(command -v python3) needs a torch with CUDA and a GPU it can use" >&2; exit 2; }
-if [[ -n $wheels ]]; then
-  site=$(mktemp -d)
-  trap 'rm -rf "$site"' EXIT
-  python3 -m pip install --quiet --no-index --no-deps --target "$site" "$wheels"/*.whl
-  PYTHONPATH=$root:$site
-fi
-python3 -c 'import fairseq, neuron_spec' ||
-  { echo "fairseq cannot be imported here: install what is missing, or see --wheels" >&2; exit 2; }
+# shellcheck source=scripts/gpu/environment.sh
+source "$(dirname "$0")/environment.sh"
 
 failed=()
 # SECONDS_AT_MOST BENCHMARK [FLAGS]
@@ -44,16 +22,16 @@ measure() {
   esac
 }
 
-# The limits add up to 575 s: with the installation, about 10 minutes.
+# What matters most comes first. The limits add up to 575 s: with the installation, about 10 minutes.
 measure 115 ffn_step --dtype bf16
-measure 95 ffn_step --dtype fp16 --output "$output/fp16"
-measure 35 ec30_plan --dtype bf16 --pairs 60000
-measure 35 ec30_plan --dtype fp16 --pairs 60000 --output "$output/fp16"
-measure 40 ffn_step --dtype bf16 --break-even --break-even-tokens 128 512 1024 2048 4096 8192
-measure 50 profiling --repeats 5
 measure 100 generation --dtype fp16
-measure 40 masks_memory --dtype fp16
+measure 35 ec30_plan --dtype fp16 --pairs 60000 --output "$output/fp16"
+measure 50 profiling --repeats 5
+measure 40 ffn_step --dtype bf16 --break-even --break-even-tokens 128 512 1024 2048 4096 8192
 measure 65 scaling --dtype bf16 --dim 1024 --tokens 8192 --ffn 1024 2048 4096
+measure 35 ec30_plan --dtype bf16 --pairs 60000
+measure 95 ffn_step --dtype fp16 --output "$output/fp16"
+measure 40 masks_memory --dtype fp16
 
 printf '\n%s s in all; the figures are in %s\n' "$SECONDS" "$output"
 if [[ ${#failed[@]} -gt 0 ]]; then

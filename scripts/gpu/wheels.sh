@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 
 # fairseq declares torchaudio and Cython too, and runs without them; without scikit-learn it cannot be imported.
 packages=("${@:3}" ve-fairseq hydra-core omegaconf bitarray cffi pycparser regex PyYAML tqdm safetensors sentencepiece
-  sacrebleu portalocker tabulate colorama lxml)
+  sacrebleu portalocker tabulate colorama lxml langcodes)
 platforms=()
 for glibc in 1 2010 2014 _2_17 _2_24 _2_26 _2_27 _2_28 _2_31 _2_34; do
   platforms+=(--platform "manylinux${glibc}_x86_64")

@@ -36,10 +36,10 @@ def text_positions(target: Tensor, tags: Tensor, *, padding: int) -> Tensor:
 
     Args:
         target: int64, of any shape, such as ``[B, T]``.
-        tags: as `language_tags` finds them, on the target's device.
+        tags: as `language_tags` finds them, on any device: fairseq's validation leaves criterions on the host.
         padding: the index of padding.
 
     Returns:
         bool, of the target's shape; all that is not padding where there are no tags.
     """
-    return target.ne(padding) & ~torch.isin(target, tags)
+    return target.ne(padding) & ~torch.isin(target, tags.to(target.device))
