@@ -52,9 +52,10 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert notebook.count("<img ") >= 5 and "within families" in notebook, "executed"
     reference = (site / "docs" / "api.html").read_text(encoding="utf-8")
     assert all(f'id="neuron_spec.{name}"' in reference for name in neuron_spec.__all__)
-    # The first page leads to the pages, and the pages of results are there with their figures.
+    # The first page leads to the pages, whose links lead to pages too; results are there with their figures.
     assert "docs/index.html" in (site / "index.html").read_text(encoding="utf-8")
-    assert '../docs/own-text.html"' in (site / "README.html").read_text(encoding="utf-8").replace(
-        '"docs', '"../docs'
+    assert 'href="docs/own-text.html"' in (site / "README.html").read_text(encoding="utf-8")
+    assert 'href="../results/bible/README.html"' in (site / "docs" / "findings.html").read_text(
+        encoding="utf-8"
     )
     assert list((site / "_images").glob("verdict*.png"))
