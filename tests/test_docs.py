@@ -14,7 +14,7 @@ import neuron_spec
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    path for pattern in ("*.md", "docs/*.md", "data/*.md", "results/*/*.md") for path in ROOT.glob(pattern)
+    path for pattern in ("*.md", "docs/*.md", "data/*.md", "results/**/*.md") for path in ROOT.glob(pattern)
 )
 _LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
