@@ -182,7 +182,8 @@ def select(
     """Select the specialized neurons of every direction and layer: `cumulative`, section 4 of the paper.
 
     Args:
-        k: percent, in (0, 100], for all; or what `ks_per_direction` returns, per side that of each direction.
+        k: percent, in (0, 100], for all, the paper's 95 by default; or what `ks_per_direction` returns, per side
+            that of each direction.
         neuron_sets: ``direction`` (the paper: one set per direction) or ``language`` (the encoder's by
             source language, the decoder's by target language).
 
