@@ -47,6 +47,7 @@ setup(
             "corpora/toy.json",
             "pages/page.css",
             "pages/page.js",
+            "py.typed",
         ]
     },
     entry_points={"console_scripts": ["neuron-spec = neuron_spec.cli.main:main"]},
@@ -72,6 +73,7 @@ setup(
             "wandb>=0.15",
         ],  # for fairseq's --tensorboard-logdir, --wandb-project
         "analysis": [],  # scipy alone, which is installed anyway
+        "docs": ["sphinx>=8", "furo>=2024.8", "myst-nb>=1.2", "jupytext>=1.16"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.7",

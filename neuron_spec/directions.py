@@ -52,6 +52,12 @@ class Direction:
 
     Raises:
         DirectionError: if one is no code (see `languages.is_code`).
+
+    Examples:
+        >>> from neuron_spec import Direction
+        >>> direction = Direction.parse("en-deu_Latn")
+        >>> direction.foreign, direction.group.text, direction.family()
+        ('deu_Latn', 'en->x', 'Germanic')
     """
 
     source: str
@@ -121,6 +127,11 @@ def parse_directions(text: str | Iterable[str]) -> list[Direction]:
 
     Raises:
         DirectionError: if the list is empty, a part is malformed, or one is named twice.
+
+    Examples:
+        >>> from neuron_spec import parse_directions
+        >>> [direction.arrow for direction in parse_directions("de-en,en-de")]
+        ['de→en', 'en→de']
     """
     parts = text.split(",") if isinstance(text, str) else list(text)
     directions = [Direction.parse(part) for part in parts if part.strip()]
@@ -130,6 +141,15 @@ def parse_directions(text: str | Iterable[str]) -> list[Direction]:
         twice = sorted({str(d) for d in directions if directions.count(d) > 1})
         raise DirectionError("directions named twice", got=", ".join(twice))
     return directions
+
+
+def as_directions(directions: Iterable[Direction | str]) -> list[Direction]:
+    """Directions, or what names them, as directions.
+
+    Raises:
+        DirectionError: if a name is malformed.
+    """
+    return [one if isinstance(one, Direction) else Direction.parse(one) for one in directions]
 
 
 def direction_id(direction: Direction, langs: Sequence[str]) -> int:

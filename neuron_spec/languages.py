@@ -101,6 +101,11 @@ def language(code: str) -> Language:
     """What is known under a code of ISO 639, FLORES or mBART (``en_XX``), or a BCP 47 tag with ``-`` or ``_``.
 
     A language that the table lacks has its macrolanguage's row (``arb``: Arabic), if that is there.
+
+    Examples:
+        >>> from neuron_spec import language
+        >>> language("deu_Latn").name, language("de").lineage
+        ('German', 'Indo-European/Germanic/West')
     """
     table = _language_table()
     if code in table:  # most are, and need no library
@@ -180,6 +185,11 @@ def family_of(code: str, families: Mapping[str, str] | None = None) -> str:
 
     Args:
         families: language -> family, such as a corpus card's; None: those of the language table.
+
+    Examples:
+        >>> from neuron_spec import family_of
+        >>> family_of("pt_BR"), family_of("tlh"), family_of("tlh", {"tlh": "Klingonic"})
+        ('Romance', 'unknown', 'Klingonic')
     """
     return language(code).family if families is None else families.get(code, UNKNOWN)
 
@@ -199,6 +209,11 @@ def tree_distance(first: str, second: str) -> int | None:
     Ours, and coarse: every language hangs below a family, a branch and a group, and a lineage that names
     fewer stands alone at the levels it does not name. So two languages are 2 apart in one group, 4 in one
     branch, 6 in one family, 8 otherwise, and a language is 0 from itself, under another code too.
+
+    Examples:
+        >>> from neuron_spec import tree_distance
+        >>> tree_distance("de", "nl"), tree_distance("de", "sv"), tree_distance("de", "ru"), tree_distance("de", "fi")
+        (2, 4, 6, 8)
     """
     one, other = language(first), language(second)
     if one.code == other.code:

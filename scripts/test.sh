@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The one test command: environment, ruff, mypy, pytest.
+# The one test command: environment, ruff, mypy, pytest (which builds the documentation too).
 #   scripts/test.sh [arguments of pytest]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/00_install.sh dev
+scripts/00_install.sh dev,docs
 export PATH=$PWD/.venv/bin:$PATH
 ruff check .
 ruff format --check .

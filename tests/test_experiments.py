@@ -253,18 +253,6 @@ def test_what_is_in_the_repository_is_small() -> None:
             assert figure.mode == "P", path
 
 
-def test_links_of_results_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").rglob("*.md")]
-    links = [
-        (page, link)
-        for page in pages
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
-        if not link.startswith(("http", "data:"))
-    ]
-    assert len(links) > 10
-    assert [(page, link) for page, link in links if not (page.parent / link).exists()] == []
-
-
 def test_the_k_sweep_trains_each_k_once_and_not_100() -> None:
     found = commands("k_sweep", "--ks", "70,99.5,100", "--run", "R")
     assert sum("30_profile" in line for line in found) == 1

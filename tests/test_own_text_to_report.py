@@ -32,19 +32,18 @@ ENVIRONMENT = {
 # What the toy text and the time of a test need; all else is as the page has it.
 SMALL = {
     "configs/quickstart/": "configs/smoke/",
-    "--max-update 300 --total-num-update 300": "--max-update 15 --total-num-update 15 --disable-validation",
+    "--max-update 300": "--max-update 15 --disable-validation",
+    "--warmup-updates 50 --max-tokens 1000 --update-freq 12": "--warmup-updates 5 --max-tokens 750 --update-freq 2",
     "--vocab-size 6000": "--vocab-size 300 --valid-size 30 --test-size 6",
     "pretrain.yaml": "pretrain.yaml --max-update 40 --total-num-update 40 --disable-validation",
 }
 
 
-def commands(number: int) -> list[str]:
+def commands(sequence: str) -> list[str]:
+    """Those of all the blocks on the page that are marked as of a sequence."""
     page = (ROOT / "docs" / "own-text.md").read_text(encoding="utf-8")
-    marked = re.findall(
-        r"<!-- run by tests/test_own_text_to_report.py -->\n```bash\n(.*?)```", page, re.DOTALL
-    )
-    assert len(marked) == 2
-    return marked[number].splitlines()
+    mark = rf"<!-- run by tests/test_own_text_to_report.py: {sequence} -->\n```bash\n(.*?)```"
+    return "".join(re.findall(mark, page, re.DOTALL)).replace("\\\n", "").splitlines()
 
 
 def run(command: object, folder: Path) -> str:
@@ -92,8 +91,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(folder: Path) -> Path:
-    sequence = commands(0)
-    assert len(sequence) <= 8
+    sequence = commands("text")
+    assert len(sequence) == 8
     for command in sequence:
         run(small(command), folder)
     return folder / "runs" / "own"
@@ -156,8 +155,8 @@ def theirs(own: Path, folder: Path) -> Path:
         f"--num-workers 0 --disable-validation --save-dir {folder}/dense",
         folder,
     )
-    sequence = commands(1)
-    assert len(sequence) <= 8
+    sequence = commands("data-bin")
+    assert len(sequence) == 7
     for command in sequence:
         run(small(command.replace("DATA_BIN", str(data_bin))), folder)
     return folder / "runs" / "theirs"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,8 @@ def test_the_wheel_goes_from_text_to_a_report_anywhere(tmp_path: Path) -> None:
         ).strip()
     )
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        assert "neuron_spec/py.typed" in content.namelist(), "type checkers look for it"
     run(*pip, "--python", python, "install", "--no-deps", wheel, cwd=tmp_path, environment=environment)
     # What it depends on is taken from here; the neuron_spec of the checkout is not, as its .pth is not read.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -1,4 +1,4 @@
-"""Write this version's configs, scripts and small dense checkpoint into a folder, to be run and changed there.
+"""Write this version's configs, scripts, notebook and small dense checkpoint into a folder, to be run and changed there.
 
 A checkout of the repository has them already. Files that are there and differ are never overwritten.
 

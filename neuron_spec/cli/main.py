@@ -28,7 +28,7 @@ COMMANDS = {
     "report": "write a run's report: tables, figures, sample translations",
     "flags": "print the fairseq flags of a config file",
     "checkpoint": "average checkpoints, make one small, compare one with a corpus, read one of the official code",
-    "init": "write the scripts, configs and small dense checkpoint of this version into a folder",
+    "init": "write the scripts, configs, notebook and small dense checkpoint of this version into a folder",
     "quickstart": "the whole method on real text, to a report",
     "user-dir": "print the folder to pass to fairseq's --user-dir",
 }

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from neuron_spec.arguments import input_file
 from neuron_spec.errors import SelectionError
-from neuron_spec.neurons.choices import DEFAULT_K, METHODS, NEURON_SETS, SIDES
+from neuron_spec.neurons.choices import DEFAULT_CORE, DEFAULT_K, METHODS, NEURON_SETS, SIDES
 
-DEFAULT_SEED, DEFAULT_CORE = 1, 50
+DEFAULT_SEED = 1
 
 _COVERING = ("cumulative", "shared-core", "matched-random", "intersection-of-all", "other-direction")
 # Which methods look at a flag; all look at the others.
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         k_of = selection.ks_per_direction(profile.directions, k_for=args.k_for, **ks)
     if args.method == "shared-core":
-        core = selection.parse_k(str(DEFAULT_CORE) if args.core is None else args.core, "--core")
+        core = selection.parse_k(DEFAULT_CORE if args.core is None else args.core, "--core")
         masks = selection.select_shared_core(profile, k_of, core, neuron_sets=args.neuron_sets)
     elif fraction is None:
         masks = selection.select(profile, k_of, neuron_sets=args.neuron_sets)

@@ -60,13 +60,26 @@ def layer_order(site: str) -> tuple[int, int, int]:
 
 @dataclass
 class ActivationCounts(ByDirection):
-    """On how many tokens each neuron was active (> 0 after ReLU).
+    """A profile: on how many tokens each neuron was active (> 0 after ReLU), by direction and layer.
 
     Attributes:
         directions: the N directions, naming the rows.
         counts: layer key (``encoder.layers.0``) -> int64 ``[N, F]``; layers may differ in width.
         tokens: ``encoder`` and ``decoder`` -> int64 ``[N]``, the tokens looked at.
         metadata: how the counts were made; with `TOKENS_AT_LEAST`, there may have been more tokens; its ``checkpoint_sha256`` says from which weights.
+
+    Examples:
+        Two directions, one layer of three neurons, ten tokens each:
+
+        >>> import torch
+        >>> from neuron_spec import ActivationCounts, parse_directions
+        >>> profile = ActivationCounts.zeros(parse_directions("en-de,en-ru"), {"encoder.layers.0": 3})
+        >>> profile.counts["encoder.layers.0"] += torch.tensor([[9, 5, 0], [0, 5, 9]])
+        >>> profile.tokens["encoder"] += 10
+        >>> profile.names, profile.widths
+        (['en-de', 'en-ru'], {'encoder.layers.0': 3})
+        >>> (profile + profile).of(["en-ru"]).counts["encoder.layers.0"].tolist()
+        [[0, 10, 18]]
     """
 
     what, command = "profile", "profile"
@@ -120,7 +133,7 @@ class ActivationCounts(ByDirection):
         metadata = self.metadata | ({} if known else TOKENS_AT_LEAST)
         return ActivationCounts(self.directions, counts, tokens, metadata)
 
-    def of(self, directions: Sequence[Direction]) -> ActivationCounts:
+    def of(self, directions: Sequence[Direction | str]) -> ActivationCounts:
         """The counts of these directions, in their order.
 
         Raises:
@@ -129,7 +142,7 @@ class ActivationCounts(ByDirection):
         rows = self.rows(directions)
         counts = {layer: of_layer[rows] for layer, of_layer in self.counts.items()}
         tokens = {side: of_side[rows] for side, of_side in self.tokens.items()}
-        return ActivationCounts(list(directions), counts, tokens, self.metadata)
+        return ActivationCounts([self.directions[row] for row in rows], counts, tokens, self.metadata)
 
     def require_tokens(self) -> None:
         """Raises: SelectionError if a direction has no tokens: nothing can be selected for it."""
@@ -148,7 +161,11 @@ class ActivationCounts(ByDirection):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ActivationCounts:
-        """Raises: ArtifactError if the file is missing, damaged, or not a profile."""
+        """Read what ``neuron-spec profile`` wrote.
+
+        Raises:
+            ArtifactError: if the file is missing, damaged, or not a profile.
+        """
         directions, tensors, metadata = cls.read(path, *(_TOKENS + side for side in SIDES))
         tokens = {side: tensors.pop(_TOKENS + side) for side in SIDES}
         profile = cls(directions, tensors, tokens, metadata)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import differences, load_tensors, save_tensors, without_who_made_it
-from neuron_spec.directions import Direction, parse_directions
+from neuron_spec.directions import Direction, as_directions, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError
 
 
@@ -59,13 +59,32 @@ class ByDirection:
     def names(self) -> list[str]:
         return [str(direction) for direction in self.directions]
 
-    def missing(self, directions: Iterable[Direction]) -> list[str]:
-        """The names of those that have no row."""
-        return [str(direction) for direction in directions if direction not in self.directions]
+    @classmethod
+    def require(cls, value: object) -> Self:
+        """The value itself.
 
-    def rows(self, directions: Iterable[Direction]) -> list[int]:
-        """Raises: DirectionError if one of them has no row."""
-        directions = list(directions)
+        Raises:
+            ArtifactError: if it is of another kind, such as masks where a profile is wanted.
+        """
+        if not isinstance(value, cls):
+            raise ArtifactError(
+                f"not a {cls.what}",
+                got=f"a {value.what}" if isinstance(value, ByDirection) else repr(value)[:80],
+                expected=f"{cls.__name__}, such as {cls.__name__}.load(path) gives",
+            )
+        return value
+
+    def missing(self, directions: Iterable[Direction | str]) -> list[str]:
+        """The names of those that have no row."""
+        return [str(direction) for direction in as_directions(directions) if direction not in self.directions]
+
+    def rows(self, directions: Iterable[Direction | str]) -> list[int]:
+        """The row of each of these directions, in their order.
+
+        Raises:
+            DirectionError: if one of them has none.
+        """
+        directions = as_directions(directions)
         if missing := self.missing(directions):
             raise DirectionError(
                 f"not in the {self.what}", got=", ".join(missing), expected=f"some of {', '.join(self.names)}"

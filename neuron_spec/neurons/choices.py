@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIDES = ("encoder", "decoder")
-DEFAULT_K = Fraction(95)
+DEFAULT_K, DEFAULT_CORE = Fraction(95), Fraction(50)  # percent of activations, of tokens
 METHODS = {
     "cumulative": "the fewest most-active neurons that together cover k percent of the activations",
     "shared-core": "the always active neurons for all, and of the others what cumulative keeps",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import differences, hash_state, write_json
-from neuron_spec.directions import Direction
+from neuron_spec.directions import Direction, as_directions, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
@@ -33,6 +33,20 @@ class NeuronMasks(Masks):
         directions: the N directions, naming the rows.
         kept: site -> bool ``[N, F]``, True = kept.
         metadata: how they were selected: sets, method, k's, the profile they come from.
+
+    Examples:
+        Masks of your own, of a layer of three neurons; in a file, they are what ``neuron-spec specialize`` takes:
+
+        >>> import torch
+        >>> from neuron_spec import NeuronMasks
+        >>> masks = NeuronMasks.from_dict({
+        ...     "en-de": {"encoder.layers.0": torch.tensor([True, True, False])},
+        ...     "en-ru": {"encoder.layers.0": torch.tensor([True, False, False])},
+        ... })
+        >>> masks.names, masks.widths
+        (['en-de', 'en-ru'], {'encoder.layers.0': 3})
+        >>> [round(dropped, 2) for dropped in masks.sparsity()["encoder.layers.0"].tolist()]
+        [0.33, 0.67]
     """
 
     what, command, format = "mask file", "select", 1
@@ -43,6 +57,7 @@ class NeuronMasks(Masks):
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.directions = as_directions(self.directions)
         for site, kept in self.kept.items():
             layer_order(site)
             self.require_shape(kept, torch.bool, "neurons or heads", what=f"malformed masks: {site}")
@@ -69,19 +84,61 @@ class NeuronMasks(Masks):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the sets alone: which directions keep which neurons."""
+        """The sha256 of the sets alone, of which directions keep which neurons."""
         return hash_state({f"{layer} {self.names}": kept for layer, kept in self.kept.items()})
 
-    def of(self, directions: Sequence[Direction]) -> NeuronMasks:
+    def of(self, directions: Sequence[Direction | str]) -> NeuronMasks:
         """The masks of these directions, in their order.
 
         Raises:
             DirectionError: if one has none.
         """
         rows = self.rows(directions)
-        return NeuronMasks(
-            list(directions), {site: kept[rows] for site, kept in self.kept.items()}, self.metadata
-        )
+        chosen = [self.directions[row] for row in rows]
+        return NeuronMasks(chosen, {site: kept[rows] for site, kept in self.kept.items()}, self.metadata)
+
+    def to_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Plain tensors: direction -> site -> bool ``[F]``, True = kept."""
+        return {
+            name: {site: self.kept[site][row] for site in self.sites} for row, name in enumerate(self.names)
+        }
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Mapping[str, Tensor]], **metadata: Any) -> NeuronMasks:
+        """Masks of plain tensors, as `to_dict` gives them.
+
+        Args:
+            kept: direction -> site -> bool ``[F]``, True = kept.
+            metadata: how they were made, to be kept in the file; values that JSON has.
+
+        Raises:
+            DirectionError: if a key is no direction, or there is none.
+            ArtifactError: if a site is none of a transformer, or a mask no such tensor.
+            ModelError: if the directions are of different models: other sites, or other sizes.
+        """
+        directions = parse_directions(kept)
+        sizes: dict[str, int] | None = None
+        for direction, of_direction in kept.items():
+            for site, mask in of_direction.items():
+                if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() != 1:
+                    is_tensor = isinstance(mask, Tensor)
+                    raise ArtifactError(
+                        f"malformed masks: {site}",
+                        where=direction,
+                        got=f"{mask.dtype} {list(mask.shape)}" if is_tensor else type(mask).__name__,
+                        expected="torch.bool [neurons or heads]",
+                    )
+            theirs = {site: len(mask) for site, mask in of_direction.items()}
+            sizes = theirs if sizes is None else sizes
+            if theirs != sizes:
+                raise ModelError(
+                    "masks of different models",
+                    where=direction,
+                    **differences(theirs, sizes, at_most=4),
+                    mend=f"expected is as in {directions[0]}: give every direction the same layers and sizes",
+                )
+        stacked = {site: torch.stack([of[site] for of in kept.values()]) for site in sizes or ()}
+        return cls(directions, stacked, metadata)
 
     def sparsity(self, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Site -> float64 ``[N]``, the fraction of units dropped; of the FFNs unless ``sites`` says which."""
@@ -101,8 +158,8 @@ class NeuronMasks(Masks):
             "dropped_percent": dropped,
         }
 
-    def require_fit(self, sizes: Mapping[str, int], where: object = None) -> None:
-        """That the masks are for a model with these sites.
+    def require_fit(self, sizes: Mapping[str, int], where: object = None, mend: str | None = None) -> None:
+        """That the masks are for a model with these sites: ``masks.require_fit(profile.widths)``.
 
         Args:
             sizes: site -> neurons or heads of the model. Where no heads are among them, those of the masks
@@ -121,7 +178,7 @@ class NeuronMasks(Masks):
                 "the masks are for another model",
                 where=where,
                 **differences(ours, wanted, layer_order),
-                mend="profile and select on the checkpoint that training starts from",
+                mend=mend or "profile and select on the checkpoint that training starts from",
             )
 
     def require_neurons(self, where: object = None) -> None:
@@ -142,7 +199,11 @@ class NeuronMasks(Masks):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronMasks:
-        """Raises: ArtifactError if the file is missing, damaged, or holds no masks."""
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: if the file is missing, damaged, or holds no masks.
+        """
         directions, packed, metadata = cls.read(path)
         widths: dict[str, int] = metadata.pop("widths")
         sizes = {site: [width] for site, width in widths.items()}

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from neuron_spec.directions import Direction
-from neuron_spec.errors import NeuronSpecError
+from neuron_spec.errors import ModelError, NeuronSpecError
+from neuron_spec.neurons.choices import GROUPS, SIDES
 from neuron_spec.statistics import NothingToCompare, correlation_of, pairs_of
 
 # Overlap and sparsity -------------------------------------------------------------------------
@@ -36,11 +37,16 @@ def pairwise_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         float64 `[num_directions, other_directions]`, a fraction; two empty sets count as equal (1).
 
     Raises:
-        NeuronSpecError: if ``kept`` or ``other`` is not such a tensor.
+        NeuronSpecError: if ``kept`` or ``other`` is not such a tensor, or they are of layers of different widths.
+
+    Examples:
+        >>> import torch
+        >>> from neuron_spec import pairwise_iou
+        >>> kept = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]], dtype=torch.bool)
+        >>> pairwise_iou(kept).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
     """
-    other = kept if other is None else other
-    _check_kept(kept)
-    _check_kept(other)
+    other = _columns(kept, other)
     rows, columns = kept.double(), other.double()  # float64 counts exactly
     shared = rows @ columns.T
     union = rows.sum(dim=1)[:, None] + columns.sum(dim=1)[None, :] - shared
@@ -63,11 +69,18 @@ def chance_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         float64 `[num_directions, other_directions]`, a fraction; 1 for two empty sets, as in `pairwise_iou`.
 
     Raises:
-        NeuronSpecError: if ``kept`` or ``other`` is not such a tensor.
+        NeuronSpecError: as `pairwise_iou`.
+
+    Examples:
+        Sets of three of four neurons share two or three:
+
+        >>> import torch
+        >>> from neuron_spec import chance_iou
+        >>> kept = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]], dtype=torch.bool)
+        >>> round(chance_iou(kept)[0, 1].item(), 3)
+        0.625
     """
-    other = kept if other is None else other
-    _check_kept(kept)
-    _check_kept(other)
+    other = _columns(kept, other)
     width = kept.size(1)
     rows, row_of = kept.sum(dim=1).unique(return_inverse=True)
     columns, column_of = other.sum(dim=1).unique(return_inverse=True)
@@ -110,7 +123,14 @@ def adjusted_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         alone fix the IoU.
 
     Raises:
-        NeuronSpecError: if ``kept`` or ``other`` is not such a tensor.
+        NeuronSpecError: as `pairwise_iou`.
+
+    Examples:
+        >>> import torch
+        >>> from neuron_spec import adjusted_iou
+        >>> kept = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]], dtype=torch.bool)
+        >>> round(adjusted_iou(kept)[0, 1].item(), 3)  # they share less than random sets would
+        -0.333
     """
     other = kept if other is None else other
     chance = chance_iou(kept, other)
@@ -228,7 +248,18 @@ def compared(side: str, directions: Sequence[Direction], group: str = "own") -> 
     Args:
         side: ``encoder`` or ``decoder``.
         group: one of `GROUPS`.
+
+    Raises:
+        NeuronSpecError: if the side or the group is none.
+
+    Examples:
+        >>> from neuron_spec import compared, parse_directions
+        >>> compared("decoder", parse_directions("en-de,en-ru,de-en,ru-en")).languages
+        ['de', 'ru']
     """
+    for word, known in ((side, SIDES), (group, GROUPS)):
+        if word not in known:
+            raise NeuronSpecError("not to be compared", got=repr(word), expected=f"one of {', '.join(known)}")
     if group == "own":
         usual = compared(side, directions, "x-en" if side == "encoder" else "en-x")
         return usual if len(usual.rows) >= 2 else compared(side, directions, "all")
@@ -297,6 +328,13 @@ def cluster(iou: Tensor, languages: Sequence[str]) -> Tree:
     Raises:
         NothingToCompare: if there are fewer than two languages.
         NeuronSpecError: if ``iou`` is not square.
+
+    Examples:
+        >>> import torch
+        >>> from neuron_spec import cluster
+        >>> tree = cluster(torch.tensor([[1, 0.2, 0.9], [0.2, 1, 0.3], [0.9, 0.3, 1]]), ["de", "ru", "nl"])
+        >>> tree.drawing()[0]  # Dutch beside German
+        ['ru', 'de', 'nl']
     """
     from scipy.cluster.hierarchy import linkage
 
@@ -305,6 +343,20 @@ def cluster(iou: Tensor, languages: Sequence[str]) -> Tree:
         raise NothingToCompare("a dendrogram needs two languages", got=len(languages), expected="2 or more")
     distances = off_diagonal(1 - iou).double().clamp(min=0)
     return Tree(list(languages), torch.from_numpy(linkage(distances.numpy(), method="average")))
+
+
+def _columns(kept: Tensor, other: Tensor | None) -> Tensor:
+    """The sets to compare with, checked."""
+    other = kept if other is None else other
+    _check_kept(kept)
+    _check_kept(other)
+    if kept.size(1) != other.size(1):
+        raise ModelError(
+            "sets of different models: layers of different widths",
+            got=f"{other.size(1)} neurons",
+            expected=f"{kept.size(1)} neurons",
+        )
+    return other
 
 
 def _check_kept(kept: Tensor) -> None:

@@ -142,10 +142,44 @@ class Compared:
         return {kind: or_reason(keys, partial(of, rows)) for kind, rows in self.members().items()}
 
 
-def overlap_of(masks: NeuronMasks, directions: Sequence[Direction]) -> Tensor:
-    """IoU of the directions' sets, mean over layers, float64 `[D, D]`."""
-    rows = [masks.directions.index(direction) for direction in directions]
-    return torch.stack([pairwise_iou(masks.kept[layer][rows]) for layer in masks.layers]).mean(dim=0)
+def overlap_of(
+    masks: NeuronMasks,
+    directions: Sequence[Direction | str] | None = None,
+    other: NeuronMasks | None = None,
+    *,
+    measure: Callable[[Tensor, Tensor], Tensor] = pairwise_iou,
+) -> Tensor:
+    """How far the sets of directions overlap, mean over layers.
+
+    Args:
+        directions: whose; None: all.
+        other: masks of the same model for the columns, such as with another k; None: the same.
+        measure: `pairwise_iou`, `chance_iou` or `adjusted_iou`.
+
+    Returns:
+        float64 `[D, D]`, a fraction.
+
+    Raises:
+        DirectionError: if one has no masks.
+        ModelError: if ``other`` is of a model with other layers or widths.
+
+    Examples:
+        How much of the sets stays when k falls:
+
+        >>> import torch
+        >>> from neuron_spec import NeuronMasks, overlap_of
+        >>> wide = NeuronMasks.from_dict({"en-de": {"encoder.layers.0": torch.tensor([True, True, True])}})
+        >>> narrow = NeuronMasks.from_dict({"en-de": {"encoder.layers.0": torch.tensor([True, False, False])}})
+        >>> round(overlap_of(wide, other=narrow).item(), 3)
+        0.333
+    """
+    other = NeuronMasks.require(masks if other is None else other)
+    NeuronMasks.require(masks).require_neurons()
+    other.require_fit(masks.widths, mend="compare masks that were selected from profiles of one model")
+    directions = masks.directions if directions is None else directions
+    rows, columns = masks.rows(directions), other.rows(directions)
+    between = [measure(masks.kept[layer][rows], other.kept[layer][columns]) for layer in masks.layers]
+    return torch.stack(between).mean(dim=0)
 
 
 def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:

@@ -23,27 +23,29 @@ from neuron_spec.directions import FROM_ENGLISH, INTO_ENGLISH, Direction, matchi
 from neuron_spec.errors import SelectionError
 from neuron_spec.languages import by_family, is_pivot, language
 from neuron_spec.neurons.activations import ActivationCounts, is_head_site, language_of, side_of
-from neuron_spec.neurons.choices import DEFAULT_K, SIDES
+from neuron_spec.neurons.choices import DEFAULT_CORE, DEFAULT_K, NEURON_SETS, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
+Percent = int | float | Fraction | str
+Ks = Mapping[str, Sequence[Fraction]]  # side -> k of each direction
 OTHER_DIRECTION_RULE = (
     "en->x and x->en apart, languages in the order of family and code; each takes the set of the language "
     "as many places on as the largest family has members, or of the next if there is one family"
 )
 
 
-def parse_k(text: str, name: str = "k") -> Fraction:
-    """Read k, or another percentage called ``name``, exactly: ``95``, ``99.5``.
+def parse_k(value: Percent, name: str = "k") -> Fraction:
+    """Read k, or another percentage called ``name``, exactly: ``95``, ``99.5``, as number or text.
 
     Raises:
         SelectionError: if it is not a number in (0, 100].
     """
     try:
-        percent = Fraction(text)
+        percent = Fraction(str(value))  # 99.9 is meant, not the nearest binary number
     except (ValueError, ZeroDivisionError):
         percent = Fraction(0)
     if not 0 < percent <= 100:
-        raise SelectionError(f"bad {name}", got=repr(text), expected="a percentage in (0, 100], such as 95")
+        raise SelectionError(f"bad {name}", got=repr(value), expected="a percentage in (0, 100], such as 95")
     return percent
 
 
@@ -122,12 +124,12 @@ def _most_active_first(values: Sequence[int]) -> list[int]:
 def ks_per_direction(
     directions: Sequence[Direction],
     *,
-    k: Fraction = DEFAULT_K,
-    encoder_k: Fraction | None = None,
-    decoder_k: Fraction | None = None,
+    k: Percent = DEFAULT_K,
+    encoder_k: Percent | None = None,
+    decoder_k: Percent | None = None,
     k_for: Sequence[str] = (),
 ) -> dict[str, list[Fraction]]:
-    """k of every direction, per side.
+    """k of every direction, per side, for `select`.
 
     Args:
         k_for: such as ``en-*:decoder=90`` or ``de-en=99``; later ones win.
@@ -135,9 +137,18 @@ def ks_per_direction(
     Raises:
         SelectionError: if one cannot be read or k is out of range.
         DirectionError: if a pattern names no direction.
+
+    Examples:
+        >>> from neuron_spec import ks_per_direction, parse_directions
+        >>> ks = ks_per_direction(parse_directions("en-de,de-en"), k=95, k_for=["en-*:decoder=90"])
+        >>> {side: list(map(int, of_side)) for side, of_side in ks.items()}
+        {'encoder': [95, 95], 'decoder': [90, 95]}
     """
     sides = {"encoder": encoder_k, "decoder": decoder_k}
-    ks = {side: [of_side or k] * len(directions) for side, of_side in sides.items()}
+    ks = {
+        side: [parse_k(k if of_side is None else of_side)] * len(directions)
+        for side, of_side in sides.items()
+    }
     for text in k_for:
         left, equals, value = text.partition("=")
         pattern, _, side = left.partition(":")
@@ -166,18 +177,35 @@ def by_language(profile: ActivationCounts) -> dict[str, Tensor]:
 
 
 def select(
-    profile: ActivationCounts, ks: Mapping[str, Sequence[Fraction]], *, neuron_sets: str = "direction"
+    profile: ActivationCounts, k: Percent | Ks = DEFAULT_K, *, neuron_sets: str = "direction"
 ) -> NeuronMasks:
-    """Select the specialized neurons of every direction and layer.
+    """Select the specialized neurons of every direction and layer: `cumulative`, section 4 of the paper.
 
     Args:
-        ks: per side, k of each direction: what `ks_per_direction` returns.
+        k: percent, in (0, 100], for all, the paper's 95 by default; or what `ks_per_direction` returns, per side
+            that of each direction.
         neuron_sets: ``direction`` (the paper: one set per direction) or ``language`` (the encoder's by
             source language, the decoder's by target language).
 
     Raises:
-        SelectionError: if a direction has no tokens, or a layer no activations.
+        SelectionError: if k is out of range, a direction has no tokens, or a layer no activations.
+        ArtifactError: if it is no profile.
+
+    Examples:
+        The three neurons of a layer were active on 9, 5 and 0 of ten tokens for German, and the other way round for
+        Russian; to cover 60 % of all activations, German needs only its first neuron:
+
+        >>> import torch
+        >>> from neuron_spec import ActivationCounts, parse_directions, select
+        >>> profile = ActivationCounts.zeros(parse_directions("en-de,en-ru"), {"decoder.layers.0": 3})
+        >>> profile.counts["decoder.layers.0"] += torch.tensor([[9, 5, 0], [0, 5, 9]])
+        >>> profile.tokens = {"encoder": torch.tensor([10, 10]), "decoder": torch.tensor([10, 10])}
+        >>> select(profile, 60).kept["decoder.layers.0"].int().tolist()
+        [[1, 0, 0], [0, 0, 1]]
+        >>> select(profile, 95).kept["decoder.layers.0"].int().tolist()
+        [[1, 1, 0], [0, 1, 1]]
     """
+    ks = _ks(profile, k)
     k_percent = {side: dict(zip(profile.names, map(float, ks[side]), strict=True)) for side in SIDES}
     return _selected(
         profile,
@@ -190,21 +218,22 @@ def select(
 
 def select_shared_core(
     profile: ActivationCounts,
-    ks: Mapping[str, Sequence[Fraction]],
-    core_percent: Fraction,
+    k: Percent | Ks = DEFAULT_K,
+    core_percent: Percent = DEFAULT_CORE,
     *,
     neuron_sets: str = "direction",
 ) -> NeuronMasks:
     """All directions keep the core (`always_active`); of the other neurons each keeps what `cumulative` would. Ours.
 
     Args:
-        ks: as for `select`, of the activations outside the core.
-        core_percent: of the tokens.
+        k: as for `select`, of the activations outside the core.
+        core_percent: of the tokens, in (0, 100].
         neuron_sets: as for `select`.
 
     Raises:
-        SelectionError: if a direction has no tokens, or it is not known how many.
+        SelectionError: if a percentage is out of range, a direction has no tokens, or it is not known how many.
     """
+    ks, core_share = _ks(profile, k), parse_k(core_percent, "core_percent")
     if not profile.knows_tokens:
         raise SelectionError(
             "what share of the tokens a neuron is active on is not known",
@@ -213,10 +242,10 @@ def select_shared_core(
         )
 
     def choose(counts: Tensor, layer: str) -> Iterable[Tensor]:
-        core = always_active(profile.counts[layer], profile.tokens[side_of(layer)], core_percent)
+        core = always_active(profile.counts[layer], profile.tokens[side_of(layer)], core_share)
         outside = counts.masked_fill(core, 0)
-        for row, k in zip(outside, ks[side_of(layer)], strict=True):
-            yield core | (cumulative(row, k) if row.any() else torch.zeros_like(core))
+        for row, of_row in zip(outside, ks[side_of(layer)], strict=True):
+            yield core | (cumulative(row, of_row) if row.any() else torch.zeros_like(core))
 
     return _selected(
         profile,
@@ -224,12 +253,12 @@ def select_shared_core(
         method="shared-core",
         neuron_sets=neuron_sets,
         k_percent={side: dict(zip(profile.names, map(float, ks[side]), strict=True)) for side in SIDES},
-        core_percent=float(core_percent),
+        core_percent=float(core_share),
     )
 
 
 def select_top_fraction(
-    profile: ActivationCounts, percent: Fraction, *, neuron_sets: str = "direction"
+    profile: ActivationCounts, percent: Percent, *, neuron_sets: str = "direction"
 ) -> NeuronMasks:
     """Control for the data deciding how many neurons: the same number for every direction. Ours.
 
@@ -238,22 +267,32 @@ def select_top_fraction(
         neuron_sets: as for `select`.
 
     Raises:
-        SelectionError: if a direction has no tokens, or a layer no activations.
+        SelectionError: if the percentage is out of range, a direction has no tokens, or a layer no activations.
     """
+    share = parse_k(percent, "percent")
     return _selected(
         profile,
-        lambda counts, layer: (top_fraction(row, percent) for row in counts),
+        lambda counts, layer: (top_fraction(row, share) for row in counts),
         method="top-fraction",
         neuron_sets=neuron_sets,
-        fraction_percent=float(percent),
+        fraction_percent=float(share),
     )
+
+
+def _ks(profile: ActivationCounts, k: Percent | Ks) -> Ks:
+    ActivationCounts.require(profile)
+    return k if isinstance(k, Mapping) else ks_per_direction(profile.directions, k=k)
 
 
 def _selected(
     profile: ActivationCounts, choose: Callable[[Tensor, str], Iterable[Tensor]], **metadata: Any
 ) -> NeuronMasks:
     """Masks for the model and data that were profiled; ``choose`` has a layer's counts, int64 ``[N, F]``."""
-    profile.require_tokens()
+    ActivationCounts.require(profile).require_tokens()
+    if metadata["neuron_sets"] not in NEURON_SETS:
+        raise SelectionError(
+            "bad neuron_sets", got=repr(metadata["neuron_sets"]), expected=f"one of {', '.join(NEURON_SETS)}"
+        )
     counts = by_language(profile) if metadata["neuron_sets"] == "language" else profile.counts
     kept = {layer: torch.stack(list(choose(counts[layer], layer))) for layer in profile.layers}
     shared = ("checkpoint_sha256", "dictionary_sha256", "langs")
@@ -269,7 +308,7 @@ def matched_random(masks: NeuronMasks, seed: int) -> NeuronMasks:
     directions or layers nor which others there are changes it. Not matched is how much the sets of two
     directions overlap: drawn apart, only by chance.
     """
-    is_by_language = masks.metadata.get("neuron_sets") == "language"
+    is_by_language = NeuronMasks.require(masks).metadata.get("neuron_sets") == "language"
     drawn = {}
     for layer, kept in masks.kept.items():
         owners = [language_of(d, layer) for d in masks.directions] if is_by_language else masks.names
@@ -288,7 +327,7 @@ def intersection_of_all(masks: NeuronMasks) -> NeuronMasks:
     Raises:
         SelectionError: if a site has none.
     """
-    shared = {site: masks.kept[site].all(dim=0) for site in masks.sites}
+    shared = {site: masks.kept[site].all(dim=0) for site in NeuronMasks.require(masks).sites}
     for site, row in shared.items():
         if not row.any():
             raise SelectionError(
@@ -311,7 +350,7 @@ def other_direction(masks: NeuronMasks, swap: Sequence[tuple[Direction, Directio
     Raises:
         SelectionError: if the sets are per language, so that directions share them; or as `another_direction`.
     """
-    if masks.metadata.get("neuron_sets") == "language":
+    if NeuronMasks.require(masks).metadata.get("neuron_sets") == "language":
         raise SelectionError(
             "directions share their sets, so another's may be their own",
             got="sets per language",
@@ -401,10 +440,14 @@ def only_side(masks: NeuronMasks, side: str) -> NeuronMasks:
 
     Args:
         side: ``encoder`` or ``decoder``, the side whose sets stay.
+
+    Raises:
+        SelectionError: if it is another word.
     """
-    kept = {
-        layer: rows if side_of(layer) == side else torch.ones_like(rows) for layer, rows in masks.kept.items()
-    }
+    if side not in SIDES:
+        raise SelectionError("not a side", got=repr(side), expected=f"one of {', '.join(SIDES)}")
+    sets = NeuronMasks.require(masks).kept
+    kept = {layer: rows if side_of(layer) == side else torch.ones_like(rows) for layer, rows in sets.items()}
     k_percent = masks.metadata.get("k_percent")
     return _with(masks, kept, only_side=side, **({"k_percent": {side: k_percent[side]}} if k_percent else {}))
 

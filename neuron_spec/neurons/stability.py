@@ -41,7 +41,7 @@ def are_split(profiles: Sequence[ActivationCounts]) -> bool:
 def select_again(masks: NeuronMasks, profile: ActivationCounts, where: object = None) -> NeuronMasks:
     """The sets that another profile gives for the directions of ``masks``, selected as they were.
 
-    Directions that ``masks`` do not hold are left out of the profile.
+    Such as a profile of other sentences: do these select the same neurons? Directions that ``masks`` do not hold are left out of the profile.
 
     Args:
         where: names the profile in messages.
@@ -51,7 +51,22 @@ def select_again(masks: NeuronMasks, profile: ActivationCounts, where: object = 
             widths.
         SelectionError: if ``masks`` do not say how they were selected, or not from counts alone; or if a
             direction has no tokens.
+
+    Examples:
+        >>> import torch
+        >>> from neuron_spec import ActivationCounts, overlap_of, parse_directions, select, select_again
+        >>> first = ActivationCounts.zeros(parse_directions("en-de"), {"decoder.layers.0": 3})
+        >>> other = ActivationCounts.zeros(parse_directions("en-de"), {"decoder.layers.0": 3})
+        >>> for profile, counts in ((first, [9, 5, 0]), (other, [9, 0, 5])):
+        ...     profile.counts["decoder.layers.0"] += torch.tensor(counts)
+        ...     for tokens in profile.tokens.values():
+        ...         tokens += 10
+        >>> masks = select(first, 90)
+        >>> round(overlap_of(masks, other=select_again(masks, other)).item(), 2)  # of three neurons, one in common
+        0.33
     """
+    ActivationCounts.require(profile)
+    NeuronMasks.require(masks)
     checkpoints = [artefact.metadata.get("checkpoint_sha256") for artefact in (masks, profile)]
     if None not in checkpoints and checkpoints[0] != checkpoints[1]:
         raise ArtifactError(

@@ -1,13 +1,8 @@
-"""Curves over layers or the values of a setting, and dendrograms.
-
-`kept` maps a layer such as `decoder.layers.0`, numbered from zero as in the mask file, to bool
-`[num_directions, ffn_dim]`, True = kept.
-"""
+"""Curves over layers or the values of a setting, and dendrograms."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations, starmap
 from typing import Literal, NamedTuple
@@ -17,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from neuron_spec.directions import GROUPS, Direction
+from neuron_spec.directions import GROUPS
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.languages import UNKNOWN, family_of
-from neuron_spec.neurons.activations import is_head_site
+from neuron_spec.neurons.activations import layer_order
+from neuron_spec.neurons.choices import SIDES
+from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import (
     Tree,
     adjusted_iou,
@@ -44,24 +41,24 @@ from neuron_spec.pages.style import (
     say,
 )
 
-_LAYER_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d+)")
-
 # Over layers ------------------------------------------------------------------------------
 
 
-def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> Figure:
+def sparsity_per_layer(masks: NeuronMasks) -> Figure:
     """Percent of dropped neurons over the layers: mean, least and most of each group of directions.
 
     Raises:
-        NeuronSpecError: if a layer's name or shape is wrong, or there is none.
+        NeuronSpecError: if there is no layer, or no direction.
     """
-    sides = by_side(kept, directions)
+    sides = by_side(masks)
     panels: dict[str, dict[str, dict[float, Point]]] = {side: {} for side in sides}
     for side, layers in sides.items():
         for number, key in layers.items():
-            percent = 100 * sparsity(kept[key])
+            percent = 100 * sparsity(masks.kept[key])
             for group in GROUPS:
-                if rows := [row for row, direction in enumerate(directions) if direction.group == group]:
+                if rows := [
+                    row for row, direction in enumerate(masks.directions) if direction.group == group
+                ]:
                     of = percent[rows]
                     point = Point(of.mean().item(), of.min().item(), of.max().item())
                     panels[side].setdefault(f"{group.arrow}, mean", {})[number] = point
@@ -76,24 +73,31 @@ def sparsity_per_layer(kept: Mapping[str, Tensor], directions: Sequence[Directio
 
 
 def iou_over_layers(
-    kept: Mapping[str, Tensor],
-    directions: Sequence[Direction],
-    *,
-    families: Mapping[str, str] | None = None,
-    group: str = "own",
+    masks: NeuronMasks, *, families: Mapping[str, str] | None = None, group: str = "own"
 ) -> Figure:
     """How the overlap of languages changes over the layers, pairs within and between families apart.
 
     Above IoU with its chance level, the mean over pairs; below adjusted IoU, without the layers where it is unknown.
 
     Args:
-        group: which directions are compared, as in `overlap.compared`.
+        families: language -> family; None: those of the language table.
+        group: which directions are compared, as in `compared`.
 
     Raises:
-        NeuronSpecError: if a layer's name or shape is wrong, or there is none.
+        NeuronSpecError: if there is no layer, or no direction.
+
+    Examples:
+        A notebook shows the figure; elsewhere it is matplotlib's, to be saved:
+
+        >>> import torch
+        >>> from neuron_spec import NeuronMasks, iou_over_layers, parse_directions
+        >>> kept = {f"decoder.layers.{number}": torch.rand(3, 64) < 0.5 for number in range(2)}
+        >>> figure = iou_over_layers(NeuronMasks(parse_directions("en-de,en-nl,en-ru"), kept))
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['IoU of kept neurons (%)', 'adjusted IoU (%)']
     """
-    sides = by_side(kept, directions)
-    figure = new_figure(max(6.6, 0.75 * len(kept) + 1.5), 6.2)
+    sides, directions, kept = by_side(masks), masks.directions, masks.kept
+    figure = new_figure(max(6.6, 0.75 * len(masks.layers) + 1.5), 6.2)
     # As wide as they have layers, with one y axis a row.
     ratios = [max(2, len(layers)) for layers in sides.values()]
     grid = figure.subplots(2, len(sides), sharex="col", sharey="row", squeeze=False, width_ratios=ratios)
@@ -180,28 +184,17 @@ def _kind_of_pair(family: str, other: str) -> str:
     return _WITHIN if family == other else _BETWEEN
 
 
-def by_side(kept: Mapping[str, Tensor], directions: Sequence[Direction]) -> dict[str, dict[int, str]]:
-    """``encoder``, ``decoder`` -> layer number -> key of ``kept``, in the model's order."""
-    sides: dict[str, dict[int, str]] = {}
-    parsed = {key: _LAYER_KEY.fullmatch(key) for key in kept if not is_head_site(key)}
-    for key, match in parsed.items():
-        if match is None:
-            raise NeuronSpecError(
-                "not the name of a layer", got=repr(key), expected="such as 'encoder.layers.0'"
-            )
-        if not directions or kept[key].shape[0] != len(directions):
-            raise NeuronSpecError(
-                "kept neurons do not fit the directions",
-                where=key,
-                got=f"shape {list(kept[key].shape)} for {len(directions)} directions",
-                expected="[num_directions, ffn_dim], one direction or more",
-            )
-    for side in ("encoder", "decoder"):
-        if numbers := sorted((int(m[2]), key) for key, m in parsed.items() if m and m[1] == side):
-            sides[side] = dict(numbers)
-    if not sides:
-        raise NeuronSpecError("no layers to draw", expected="kept neurons of one layer or more")
-    return sides
+def by_side(masks: NeuronMasks) -> dict[str, dict[int, str]]:
+    """``encoder``, ``decoder`` -> layer number -> layer, in the model's order.
+
+    Raises:
+        NeuronSpecError: if there is no layer, or no direction.
+    """
+    layers = NeuronMasks.require(masks).layers
+    sides = {side: {layer_order(layer)[1]: layer for layer in masks.side(side)} for side in SIDES}
+    if not layers or not masks.directions:
+        raise NeuronSpecError("no layers to draw", expected="kept neurons of one layer and direction or more")
+    return {side: of_side for side, of_side in sides.items() if of_side}
 
 
 # Dendrograms ------------------------------------------------------------------------------

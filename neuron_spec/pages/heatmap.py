@@ -1,8 +1,4 @@
-"""Heat maps over pairs of directions, of sets and directions, and of layers and their parts: one drawing for all.
-
-`kept` maps a layer such as `decoder.layers.0`, numbered from zero as in the mask file, to bool
-`[num_directions, ffn_dim]`, True = kept.
-"""
+"""Heat maps over pairs of directions, of sets and directions, and of layers and their parts: one drawing for all."""
 
 from __future__ import annotations
 
@@ -22,15 +18,27 @@ from torch import Tensor
 
 from neuron_spec.directions import FROM_ENGLISH, GROUPS, INTO_ENGLISH, Direction
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.neurons.overlap import compared, off_diagonal, pairwise_iou
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.overlap import adjusted_iou, compared, off_diagonal, pairwise_iou
 from neuron_spec.pages.curves import by_side
 from neuron_spec.pages.page import DPI
-from neuron_spec.pages.style import COLORS, INK, MUTED, POINT, TICK_STEPS, Run, in_family_order, runs_of
+from neuron_spec.pages.style import (
+    COLORS,
+    INK,
+    MUTED,
+    POINT,
+    TICK_STEPS,
+    Drawing,
+    Run,
+    in_family_order,
+    runs_of,
+)
 
 # Sizes of text in points; lengths in inches.
 _TITLE, _WORDS, _SMALL = 11.0, 9.0, 8.0
 _LEAST_LABEL, _LEAST_NUMBER = 4.5, 5.5
 _GAP = 0.15
+_IOU = "IoU of kept neurons (%)"
 
 
 # The figures ------------------------------------------------------------------------------
@@ -47,39 +55,55 @@ def iou_heatmap(
     """Pairwise overlap in one layer, languages ordered by family.
 
     Args:
-        iou: float `[num_directions, num_directions]`, a fraction.
-        by: as in `in_family_order`.
+        iou: float `[num_directions, num_directions]`, a fraction, such as `pairwise_iou` gives.
+        directions: whose, in the order of the rows.
+        title: above the map.
+        families: language -> family; None: those of the language table.
+        by: ``source`` or ``target``, the language that places a direction without English.
 
     Raises:
         NeuronSpecError: if ``iou`` does not fit ``directions``.
+
+    Examples:
+        >>> import torch
+        >>> from neuron_spec import iou_heatmap, parse_directions
+        >>> iou = torch.tensor([[1, 0.2, 0.9], [0.2, 1, 0.3], [0.9, 0.3, 1]])
+        >>> figure = iou_heatmap(iou, parse_directions("en-de,en-ru,en-nl"), "decoder.layers.0")
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]  # by family
+        ['de', 'nl', 'ru']
     """
     return _iou_figure([[_iou_map(title, iou, directions, families, by)]], _cell(len(directions)))
 
 
 def layer_heatmaps(
-    kept: Mapping[str, Tensor],
-    directions: Sequence[Direction],
+    masks: NeuronMasks,
     *,
+    adjusted: bool = False,
     families: Mapping[str, str] | None = None,
     group: str = "own",
     columns: int = 3,
 ) -> Figure:
-    """Heat maps of all layers on one colour scale, each over the directions that its side is compared over.
+    """Pairwise overlap in all layers, each over the directions that its side is compared over: heat maps on one scale.
 
     Args:
-        group: as in `overlap.compared`.
+        adjusted: adjusted IoU in place of IoU; grey where it is unknown.
+        families: language -> family, by which the axes are ordered; None: those of the language table.
+        group: as in `compared`.
+        columns: how many layers stand side by side.
 
     Raises:
-        NeuronSpecError: if a layer's name or shape is wrong, or there is none; or the group is empty.
+        NeuronSpecError: if there is no layer, or no direction of the group.
     """
     rows: list[Sequence[_Map]] = []
-    for side, layers in by_side(kept, directions).items():
-        chosen = compared(side, directions, group)
-        members = [directions[i] for i in chosen.rows]
-        ious = {key: pairwise_iou(kept[key][chosen.rows]) for key in layers.values()}
+    measure = adjusted_iou if adjusted else pairwise_iou
+    for side, layers in by_side(masks).items():
+        chosen = compared(side, masks.directions, group)
+        members = [masks.directions[i] for i in chosen.rows]
+        ious = {key: measure(masks.kept[key][chosen.rows]) for key in layers.values()}
         maps = [_iou_map(key, iou, members, families, chosen.by) for key, iou in ious.items()]
         rows += _in_rows(maps, columns)
-    return _iou_figure(rows, _cell(max(len(row[0].values) for row in rows), 4.2))
+    label = "adjusted IoU (%)" if adjusted else _IOU
+    return _iou_figure(rows, _cell(max(len(row[0].values) for row in rows), 4.2), label)
 
 
 def loss_increase_heatmap(
@@ -232,13 +256,14 @@ def _iou_map(
     return _Map(title, percent, axis._replace(words=""), axis)
 
 
-def _iou_figure(rows: Sequence[Sequence[_Map]], cell: float) -> Figure:
+def _iou_figure(rows: Sequence[Sequence[_Map]], cell: float, label: str = _IOU) -> Figure:
     overlaps = torch.cat([off_diagonal(one.values) for row in rows for one in row])
+    overlaps = overlaps[~overlaps.isnan()]
     low, high = 0, 100
     if len(overlaps):
         low = min(math.floor(overlaps.min().item()), 98)
         high = max(math.ceil(overlaps.max().item()), low + 2)
-    return _figure(rows, Normalize(low, high), cell, "IoU of kept neurons (%)")
+    return _figure(rows, Normalize(low, high), cell, label)
 
 
 def _in_rows(maps: Sequence[_Map], columns: int) -> list[Sequence[_Map]]:
@@ -276,7 +301,7 @@ def _figure(
         label: of the bar.
         empty: the colour of cells without a value.
     """
-    figure = Figure(figsize=(1, 1), dpi=DPI)  # until all sizes are known: fractions of it are inches
+    figure = Drawing(figsize=(1, 1), dpi=DPI)  # until all sizes are known: fractions of it are inches
     palette = colormaps[colors].with_extremes(bad=empty)
     grid = [[_draw(figure, one, cell, palette, scale) for one in row] for row in rows]
     width, height = _arrange(grid)

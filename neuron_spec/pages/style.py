@@ -108,9 +108,16 @@ def runs_of(
 # Drawing ----------------------------------------------------------------------------------
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows, which without pyplot would print its name."""
+
+    def _repr_png_(self) -> bytes:
+        return rendered(self, "png")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """``width`` and ``height`` in inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return Drawing(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def look(number: int, **changes: Any) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from matplotlib.colors import same_color, to_rgba
 
 from neuron_spec.directions import Direction
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.neurons.overlap import cluster, pairwise_iou
+from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.masks import NeuronMasks
+from neuron_spec.neurons.overlap import adjusted_iou, cluster, pairwise_iou
 from neuron_spec.pages.curves import Point, dendrograms, iou_over_layers, line_panels, sparsity_per_layer
 from neuron_spec.pages.heatmap import (
     direction_maps,
@@ -59,7 +61,7 @@ def check_png(figure, path):
 @pytest.mark.parametrize("directions", CASES.values(), ids=CASES.keys())
 @pytest.mark.parametrize("draw", [sparsity_per_layer, iou_over_layers])
 def test_curves(draw, directions, fraction, tmp_path):
-    check_png(draw(random_kept(directions, fraction), directions), tmp_path / "figure.png")
+    check_png(draw(NeuronMasks(directions, random_kept(directions, fraction))), tmp_path / "figure.png")
 
 
 @pytest.mark.parametrize("directions", CASES.values(), ids=CASES.keys())
@@ -70,7 +72,7 @@ def test_heatmap(directions, tmp_path):
 
 def test_grid_of_heatmaps_shares_one_scale(tmp_path):
     directions = CASES["six languages"]
-    figure = layer_heatmaps(random_kept(directions), directions, columns=3)
+    figure = layer_heatmaps(NeuronMasks(directions, random_kept(directions)), columns=3)
     images = [image for axes in figure.axes for image in axes.images]
     assert len(images) == 4
     assert len({image.get_clim() for image in images}) == 1
@@ -108,14 +110,14 @@ def test_given_families_order_the_axes_and_the_cells():
 def test_layers_are_ordered_by_number():
     directions = CASES["two directions"]
     layers = [f"decoder.layers.{number}" for number in (10, 2, 1)]
-    axes = sparsity_per_layer(random_kept(directions, layers=layers), directions).axes[0]
+    axes = sparsity_per_layer(NeuronMasks(directions, random_kept(directions, layers=layers))).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "10"]
 
 
 def test_sparsity_is_drawn_in_percent():
     directions = [Direction("en", "de")]
     kept = {"decoder.layers.0": torch.tensor([[True, True, True, False]])}
-    axes = sparsity_per_layer(kept, directions).axes[0]
+    axes = sparsity_per_layer(NeuronMasks(directions, kept)).axes[0]
     assert all(list(line.get_ydata()) == [25.0] for line in axes.lines)
 
 
@@ -138,7 +140,7 @@ def test_heatmaps_name_every_language(codes):
     one = iou_heatmap(
         pairwise_iou(kept["decoder.layers.0"][rows]), [directions[i] for i in rows], "decoder.layers.0"
     )
-    grid = layer_heatmaps(kept, directions)
+    grid = layer_heatmaps(NeuronMasks(directions, kept))
     maps = [axes for figure in (one, grid) for axes in figure.axes if axes.images]
     assert len(maps) == 1 + len(LAYERS)
     for axes in maps:
@@ -158,13 +160,18 @@ def test_heatmaps_show_percent():
 def test_each_side_is_compared_over_its_own_directions():
     directions = around_english("de", "ru")
     kept = random_kept(directions)
-    words = {axes.get_title("left"): axes.get_xlabel() for axes in layer_heatmaps(kept, directions).axes}
+    words = {
+        axes.get_title("left"): axes.get_xlabel()
+        for axes in layer_heatmaps(NeuronMasks(directions, kept)).axes
+    }
     assert "source language of x→en" in words["encoder.layers.0"]
     assert "target language of en→x" in words["decoder.layers.1"]
     for group, said in (("en-x", "en→x"), ("x-en", "x→en")):
-        maps = [axes for axes in layer_heatmaps(kept, directions, group=group).axes if axes.images]
+        maps = [
+            axes for axes in layer_heatmaps(NeuronMasks(directions, kept), group=group).axes if axes.images
+        ]
         assert all(said in axes.get_xlabel() for axes in maps)
-    everything = layer_heatmaps(kept, directions, group="all").axes[0]
+    everything = layer_heatmaps(NeuronMasks(directions, kept), group="all").axes[0]
     assert len(labels_of(everything.xaxis)) == 4
 
 
@@ -198,7 +205,7 @@ def test_overlap_within_and_between_families_stands_apart():
     directions = [Direction("en", code) for code in ("qa", "qb", "qc", "qd")]
     families = {"qa": "One", "qb": "One", "qc": "Two"}  # qd: unknown
     kept = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.bool)
-    figure = iou_over_layers({"decoder.layers.0": kept}, directions, families=families)
+    figure = iou_over_layers(NeuronMasks(directions, {"decoder.layers.0": kept}), families=families)
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert named[:3] == ["within families", "between families", "family unknown"]
     means = {
@@ -213,7 +220,7 @@ def test_overlap_has_its_chance_level_above_and_is_adjusted_below():
     directions = [Direction("en", code) for code in ("de", "nl", "ru")]
     partial = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=torch.bool)
     kept = {"decoder.layers.0": partial, "decoder.layers.1": torch.ones(3, 4, dtype=torch.bool)}
-    above, below = iou_over_layers(kept, directions).axes
+    above, below = iou_over_layers(NeuronMasks(directions, kept)).axes
     (chance,) = (line for line in above.lines if line.get_linestyle() == "--")
     assert list(chance.get_ydata()) == pytest.approx([100 * 7 / 18, 100])
     means = [line for line in below.lines if line.get_marker() not in ("None", "")]
@@ -221,14 +228,14 @@ def test_overlap_has_its_chance_level_above_and_is_adjusted_below():
     assert means[0].get_ydata()[0] == pytest.approx(-100 / 11)
     low, high = below.get_ylim()
     assert low < -100 * 7 / 11 < high  # de and ru share none
-    _, empty = iou_over_layers({"decoder.layers.0": kept["decoder.layers.1"]}, directions).axes
+    _, empty = iou_over_layers(NeuronMasks(directions, {"decoder.layers.0": kept["decoder.layers.1"]})).axes
     assert "unknown" in empty.texts[0].get_text()
 
 
 def test_sparsity_has_least_mean_and_most_of_each_group():
     directions = [Direction("en", "de"), Direction("en", "ru"), Direction("de", "en")]
     kept = {"decoder.layers.0": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)}
-    axes = sparsity_per_layer(kept, directions).axes[0]
+    axes = sparsity_per_layer(NeuronMasks(directions, kept)).axes[0]
     assert sorted(line.get_ydata()[0] for line in axes.lines) == [50.0, 50.0]
     ranges = [[y for _, y in segment] for lines in axes.collections for segment in lines.get_segments()]
     assert sorted(ranges) == [[25.0, 75.0], [50.0, 50.0]]
@@ -239,26 +246,47 @@ def test_same_figure_same_bytes(tmp_path, kind):
     directions = CASES["six languages"]
     paths = [tmp_path / f"{name}.{kind}" for name in "ab"]
     for path in paths:
-        path.write_bytes(rendered(sparsity_per_layer(random_kept(directions), directions), kind))
+        path.write_bytes(rendered(sparsity_per_layer(NeuronMasks(directions, random_kept(directions))), kind))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 @pytest.mark.parametrize("draw", [sparsity_per_layer, iou_over_layers])
 def test_bad_layers(draw):
     directions = CASES["two directions"]
-    with pytest.raises(NeuronSpecError, match="not the name of a layer"):
-        draw({"decoder.0": torch.ones(2, 4).bool()}, directions)
-    with pytest.raises(NeuronSpecError, match="do not fit the directions"):
-        draw({"decoder.layers.0": torch.ones(3, 4).bool()}, directions)
-    with pytest.raises(NeuronSpecError, match="no layers"):
-        draw({}, directions)
+    heads = {"decoder.layers.0.self_attn": torch.ones(2, 4).bool()}
+    for masks in (NeuronMasks(directions, {}), NeuronMasks(directions, heads)):
+        with pytest.raises(NeuronSpecError, match="no layers"):
+            draw(masks)
+    with pytest.raises(NeuronSpecError, match="not a mask file\n  got:      a profile"):
+        draw(ActivationCounts.zeros(directions, {"decoder.layers.0": 4}))
+
+
+def test_notebooks_show_figures():
+    directions = CASES["six languages"]
+    masks = NeuronMasks(directions, random_kept(directions))
+    for figure in (iou_over_layers(masks), layer_heatmaps(masks)):
+        assert figure._repr_png_() == rendered(figure, "png")
+
+
+def test_adjusted_overlap_has_a_heat_map_too():
+    directions = CASES["six languages"]
+    masks = NeuronMasks(directions, random_kept(directions))
+    masks.kept["encoder.layers.0"][:] = True  # adjusted IoU is unknown
+    figure = layer_heatmaps(masks, adjusted=True)
+    empty, shown, *_ = maps_of(figure)
+    assert not cell_texts(empty)
+    members = [row for row, direction in enumerate(directions) if direction.target == "en"]
+    measured = 100 * adjusted_iou(masks.kept["encoder.layers.1"][members])
+    images = shown.images[0].get_array().compressed()
+    assert sorted(images) == pytest.approx(sorted(measured[~torch.eye(6, dtype=torch.bool)].tolist()))
+    assert figure.axes[-1].get_ylabel() == "adjusted IoU (%)"
 
 
 def test_bad_heatmaps_and_scores():
     with pytest.raises(NeuronSpecError, match="each pair of directions"):
         iou_heatmap(torch.ones(3, 3), CASES["two directions"], "title")
     with pytest.raises(NeuronSpecError, match="no layers"):
-        layer_heatmaps({}, CASES["two directions"])
+        layer_heatmaps(NeuronMasks(CASES["two directions"], {}))
     with pytest.raises(NeuronSpecError, match="scores cannot be drawn"):
         scores_bars({"dense": {}}, "BLEU")
 
@@ -371,10 +399,10 @@ def test_the_order_of_the_input_changes_no_picture():
         figures.append(
             [
                 iou_heatmap(values, directions, "title"),
-                layer_heatmaps(masks, directions),
+                layer_heatmaps(NeuronMasks(directions, masks)),
                 direction_maps({"": values}, directions, FAMILIES, **WORDS),
                 loss_increase_heatmap(values, random[rows], owners, directions, [*range(n)], family),
-                sparsity_per_layer(masks, directions),
+                sparsity_per_layer(NeuronMasks(directions, masks)),
                 scores_bars(scores, "BLEU"),
             ]
         )
@@ -451,12 +479,12 @@ def test_maps_and_their_words_stand_apart():
     long = dict.fromkeys(FAMILIES, "family of a long name")
     change = numbers(8, 8)
     figures = [
-        layer_heatmaps(random_kept(MIXED), MIXED, families=families, group=group)
+        layer_heatmaps(NeuronMasks(MIXED, random_kept(MIXED)), families=families, group=group)
         for families in (None, long)
         for group in ("own", "all")
     ]
     figures += [direction_maps(dict.fromkeys("ab", change), MIXED, long, **WORDS)]
-    figures += [layer_heatmaps(random_kept(MIXED[:1]), MIXED[:1], group="en-x")]
+    figures += [layer_heatmaps(NeuronMasks(MIXED[:1], random_kept(MIXED[:1])), group="en-x")]
     owners = [str(direction) for direction in MIXED]
     figures += [
         loss_increase_heatmap(
@@ -519,7 +547,7 @@ def test_looks_differ_for_forty_nine_things():
 
 def test_sparsity_names_its_groups_and_layers():
     kept = random_kept(MIXED, layers=["encoder.layers.0", *(f"decoder.layers.{i}" for i in range(3))])
-    figure = sparsity_per_layer(kept, MIXED)
+    figure = sparsity_per_layer(NeuronMasks(MIXED, kept))
     assert [ax.get_title("left") for ax in figure.axes] == ["encoder", "decoder"]
     assert [labels_of(ax.xaxis) for ax in figure.axes] == [["0"], ["0", "1", "2"]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["en→x, mean", "x→en, mean"]

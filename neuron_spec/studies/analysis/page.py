@@ -58,10 +58,9 @@ def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str
     """Those of the figures that the masks allow: name -> figure."""
     masks, families = question.masks, question.families
     decoder, first = question.compared("decoder"), next(iter(masks.side("decoder")), None)
-    of_all = masks.kept, masks.directions
     makers: dict[str, Callable[[], Figure]] = {
-        "sparsity": lambda: curves.sparsity_per_layer(*of_all),
-        "overlap": lambda: curves.iou_over_layers(*of_all, families=families, group=question.group),
+        "sparsity": lambda: curves.sparsity_per_layer(masks),
+        "overlap": lambda: curves.iou_over_layers(masks, families=families, group=question.group),
         "dendrogram": lambda: curves.dendrograms(
             {side: _tree(question, side) for side in question.sides},
             families=families,
@@ -69,7 +68,7 @@ def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str
         ),
     }
     if any(question.compared(side).rows for side in question.sides):
-        makers["iou"] = lambda: heatmap.layer_heatmaps(*of_all, families=families, group=question.group)
+        makers["iou"] = lambda: heatmap.layer_heatmaps(masks, families=families, group=question.group)
     if first and decoder.rows:
         makers["iou-first-decoder-layer"] = lambda: heatmap.iou_heatmap(
             pairwise_iou(masks.kept[first][decoder.rows]),
