@@ -108,10 +108,10 @@ class DirectionModel:
     sides: dict[str, Side]
     activation: str
 
-    def kept(self) -> dict[str, tuple[int, int]]:
-        """Layer key -> how many neurons it has, of how many."""
+    def kept(self) -> dict[str, int]:
+        """Layer key -> how many neurons it has."""
         layers = sorted(self.widths, key=layer_order)
-        return {layer: (len(self.weights[f"{layer}.fc1.bias"]), self.widths[layer]) for layer in layers}
+        return {layer: len(self.weights[f"{layer}.fc1.bias"]) for layer in layers}
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Key -> weight, buffers of fairseq's own left out."""
@@ -141,7 +141,9 @@ class DirectionModel:
             "max_source_positions": len(encoder.positions),
             "max_target_positions": len(decoder.positions),
             "parameters": self.size(),
-            "neurons": {layer: {"kept": kept, "of": of} for layer, (kept, of) in self.kept().items()},
+            "neurons": {
+                layer: {"kept": kept, "of": self.widths[layer]} for layer, kept in self.kept().items()
+            },
         }
 
 
@@ -171,19 +173,24 @@ def write_tensors(model: DirectionModel, folder: Path) -> None:
     )
 
 
-def padded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with every FFN of a side as wide as its widest, by neurons that emit zero; they compute the same."""
-    widest: dict[str, int] = {}
-    for key, value in weights.items():
-        if key.endswith(".fc1.bias"):
-            widest[side_of(key)] = max(widest.get(side_of(key), 0), len(value))
+def widest(widths: Mapping[str, int]) -> dict[str, int]:
+    """Layer key -> the width of the widest layer of its side."""
+    return {
+        layer: max(widths[other] for other in widths if side_of(other) == side_of(layer)) for layer in widths
+    }
+
+
+def padded(weights: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """The same with FFNs of other widths, by neurons that emit zero: what is computed stays.
+
+    Args:
+        widths: layer key -> how many neurons it is to have, as many as it has or more.
+    """
     wide = dict(weights)
-    for key in [key for key in weights if key.endswith(".fc1.bias")]:
-        fc1, fc2 = key.removesuffix(".bias"), f"{key.removesuffix('fc1.bias')}fc2"
-        if more := widest[side_of(key)] - len(weights[key]):
-            for name in (f"{fc1}.weight", key):
-                rows = wide[name].new_zeros(more, *wide[name].shape[1:])
-                wide[name] = torch.cat([wide[name], rows])
-            columns = wide[f"{fc2}.weight"].new_zeros(len(wide[f"{fc2}.weight"]), more)
-            wide[f"{fc2}.weight"] = torch.cat([wide[f"{fc2}.weight"], columns], dim=1)
+    for layer, width in widths.items():
+        fc1, fc2 = f"{layer}.fc1", f"{layer}.fc2.weight"
+        if more := width - len(weights[f"{fc1}.bias"]):
+            for name in (f"{fc1}.weight", f"{fc1}.bias"):
+                wide[name] = torch.cat([wide[name], wide[name].new_zeros(more, *wide[name].shape[1:])])
+            wide[fc2] = torch.cat([wide[fc2], wide[fc2].new_zeros(len(wide[fc2]), more)], dim=1)
     return wide

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -292,3 +293,22 @@ def test_a_checkpoint_whose_data_bin_is_gone_asks_for_one(run, specialized, work
     assert "no SentencePiece model beside the data-bin" in refused(run("translate", *words))
     spm = workshop.data_bin.parent / "spm" / PIECES
     assert run("translate", *words, "--spm", spm, stdin="ba\n")[0] == 0
+
+
+# What it gains ---------------------------------------------------------------------------------
+
+
+def test_the_benchmark_compares_the_same_translations(specialized, tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    script = Path(__file__).parents[2] / "benchmarks" / "export.py"
+    words = [specialized, "--lang-pairs", "en-qa", "--max-len-b", "20", "--output", tmp_path]
+    monkeypatch.syspath_prepend(script.parent)
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+    runpy.run_path(str(script), run_name="__main__")
+    found = json.loads((tmp_path / "export.cpu.json").read_text())
+    rows = found["models"]["specialized"]
+    assert [*rows] == ["fairseq-generate", "float32", "int8"]
+    assert rows["float32"]["same_translations_fraction"] == 1
+    assert rows["float32"]["bleu"] == rows["fairseq-generate"]["bleu"]
+    assert rows["int8"]["mb"] < rows["float32"]["mb"] < rows["fairseq-generate"]["mb"]
+    assert all(row["tokens_per_s"] > 0 and row["ratio"] > 0 for row in rows.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuron_spec.export.direction_model import cut, padded
+from neuron_spec.export.direction_model import cut, padded, widest
 from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1, SpecializedFC2
 from neuron_spec.studies.lass.weight_masks import pack
 
@@ -86,14 +86,15 @@ def test_masked_heads_and_weights_are_zeros():
     assert torch.equal(own_weights, weight * kept[0])
 
 
-def test_padding_to_the_widest_of_a_side_changes_nothing():
+def test_padding_changes_nothing():
     plain = cut(weights_of(ffn("bias")), {"decoder": 0})
-    other = {
-        key.replace("layers.0", "layers.1"): value
-        for key, value in cut(weights_of(ffn("bias")), {"decoder": 1}).items()
-    }
-    wide = padded(plain | other | {"encoder.layers.0.fc1.bias": torch.zeros(2)})
-    assert len(wide[f"{LAYER}.fc1.bias"]) == len(wide[f"{LAYER}.fc1.bias".replace("0", "1", 1)]) == 4
-    assert len(wide["encoder.layers.0.fc1.bias"]) == 2
+    wide = padded(plain, {LAYER: 7})
+    assert wide[f"{LAYER}.fc1.weight"].shape == (7, 4)
+    assert wide[f"{LAYER}.fc2.weight"].shape == (4, 7)
     x = torch.randn(5, 4)
     torch.testing.assert_close(run(wide, x), run(plain, x), rtol=0, atol=1e-6)
+
+
+def test_the_widest_is_that_of_a_side():
+    widths = {"encoder.layers.0": 3, "encoder.layers.1": 5, "decoder.layers.0": 2}
+    assert widest(widths) == {"encoder.layers.0": 5, "encoder.layers.1": 5, "decoder.layers.0": 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ctranslate2
 from tqdm import tqdm
@@ -95,7 +95,7 @@ class CTranslate2Translator:
             num_hypotheses=search.beam,
             length_penalty=_NEXT_TO_NONE,
             max_input_length=0,  # else it cuts
-            max_decoding_length=max_len,
+            max_decoding_length=max_len + 1,  # and an end of sentence
             return_scores=True,
         )
         found = [
@@ -110,11 +110,12 @@ class CTranslate2Translator:
             yield Hypothesis(text, scores[at] if self._scores else None)
 
     def _end(self, sources: Sequence[list[str]], found: Sequence[list[_Found]], most: int) -> None:
-        """Let those that are as long as they may be end, as fairseq does: what that costs counts too."""
-        cut = [(i, j) for i, of in enumerate(found) for j, one in enumerate(of) if len(one.tokens) == most]
-        scored = self._scored([(sources[i], found[i][j].tokens) for i, j in cut])
-        for (i, j), nats in zip(cut, scored, strict=True):
-            found[i][j] = replace(found[i][j], nats=sum(nats[len(self._tag) :]))
+        """Let those that did not end within ``most`` text tokens end there, as fairseq does, and score them again."""
+        cut = [(i, j) for i, of in enumerate(found) for j, one in enumerate(of) if len(one.tokens) > most]
+        texts = [found[i][j].tokens[:most] for i, j in cut]
+        scored = self._scored([(sources[i], text) for (i, _), text in zip(cut, texts, strict=True)])
+        for (i, j), text, nats in zip(cut, texts, scored, strict=True):
+            found[i][j] = _Found(text, sum(nats[len(self._tag) :]))
 
     def _tag_nats(self, sources: Sequence[list[str]], found: Sequence[Sequence[_Found]]) -> list[float]:
         """The log-likelihood of each sentence's language token; 0 where the choice does not depend on it."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from neuron_spec.errors import ModelError
-from neuron_spec.export.direction_model import DirectionModel
+from neuron_spec.export.direction_model import DirectionModel, padded
 
 # fairseq's name of an activation -> CTranslate2's.
 _ACTIVATIONS = {
@@ -52,14 +53,15 @@ def write(model: DirectionModel, folder: Path, quantization: str) -> None:
         transformer_spec.TransformerEncoderSpec(**shapes["encoder"]),
         transformer_spec.TransformerDecoderSpec(**shapes["decoder"]),
     )
-    weights = _Weights(model.parameters())
+    widths = {layer: max(1, kept) for layer, kept in model.kept().items()}  # it takes no empty matrices
+    weights = _Weights(padded(dict(model.parameters()), widths))
     (spec.encoder.embeddings[0].weight,) = weights.take("encoder.embed_tokens", "weight")
     (spec.decoder.embeddings.weight,) = weights.take("decoder.embed_tokens", "weight")
     weights.linear(spec.decoder.projection, "decoder.output_projection")
     for name, side in model.sides.items():
         of_side = getattr(spec, name)
         of_side.scale_embeddings = side.embed_scale
-        of_side.position_encodings.encodings = side.positions.numpy()
+        of_side.position_encodings.encodings = np.array(side.positions)
         weights.left.pop(f"{name}.embed_positions.weight", None)  # learned ones, which these are
         for norm in ("layer_norm", "layernorm_embedding"):
             if hasattr(of_side, norm):
@@ -104,14 +106,12 @@ class _Weights:
         self.left: dict[str, Tensor] = dict(weights)
 
     def take(self, module: str, *names: str) -> list[Any]:
-        """Arrays of a module; None where it has none of a name."""
+        """Arrays of a module, copied, since CTranslate2 quantizes in place; None where it has none of a name."""
         taken = [self.left.pop(f"{module}.{name}", None) for name in names]
-        return [None if value is None else value.contiguous().numpy() for value in taken]
+        return [None if value is None else np.array(value) for value in taken]
 
     def linear(self, spec: Any, *modules: str) -> None:
         """A Linear, or several below each other."""
-        import numpy as np
-
         weights, biases = zip(*(self.take(module, "weight", "bias") for module in modules), strict=True)
         spec.weight = np.concatenate(weights)
         if any(bias is not None for bias in biases):

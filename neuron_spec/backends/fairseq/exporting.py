@@ -19,7 +19,7 @@ from neuron_spec.backends.fairseq.data_bin import require_dictionaries, shards_o
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
-from neuron_spec.export.direction_model import DirectionModel, Side, cut, padded
+from neuron_spec.export.direction_model import DirectionModel, Side, cut, padded, widest
 from neuron_spec.export.folder import CHECKPOINT, PIECES, Pieces
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.neurons.choices import SIDES
@@ -99,7 +99,7 @@ class Exporter:
         fairseq's transformer has one FFN width for all layers of a side: layers are padded to the widest by neurons
         that emit zero. Flags are in plain dictionaries, so that current torch reads it without ``--user-dir``.
         """
-        weights = padded(model.weights)
+        weights = padded(model.weights, widest(model.kept()))
         flags = {**vars(self._task.args), **_plain(self._saved.model)}
         for side in SIDES:
             layers = [key for key in model.widths if key.startswith(f"{side}.")]
