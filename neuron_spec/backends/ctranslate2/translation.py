@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ctranslate2
 from tqdm import tqdm
@@ -43,13 +45,13 @@ class CTranslate2Translator:
         *,
         scores: bool = False,
         cpu: bool = False,
-        threads: int = 0,
+        threads: int | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             scores: give them with the hypotheses.
-            threads: of a CPU; 0: as CTranslate2 chooses.
+            threads: batches that run at the same time on a CPU; None: as many as there are cores.
 
         Raises:
             ArtifactError: if the model is damaged.
@@ -59,7 +61,12 @@ class CTranslate2Translator:
         self._tag = [folder.target_tag] if folder.target_tag else []
         device = "cpu" if cpu or not ctranslate2.get_cuda_device_count() else "cuda"
         try:
-            self._translator = ctranslate2.Translator(str(folder.path), device=device, intra_threads=threads)
+            self._translator = ctranslate2.Translator(
+                str(folder.path),
+                device=device,
+                inter_threads=1 if device == "cuda" else threads or (os.cpu_count() or 1),
+                intra_threads=1,
+            )
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
                 "CTranslate2 cannot load the export",
@@ -74,37 +81,45 @@ class CTranslate2Translator:
         Args:
             sentences: pieces, without language token and end of sentence.
         """
-        best: dict[int, Hypothesis] = {}
         lengths = [len(self._before) + len(pieces) + 1 for pieces in sentences]
+        started = []
+        for batch in _batches(lengths, self._search.max_tokens):
+            sources = [[*self._before, *sentences[i]] for i in batch]
+            most = self._search.max_len(max(lengths[i] for i in batch), self._folder.max_target_positions)
+            started.append((batch, sources, most, self._start(sources, most)))
+        best: dict[int, Hypothesis] = {}
         with tqdm(
             total=len(sentences), desc=f"translate {self._folder.direction}", unit="sent", file=sys.stderr
         ) as bar:
-            for batch in _batches(lengths, self._search.max_tokens):
-                sources = [[*self._before, *sentences[i]] for i in batch]
-                best |= zip(batch, self._best(sources, max(lengths[i] for i in batch)), strict=True)
+            for batch, sources, most, running in started:
+                best |= zip(batch, self._best(sources, most, [one.result() for one in running]), strict=True)
                 bar.update(len(batch))
         return [best[i] for i in range(len(sentences))]
 
-    def _best(self, sources: Sequence[list[str]], longest: int) -> Iterator[Hypothesis]:
-        search, tags = self._search, len(self._tag)
-        max_len = search.max_len(longest, self._folder.max_target_positions)
-        results = self._translator.translate_batch(
+    def _start(self, sources: Sequence[list[str]], most: int) -> list[Any]:
+        """Begin a search, which waits for a free thread."""
+        running: list[Any] = self._translator.translate_batch(
             sources,
-            [self._tag] * len(sources) if tags else None,
-            beam_size=search.beam,
-            num_hypotheses=search.beam,
+            [self._tag] * len(sources) if self._tag else None,
+            asynchronous=True,
+            beam_size=self._search.beam,
+            num_hypotheses=self._search.beam,
             length_penalty=_NEXT_TO_NONE,
             max_input_length=0,  # else it cuts
-            max_decoding_length=max_len + 1,  # and an end of sentence
+            max_decoding_length=most + 1,  # and an end of sentence
             return_scores=True,
         )
+        return running
+
+    def _best(self, sources: Sequence[list[str]], most: int, results: Sequence[Any]) -> Iterator[Hypothesis]:
+        tags, lenpen = len(self._tag), self._search.lenpen
         found = [
             [_Found(tokens[tags:], nats) for tokens, nats in zip(of.hypotheses, of.scores, strict=True)]
             for of in results
         ]
-        self._end(sources, found, max_len - tags)
+        self._end(sources, found, most - tags)
         for hypotheses, nats in zip(found, self._tag_nats(sources, found), strict=True):
-            scores = [one.score(nats, tags, search.lenpen) for one in hypotheses]
+            scores = [one.score(nats, tags, lenpen) for one in hypotheses]
             at = scores.index(max(scores))
             text = [token for token in hypotheses[at].tokens if token not in self._tag]
             yield Hypothesis(text, scores[at] if self._scores else None)
