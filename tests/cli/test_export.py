@@ -310,5 +310,5 @@ def test_the_benchmark_compares_the_same_translations(specialized, tmp_path, mon
     assert [*rows] == ["fairseq-generate", "float32", "int8"]
     assert rows["float32"]["same_translations_fraction"] == 1
     assert rows["float32"]["bleu"] == rows["fairseq-generate"]["bleu"]
-    assert rows["int8"]["mb"] < rows["float32"]["mb"] < rows["fairseq-generate"]["mb"]
+    assert rows["int8"]["mb"] < rows["float32"]["mb"]
     assert all(row["tokens_per_s"] > 0 and row["ratio"] > 0 for row in rows.values())
