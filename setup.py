@@ -68,6 +68,7 @@ setup(
     ],
     extras_require={
         "official-scoring": ["sacremoses>=0.1"],
+        "export": ["ctranslate2>=4.5"],
         "tracking": [
             "tensorboard>=2.10",
             "wandb>=0.15",
@@ -79,6 +80,7 @@ setup(
             "pytest-xdist>=3.7",
             "ruff>=0.9",
             "mypy>=1.14",
+            "ctranslate2>=4.5",
             "sacremoses>=0.1",
             "types-PyYAML",
             "types-tqdm",

@@ -17,6 +17,7 @@ examples:
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,10 @@ def train(args: Any, name: str, folder: Path) -> list[dict[str, Any]]:
         *("--no-save", "--log-format", "json", "--log-interval", interval, "--seed", 1, *flags),
         *(["--cpu"] if args.device == "cpu" else []),
     ]  # fmt: skip
-    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [*map(str, command)], env={**os.environ, "LOGLEVEL": "INFO"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
     if done.returncode:
         sys.exit(f"{name} did not train:\n{done.stdout[-3000:]}")
     lines = [line.partition("| train_inner | ")[2] for line in done.stdout.splitlines()]

@@ -18,6 +18,8 @@ PERMUTATIONS = 10_000
 SAMPLES = 1000  # of sentences
 ALPHA = 0.05
 
+MISSING_DIRECTION = ("error", "compose", "dense")  # what one without masks does
+
 DATA_BIN = "fairseq data-bin; of a sharded one, the first shard with the text"
 
 
@@ -204,7 +206,7 @@ def add_device(
 
 def add_translating(parser: argparse.ArgumentParser) -> None:
     """``--beam``, ``--references``, and ``--max-tokens`` with the default of translating."""
-    parser.add_argument("--beam", type=int, default=5, metavar="N", help="beam size (default %(default)s)")
+    add_beam(parser)
     parser.add_argument(
         "--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch, translating"
     )
@@ -213,6 +215,12 @@ def add_translating(parser: argparse.ArgumentParser) -> None:
         choices=("raw", "data-bin"),
         default="raw",
         help="the raw text beside the data-bin, or the data-bin's targets put together again",
+    )
+
+
+def add_beam(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--beam", type=whole_number(1), default=5, metavar="N", help="beam size (default %(default)s)"
     )
 
 
@@ -232,6 +240,27 @@ def add_masks_run_through(parser: argparse.ArgumentParser) -> None:
     )
     add_allow_other_checkpoint(parser)
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of tests by random relabelling")
+
+
+def add_missing_direction(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--missing-direction",
+        choices=MISSING_DIRECTION,
+        default=MISSING_DIRECTION[0],
+        help="a direction without masks is refused, takes the encoder's masks of its source and the decoder's of its "
+        "target from other directions, or runs through all neurons (default %(default)s)",
+    )
+
+
+def add_text_resources(parser: argparse.ArgumentParser, *, spm: str) -> None:
+    """``--data-bin`` and ``--spm``, of a checkpoint; ``spm`` is the second's help."""
+    parser.add_argument(
+        "--data-bin",
+        type=input_folder("data-bin"),
+        metavar="DIR",
+        help="for its dictionaries (default: the one that the checkpoint was trained on)",
+    )
+    parser.add_argument("--spm", type=input_file("SentencePiece model"), metavar="FILE", help=spm)
 
 
 def add_allow_other_checkpoint(parser: argparse.ArgumentParser) -> None:

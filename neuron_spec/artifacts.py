@@ -48,6 +48,7 @@ _PACKAGES = (
     "ve-fairseq",
     "fairseq",
     "fairseq-fixed",
+    "ctranslate2",
 )
 
 _COMPARED = ("stage", "inputs", "parameters")  # of two signatures; versions may differ
@@ -71,6 +72,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_vacant(path: str | os.PathLike[str]) -> None:
+    """Raises: ArtifactError if something is at ``path``, other than an empty folder."""
+    if Path(path).exists() and not (Path(path).is_dir() and not any(Path(path).iterdir())):
+        raise ArtifactError("something is already here", where=path, mend="name another --output")
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it into place only if the block succeeds.
@@ -79,10 +86,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         ArtifactError: if something is there already, other than an empty folder.
     """
     final = Path(path)
-    if final.is_dir() and not any(final.iterdir()):
+    require_vacant(final)
+    if final.is_dir():
         final.rmdir()
-    if final.exists():
-        raise ArtifactError("something is already here", where=final, mend="name another --output")
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:

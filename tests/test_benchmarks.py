@@ -18,8 +18,8 @@ from neuron_spec.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-# systems.py and training.py need what was trained: test_systems.py has it, and the last test here.
-NEED_TRAINED = ("measuring", "systems", "training")
+# These need what was trained: test_systems.py, tests/cli/test_export.py and the last test here have it.
+NEED_TRAINED = ("measuring", "systems", "export", "training")
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in NEED_TRAINED)
 BENCH = ROOT / "scripts" / "gpu" / "bench.sh"
 ON_CPU_ONLY = {"comparison", "data_text", "padding"}  # use no GPU

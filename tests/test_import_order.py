@@ -22,6 +22,7 @@ FLOORS = (
     ("statistics", "arguments", "shared"),
     ("neurons",),
     ("modules",),
+    ("export",),
     ("pages",),
     ("scoring",),
     ("corpora", "backends", "criterions", "models", "tasks"),
@@ -52,6 +53,7 @@ WITHOUT_FAIRSEQ = (
     "statistics",
     "neurons",
     "modules",
+    "export",
     "pages",
     "scoring",
 )
@@ -170,6 +172,7 @@ def test_no_cycles():
                 or (study(module) and module.endswith(".page"))
             ),
         ),
+        ("ctranslate2", lambda module: module.startswith("backends.ctranslate2.")),
         ("scipy", lambda module: room(module) in ("statistics", "neurons")),
         ("sacrebleu", lambda module: room(module) == "scoring"),
     ],

@@ -23,6 +23,8 @@ COMMANDS = {
     "select": "select each direction's specialized neurons from a profile",
     "specialize": "go on training from a dense checkpoint, with masks or without",
     "masks": "vote over several mask files; read and write those of the official code",
+    "export": "a direction as a model of its own, without masks: for CTranslate2, stock fairseq, or as safetensors",
+    "translate": "translate lines of text, by a checkpoint or an export",
     "evaluate": "translate and score all directions, or score existing fairseq-generate output",
     "compare": "compare evaluated systems: differences, significance, wins and losses",
     "report": "write a run's report: tables, figures, sample translations",

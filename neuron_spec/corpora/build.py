@@ -26,6 +26,7 @@ from neuron_spec.artifacts import (
 from neuron_spec.corpora.checks import check_disk
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError
+from neuron_spec.export.folder import PIECES
 from neuron_spec.languages import ENGLISH, family_of
 
 SPLITS = TRAIN, VALID, TEST = "train", "valid", "test"
@@ -68,6 +69,12 @@ def corpus_folder(data_bin: str | Path) -> Path:
     first = Path(str(data_bin).split(":")[0])
     is_sharded = not (first.parent / CORPUS_CARD).is_file() and (first.parent.parent / CORPUS_CARD).is_file()
     return first.parent.parent if is_sharded else first.parent
+
+
+def pieces_model(data_bin: str | Path) -> Path | None:
+    """The SentencePiece model that a data-bin's text was segmented with, where it lies beside it or in it."""
+    places = (corpus_folder(data_bin) / "spm", Path(data_bin))
+    return next((file for of in places if (file := of / PIECES).is_file()), None)
 
 
 def card_of(data_bin: str | Path) -> dict[str, Any] | None:
@@ -204,7 +211,7 @@ def write_pieces(
         CorpusError: if the given file is no SentencePiece model, or the text does not give a vocabulary of
             that size.
     """
-    model = output / "spm" / "sentencepiece.model"
+    model = output / "spm" / PIECES
     if not (keep and model.is_file()):
         learned = io.BytesIO()
         if not given:

@@ -36,7 +36,6 @@ from neuron_spec.neurons.masks import NeuronMasks
 
 # fairseq's own models that are this one without masks: mBART's differs in how it classifies, which translates nothing.
 PLAIN = (TransformerModel, BARTModel)
-MISSING_DIRECTION = ("error", "compose", "dense")
 _MISSING = -1
 _ROWS = "mask_rows"
 _NEURON_MASK, _HEAD_MASK = "neuron_mask", "head_mask"
@@ -202,6 +201,16 @@ class _SpecializedSide:
                 "same source, the decoder's of another into the same target) or dense",
             )
         return Route(distinct, None if len(distinct) == 1 else on_device[direction_ids])
+
+    def row_of(self, number: int) -> int:
+        """The row of the masks that a direction's sentences take, one past the last where it keeps all.
+
+        Raises:
+            ModelError: as `routed`.
+        """
+        route = self._route(torch.tensor([number]), [number])
+        assert route is not None
+        return route.distinct[0]
 
     def _name(self, number: int) -> str:
         return str(direction_of(number, self.langs)) if self.langs else f"direction id {number}"

@@ -16,6 +16,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
+from neuron_spec.arguments import MISSING_DIRECTION
 from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
 from neuron_spec.backends.fairseq.checkpoints import (
     flag_name,
@@ -30,7 +31,7 @@ from neuron_spec.backends.fairseq.logged import require_logged, require_trackers
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.languages import require_fairseq_codes
-from neuron_spec.models.neuron_spec_transformer import MISSING_DIRECTION, PLAIN, NeuronSpecTransformer
+from neuron_spec.models.neuron_spec_transformer import PLAIN, NeuronSpecTransformer
 from neuron_spec.neurons.choices import NEURON_SETS
 from neuron_spec.neurons.masks import NeuronMasks
 

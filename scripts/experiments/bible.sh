@@ -3,7 +3,7 @@
 # families, out of English (docs/bible.md has the rules by which the outcome is read). Run again to resume.
 #   scripts/experiments/bible.sh [--cpu | --smoke] [--seeds N,N,...] [--both-ways] [--stop-after MINUTES] [--run DIR]
 #                                [--results DIR] [--dry-run]
-#     (neither)              4+4 layers on one GPU: meant for 20 minutes a seed, not measured
+#     (neither)              4+4 layers on one GPU: not run; stage 1 made 5 to 6 updates a second on an H200, so 40 minutes
 #     --cpu                  2+2 layers on 2 CPU cores: hours a seed
 #     --smoke                the toy corpus and one seed on 2 CPU cores: minutes
 #     --seeds N,N,...        each seed has its own dense model, sets and continuations (default 1,2,3; smoke 1)

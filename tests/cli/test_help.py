@@ -26,6 +26,8 @@ def test_help_imports_nothing_slow(command):
 REFUSED = {  # a mistyped path -> what is said of it
     ("profile", "DATA_BIN", "--path", "typo.pt", "--output", "x"): "checkpoint not found",
     ("evaluate", "DATA_BIN", "--path", "typo.pt", "--output", "x"): "checkpoint not found",
+    ("export", "--path", "typo.pt", "--all", "--format", "fairseq", "--output", "x"): "checkpoint not found",
+    ("translate", "--path", "typo.pt", "--output", "x"): "checkpoint, or folder of exports, not found",
     ("evaluate", "typo", "--path", "FILE", "--output", "x"): "data-bin not found",
     ("profile", "FILE", "--path", "FILE", "--output", "x"): "data-bin not found",
     ("ablate", "DATA_BIN", "--path", "FILE", "--masks", "typo", "--output", "x"): "mask file not found",

@@ -16,7 +16,7 @@ from fairseq import utils
 from neuron_spec.artifacts import differences, hash_state, hash_text, load_saved
 from neuron_spec.backends.fairseq import compat as compat
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, file_of_flag, languages_of
-from neuron_spec.directions import Direction
+from neuron_spec.directions import Direction, direction_of
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import layer_order
 from neuron_spec.neurons.by_direction import Masks
@@ -100,6 +100,31 @@ def task_args(
             holds = "the symbols", "the dictionary that the model was trained with"
             values[name] = str(file_of_flag(flag_name(name), file, near, *holds).absolute())
     return argparse.Namespace(**values)
+
+
+def data_bin_of(trained: argparse.Namespace, path: Path, given: Path | None = None) -> Path:
+    """The data-bin that is named, or the one that a checkpoint was trained on; of a sharded one, its first shard.
+
+    Args:
+        trained: the flags, as `task_args` returns them.
+        path: the checkpoint. A relative path of the data-bin may be from any folder above it.
+
+    Raises:
+        ArtifactError: if it is no longer there.
+    """
+    if given is not None:
+        return given
+    first = str(getattr(trained, "data", None) or "").split(os.pathsep)[0]
+    places = [folder / first for folder in (Path(), *path.absolute().parents)] if first else []
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ArtifactError(
+        "the data-bin that the checkpoint was trained on is not here, and its dictionaries are needed",
+        where=path,
+        got=first or "no data-bin in the checkpoint",
+        mend="name one of the same dictionaries: --data-bin DIR",
+    )
 
 
 def flag_name(name: str) -> str:
@@ -192,6 +217,14 @@ def is_specialized(state: dict[str, Any]) -> bool:
 def masks_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The mask buffers that a checkpoint carries; empty for a dense one."""
     return {key: value for key, value in state["model"].items() if key.endswith(_MASK_KEYS)}
+
+
+def masked_directions(state: dict[str, Any], langs: Sequence[str]) -> list[Direction] | None:
+    """The directions that a checkpoint has masks for, in the order of their ids; None if it is dense."""
+    rows = state["model"].get("encoder.mask_rows")
+    if rows is None:
+        return None
+    return [direction_of(number, langs) for number in (rows >= 0).nonzero().flatten().tolist()]
 
 
 def weights_sha256(state: dict[str, Any]) -> str:

@@ -111,16 +111,31 @@ def check_data_bin(
             "data-bin not found", where=data_bin, mend="name a folder made by fairseq-preprocess"
         )
     data_bin = folder_with(data_bin, split)
+    require_dictionaries(data_bin, directions, dictionary)
+    for file in files_of(data_bin, split, directions):
+        require_file(file, "data file", "binarize the corpus again")
+        if file.suffix == ".idx":
+            _check_complete(file)
+
+
+def require_dictionaries(
+    data_bin: Path, directions: Iterable[Direction], dictionary: str | None = None
+) -> None:
+    """That the dictionaries of directions are there.
+
+    Args:
+        data_bin: or a shard of one.
+        dictionary: that of ``--fixed-dictionary``, of all languages.
+
+    Raises:
+        ArtifactError: if one is missing.
+    """
     for lang in sorted({code for d in directions for code in (d.source, d.target)}):
         if dictionary is None and not (file := data_bin / f"dict.{lang}.txt").is_file():
             raise ArtifactError(
                 f"the data-bin has no dictionary of {lang}", where=data_bin, expected=file.name
             )
         require_file(file if dictionary is None else dictionary, "dictionary")
-    for file in files_of(data_bin, split, directions):
-        require_file(file, "data file", "binarize the corpus again")
-        if file.suffix == ".idx":
-            _check_complete(file)
 
 
 def _check_complete(index_file: Path) -> None:

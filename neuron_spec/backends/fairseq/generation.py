@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from tqdm import tqdm
 from neuron_spec.backends.fairseq.asked import Asked
 from neuron_spec.backends.fairseq.checkpoints import token_flags
 from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, generation_config, parsed, refuse
-from neuron_spec.backends.fairseq.data_bin import folder_with, joining_of
+from neuron_spec.backends.fairseq.data_bin import folder_with, joining_of, require_dictionaries, shards_of
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError
+from neuron_spec.export.folder import Hypothesis
 
 _COMMAND = "fairseq-generate"
 # Flags of fairseq-generate that translating heeds, by attribute, and those that our commands have themselves.
@@ -108,14 +109,23 @@ class Translator:
     """A checkpoint ready to translate any of its directions, as ``fairseq-generate`` would.
 
     Language flags are read from the checkpoint.
+
+    Attributes:
+        symbols: of its source dictionary, language tokens among them.
     """
 
     def __init__(
-        self, path: Path, data_bin: Path, directions: Sequence[Direction], subset: str, flags: Sequence[str]
+        self,
+        path: Path,
+        data_bin: Path,
+        directions: Sequence[Direction],
+        subset: str | None,
+        flags: Sequence[str],
     ) -> None:
         """Check everything, then load the model once.
 
         Args:
+            subset: whose text is translated; None: sentences that are given, for which dictionaries alone are read.
             flags: further flags of ``fairseq-generate``, such as ``--beam 5``, of those that `require_heeded` knows.
                 Unlike that command this one heeds ``--bf16``.
 
@@ -129,20 +139,25 @@ class Translator:
             raise ModelError("two precisions", got="--fp16 and --bf16", mend="give one of the two, or none")
         require_heeded(flags, but=set())
         dictionary = fixed_dictionary_in(flags)
-        asked = Asked.read(path, data_bin, subset, lang_pairs=directions, fixed_dictionary=dictionary)
-        self.subset = subset
+        subsets = [subset] if subset else []
+        asked = Asked.read(path, data_bin, *subsets, lang_pairs=directions, fixed_dictionary=dictionary)
+        self.subset = subset or ""
+        folder = folder_with(data_bin, subset) if subset else (shards_of(data_bin) or [data_bin])[0]
+        require_dictionaries(folder, directions, asked.trained.fixed_dictionary)
         self.cfg = generation_config(
             path,
-            folder_with(data_bin, subset),
+            folder,
             directions,
             token_flags(asked.trained),
             *("--source-lang", directions[0].source, "--target-lang", directions[0].target),
-            *("--gen-subset", subset, "--skip-invalid-size-inputs-valid-test", *flags),
+            *(["--gen-subset", subset] if subset else []),
+            *("--skip-invalid-size-inputs-valid-test", *flags),
         )
         common = self.cfg.common
         dtype = torch.float16 if common.fp16 else torch.bfloat16 if common.bf16 else torch.float32
         self._cuda = torch.cuda.is_available() and not common.cpu
         task = self._task(directions[0])
+        self.symbols: list[str] = task.source_dictionary.symbols
         self._joining = _joining(
             self.cfg.common_eval.post_process, task.target_dictionary, self.cfg.task.data
         )
@@ -191,41 +206,72 @@ class Translator:
         positions: Sequence[int] | None = None,
     ) -> list[list[str]]:
         """Of each sentence of the set the hypotheses chosen from those found; none where it was not translated."""
-        np.random.seed(self.cfg.common.seed)
-        utils.set_torch_seed(self.cfg.common.seed)
         task = self._task(direction)
         task.load_dataset(self.subset)
         dataset = task.dataset(self.subset)
+        hypotheses: list[list[str]] = [[] for _ in range(len(dataset))]
+        total = len(dataset if positions is None else positions)
         if positions is not None:
             dataset = _Sample(dataset, positions)
+        for number, beams, strip in self._beams(task, dataset, f"translate {direction}", total):
+            hypotheses[number] = [self._text(one["tokens"], task, strip) for one in choose(beams)]
+        return hypotheses
+
+    def translate_pieces(self, direction: Direction, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
+        """The best hypothesis of each sentence, none of which is longer than `max_source_tokens`.
+
+        Args:
+            sentences: pieces, without language token and end of sentence.
+        """
+        task = self._task(direction)
+        dictionary = task.source_dictionary
+        tokens = [
+            torch.tensor([*map(dictionary.index, pieces), dictionary.eos()], dtype=torch.int64)
+            for pieces in sentences
+        ]
+        dataset = task.build_dataset_for_inference(tokens, np.array([*map(len, tokens)]))
+        best: list[Hypothesis] = [Hypothesis([], None)] * len(tokens)
+        for number, beams, strip in self._beams(task, dataset, f"translate {direction}", len(tokens)):
+            kept = [token for token in beams[0]["tokens"].tolist() if token not in strip]
+            text = [task.target_dictionary[token] for token in kept]
+            best[number] = Hypothesis(text, float(beams[0]["score"]))
+        return best
+
+    def max_source_tokens(self, direction: Direction) -> int:
+        """How many pieces a source may have."""
+        task = self._task(direction)
+        longest, _ = self._max_positions(task)
+        return int(longest) - 1 - bool(task.args.langtoks["main"][0])
+
+    def _max_positions(self, task: Any) -> Any:
+        of_models = (model.max_positions() for model in self.models)
+        return utils.resolve_max_positions(task.max_positions(), *of_models)
+
+    def _beams(
+        self, task: Any, dataset: Any, what: str, total: int
+    ) -> Iterator[tuple[int, list[dict[str, Any]], set[int]]]:
+        """Of each sentence its number, what is found, best first, and the symbols that are no text."""
+        np.random.seed(self.cfg.common.seed)
+        utils.set_torch_seed(self.cfg.common.seed)
         generator = task.build_generator(self.models, self.cfg.generation)
         batches = task.get_batch_iterator(
             dataset,
             max_tokens=self.cfg.dataset.max_tokens,
             max_sentences=self.cfg.dataset.batch_size,
-            max_positions=utils.resolve_max_positions(
-                task.max_positions(), *(model.max_positions() for model in self.models)
-            ),
+            max_positions=self._max_positions(task),
             ignore_invalid_inputs=True,
         ).next_epoch_itr(shuffle=False)
         strip = {generator.eos, *getattr(generator, "symbols_to_strip_from_output", ())}
         prefix = self.cfg.generation.prefix_size
-        hypotheses: list[list[str]] = [[] for _ in range(len(dataset))]
-        total = len(dataset if positions is None else positions)
-        with tqdm(total=total, desc=f"translate {direction}", unit="sent", file=sys.stderr) as bar:
+        with tqdm(total=total, desc=what, unit="sent", file=sys.stderr) as bar:
             for batch in batches:
                 batch = utils.move_to_cuda(batch) if self._cuda else batch
                 # As fairseq-generate takes it: of the target, whose first token is the language's.
                 begun = {"prefix_tokens": batch["target"][:, :prefix]} if prefix > 0 else {}
-                for number, beams in zip(
-                    batch["id"].tolist(),
-                    task.inference_step(generator, self.models, batch, **begun),
-                    strict=True,
-                ):
-                    chosen = (one["tokens"] for one in choose(beams))
-                    hypotheses[number] = [self._text(tokens, task, strip) for tokens in chosen]
+                found = task.inference_step(generator, self.models, batch, **begun)
+                for number, beams in zip(batch["id"].tolist(), found, strict=True):
+                    yield number, beams, strip
                 bar.update(len(batch["id"]))
-        return hypotheses
 
     def references(self, direction: Direction) -> list[str]:
         """The data-bin's own targets, pieces joined to words.

@@ -1,0 +1,180 @@
+"""Directions of a checkpoint as models of their own, without masks: dropped neurons are gone, what they emit is folded
+into a bias, and translations are the same. Each is a folder, OUTPUT/en-de, with all that translating needs.
+
+  ctranslate2  for CTranslate2 (pip install 'neuron_spec[export]'): the fastest; layers keep their own widths
+  fairseq      a checkpoint that stock fairseq runs, without --user-dir; layers are padded to the widest of their side
+  safetensors  the weights, and JSON that describes them, for programs of your own
+
+examples:
+  neuron-spec export --path checkpoint.pt --direction en-de --format ctranslate2 --output exported
+  neuron-spec export --path checkpoint.pt --all --format ctranslate2 --quantization int8 --output exported
+  neuron-spec translate --path exported --direction en-de < text
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_spec.arguments import add_missing_direction, add_text_resources, directions_flag, input_file
+from neuron_spec.errors import NeuronSpecError
+from neuron_spec.export.folder import EXPORT_JSON, FORMATS, PIECES, QUANTIZATIONS
+
+if TYPE_CHECKING:
+    from neuron_spec.backends.fairseq.asked import Asked
+    from neuron_spec.backends.fairseq.exporting import Exporter
+    from neuron_spec.directions import Direction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--path",
+        type=input_file("checkpoint"),
+        required=True,
+        metavar="FILE",
+        help="the checkpoint, specialized or dense",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--direction", type=directions_flag, metavar="en-de,...", help="one, or several")
+    which.add_argument("--all", action="store_true", help="every direction that it was trained on")
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="where each direction has a folder"
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="of weights, for CTranslate2 (default float32); with int8 translations differ slightly",
+    )
+    add_text_resources(
+        parser, spm="the SentencePiece model, which is copied (default: the one beside the data-bin)"
+    )
+    add_missing_direction(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.quantization and args.format != "ctranslate2":
+        raise NeuronSpecError(
+            "weights are quantized for CTranslate2 alone",
+            got=f"--quantization {args.quantization} with --format {args.format}",
+            mend="leave it out, or choose --format ctranslate2",
+        )
+    if args.format == "ctranslate2":
+        from neuron_spec.backends.ctranslate2 import require_ctranslate2
+
+        require_ctranslate2()
+    from neuron_spec.artifacts import completed, require_vacant
+    from neuron_spec.backends.fairseq.asked import Asked
+    from neuron_spec.backends.fairseq.checkpoints import data_bin_of, read_checkpoint, task_args
+    from neuron_spec.backends.fairseq.exporting import Exporter
+    from neuron_spec.corpora.build import pieces_model
+
+    trained = task_args(read_checkpoint(args.path), args.path)
+    data_bin = data_bin_of(trained, args.path, args.data_bin)
+    asked = Asked.read(args.path, data_bin, lang_pairs=args.direction)
+    spm = args.spm or pieces_model(data_bin)
+    if spm is None:
+        print(f"no {PIECES} beside {data_bin}: to translate text, name one with --spm", file=sys.stderr)
+    signatures = {direction: _signature(args, asked, direction, spm) for direction in asked.directions}
+    folders = {direction: args.output / str(direction) for direction in asked.directions}
+    missing = []
+    for direction, folder in folders.items():
+        if not completed(folder / EXPORT_JSON, signatures[direction], what="export", where=folder):
+            require_vacant(folder)
+            missing.append(direction)
+    if missing:
+        exporter = Exporter(asked, args.missing_direction)
+        if spm:
+            exporter.require_pieces(spm)
+        for direction in missing:
+            _export(exporter, direction, folders[direction], args, spm, signatures[direction])
+    print(_table(folders), file=sys.stderr)
+    if args.format == "fairseq":
+        from neuron_spec.artifacts import shown_command
+        from neuron_spec.backends.fairseq.exporting import stock_command
+
+        print(shown_command(stock_command(asked, *next(iter(folders.items())))), file=sys.stderr)
+    print("\n".join(map(str, folders.values())))
+
+
+def _signature(
+    args: argparse.Namespace, asked: Asked, direction: Direction, spm: Path | None
+) -> dict[str, Any]:
+    from neuron_spec.artifacts import hash_file, hash_text, signature
+    from neuron_spec.backends.fairseq.checkpoints import flags_of
+    from neuron_spec.backends.fairseq.exporting import dictionary_files
+    from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
+
+    return signature(
+        "export",
+        inputs={
+            "checkpoint": asked.checkpoint_sha256,
+            "checkpoint's masks": asked.masks_sha256,
+            "dictionaries": hash_text(*map(hash_file, dictionary_files(asked, direction))),
+            "SentencePiece model": hash_file(spm) if spm else "none",
+        },
+        parameters={
+            "direction": str(direction),
+            "format": args.format,
+            "missing_direction": args.missing_direction,
+            # In the checkpoint, beside the weights.
+            "dropped_neurons": flags_of(asked.state, "model").get("dropped_neurons", "bias"),
+            "tokens": LanguageTokens.of(asked.trained).flags,
+            **(
+                {"quantization": args.quantization or QUANTIZATIONS[0]}
+                if args.format == "ctranslate2"
+                else {}
+            ),
+        },
+    )
+
+
+def _export(
+    exporter: Exporter,
+    direction: Direction,
+    folder: Path,
+    args: argparse.Namespace,
+    spm: Path | None,
+    signed: dict[str, Any],
+) -> None:
+    """A direction's folder, complete or not there."""
+    from neuron_spec.artifacts import atomic_folder, write_json
+
+    model = exporter.direction_model(direction)
+    with atomic_folder(folder) as temporary:
+        if args.format == "fairseq":
+            exporter.write(model, temporary)
+        elif args.format == "ctranslate2":
+            from neuron_spec.backends.ctranslate2.writing import write
+
+            write(model, temporary, args.quantization or QUANTIZATIONS[0])
+        else:
+            from neuron_spec.export.direction_model import write_tensors
+
+            write_tensors(model, temporary)
+        if spm:
+            shutil.copyfile(spm, temporary / PIECES)
+        write_json(temporary / EXPORT_JSON, {"format": args.format, **model.described(), "signature": signed})
+
+
+def _table(folders: dict[Direction, Path]) -> str:
+    """What is kept, and how large it is."""
+    from neuron_spec.artifacts import read_json
+
+    rows = [("direction", "neurons kept", "parameters", "MB")]
+    for direction, folder in folders.items():
+        said = read_json(folder / EXPORT_JSON, "export")
+        kept, of = (sum(layer[key] for layer in said["neurons"].values()) for key in ("kept", "of"))
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        rows.append((str(direction), f"{kept} of {of}", f"{said['parameters']:,}", f"{size / 1e6:.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )

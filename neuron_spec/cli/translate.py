@@ -1,0 +1,380 @@
+"""Translate lines of text, in their order, by a checkpoint or by what neuron-spec export made of one.
+
+A line is translated as it is; a blank one stays blank. Without --direction each line says its own: en-de<TAB>text. Lines
+are checked before any is translated, and one that the model could not read whole is refused, never cut.
+
+examples:
+  echo "The light is on." | neuron-spec translate --path checkpoint.pt --direction en-de
+  neuron-spec translate --path exported --direction en-de --input text.en --output text.de
+  printf 'en-de\\tThe light is on.\\nde-en\\tDas Licht ist an.\\n' | neuron-spec translate --path exported --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuron_spec.arguments import (
+    MISSING_DIRECTION,
+    add_beam,
+    add_missing_direction,
+    add_text_resources,
+    input_file,
+    real_number,
+    whole_number,
+)
+from neuron_spec.backends.ctranslate2 import require_ctranslate2
+from neuron_spec.directions import Direction, did_you_mean
+from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
+from neuron_spec.export.folder import (
+    CHECKPOINT,
+    EXPORT_JSON,
+    PIECES,
+    Hypothesis,
+    Pieces,
+    Search,
+    exports_in,
+    joined,
+)
+
+if TYPE_CHECKING:
+    from neuron_spec.backends.fairseq.generation import Translator
+
+_SHOWN = 5  # bad lines in a message
+_RUN = ("ctranslate2", "fairseq")  # formats that can be run here
+_DATA_BIN_AND_MASKS = {"data_bin": "--data-bin", "missing_direction": "--missing-direction"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = Search()
+    parser.add_argument(
+        "--path",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, the folder of an export, or one that holds several",
+    )
+    parser.add_argument(
+        "--direction",
+        type=Direction.parse,
+        metavar="en-de",
+        help="of all lines; without it, each names its own",
+    )
+    parser.add_argument(
+        "--input",
+        type=input_file("text"),
+        metavar="FILE",
+        help="UTF-8, a sentence a line (default: standard input)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON object a line: direction, source, translation, score"
+    )
+    add_text_resources(
+        parser, spm="the SentencePiece model (default: the export's, or the one beside the data-bin)"
+    )
+    add_missing_direction(parser)
+    add_beam(parser)
+    parser.add_argument(
+        "--lenpen",
+        type=real_number(lambda x: 0 <= x < float("inf"), "a number of 0 or more"),
+        default=defaults.lenpen,
+        metavar="X",
+        help="length penalty (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-len-a",
+        type=real_number(lambda x: 0 <= x < float("inf"), "a number of 0 or more"),
+        default=defaults.max_len_a,
+        metavar="A",
+        help="translations have at most A x the source's tokens + B (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-len-b",
+        type=whole_number(1),
+        default=defaults.max_len_b,
+        metavar="B",
+        help="default %(default)s",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=whole_number(1),
+        default=defaults.max_tokens,
+        metavar="N",
+        help="source tokens per batch (default %(default)s)",
+    )
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+
+
+def run(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import require_file, write_text
+
+    if not args.path.is_dir():
+        require_file(args.path, "checkpoint, or folder of exports,")
+    if args.output and args.output.exists():
+        raise ArtifactError("something is already here", where=args.output, mend="name another --output")
+    source: _Exports | _Checkpoint = _Exports(args) if args.path.is_dir() else _Checkpoint(args)
+    lines = _directed(_read(args.input), args.direction or source.only, source.known)
+    asked = list(dict.fromkeys(direction for direction, text in lines if text.strip()))
+    pieces = source.segmented(lines, asked)
+    found: dict[int, Hypothesis] = {}
+    for direction in asked:
+        numbers = [n for n, (of, _) in enumerate(lines) if of == direction and pieces[n]]
+        hypotheses = source.translated(direction, [pieces[n] for n in numbers])
+        found |= zip(numbers, hypotheses, strict=True)
+    out = "".join(
+        f"{_written(direction, text, found.get(n), as_json=args.json)}\n"
+        for n, (direction, text) in enumerate(lines)
+    )
+    if args.output:
+        write_text(args.output, out)
+    else:
+        sys.stdout.write(out)
+
+
+def _written(direction: Direction, text: str, found: Hypothesis | None, *, as_json: bool) -> str:
+    translation = joined(found.tokens) if found else ""
+    if not as_json:
+        return translation
+    score = None if found is None or found.score is None else round(found.score, 6)
+    values = {"direction": str(direction), "source": text, "translation": translation, "score": score}
+    return json.dumps(values, ensure_ascii=False)
+
+
+# Lines -----------------------------------------------------------------------------------------
+
+
+def _read(file: Path | None) -> list[str]:
+    from neuron_spec.artifacts import refuse_pointer
+
+    content = file.read_bytes() if file else sys.stdin.buffer.read()
+    where = file or "standard input"
+    refuse_pointer(content, where)
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise NeuronSpecError(
+                "a line is not UTF-8",
+                where=f"line {number} of {where}",
+                got=repr(line[:40]),
+                mend="convert it to UTF-8",
+            ) from error
+    return texts
+
+
+def _directed(
+    lines: Sequence[str], direction: Direction | None, known: Sequence[Direction]
+) -> list[tuple[Direction, str]]:
+    """The direction and text of each line.
+
+    Raises:
+        DirectionError: if one names none, or none that is known.
+    """
+    if direction is not None:
+        if direction not in known:
+            raise DirectionError(
+                "no such direction here",
+                got=str(direction),
+                expected=_some(known),
+                mend=did_you_mean(direction, known),
+            )
+        return [(direction, line) for line in lines]
+    by_name = {str(of): of for of in known}
+    directed, bad = [], []
+    for number, line in enumerate(lines, start=1):
+        name, tab, text = line.partition("\t")
+        if tab and name in by_name:
+            directed.append((by_name[name], text))
+        else:
+            bad.append(
+                f"line {number}: {f'direction {name!r}' if tab else f'{line[:30]!r}, which has no tab'}"
+            )
+    if bad:
+        raise DirectionError(
+            "lines whose direction is not known",
+            got=_shown(bad),
+            expected=f"en-de<TAB>text, with one of {_some(known)}",
+            mend="if all lines are of one direction, name it: --direction en-de",
+        )
+    return directed
+
+
+def _some(known: Sequence[Direction]) -> str:
+    return ", ".join(map(str, known[:40])) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
+
+
+def _shown(bad: Sequence[str]) -> str:
+    return "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+
+
+# Models ----------------------------------------------------------------------------------------
+
+
+class _Source:
+    """What lines are translated by.
+
+    Attributes:
+        known: the directions that it translates.
+        only: the direction of lines that name none; None: they have to.
+    """
+
+    known: Sequence[Direction]
+    only: Direction | None = None
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        names = {field.name for field in fields(Search)}
+        self.search = Search(**{name: value for name, value in vars(args).items() if name in names})
+
+    def segmented(
+        self, lines: Sequence[tuple[Direction, str]], asked: Sequence[Direction]
+    ) -> list[list[str]]:
+        """The pieces of each line, none of a blank one.
+
+        Raises:
+            NeuronSpecError: if one has more than its model takes.
+        """
+        ways = {direction: (self.pieces(direction), self.max_source_tokens(direction)) for direction in asked}
+        segmented, bad = [], []
+        for number, (direction, text) in enumerate(lines, start=1):
+            pieces, most = ways[direction] if text.strip() else (None, 0)
+            segmented.append(pieces.of(text) if pieces else [])
+            if len(segmented[-1]) > most:
+                bad.append(f"line {number}: {len(segmented[-1])} pieces, of at most {most}")
+        if bad:
+            raise NeuronSpecError(
+                "lines too long for the model's positions", got=_shown(bad), mend="split them into sentences"
+            )
+        return segmented
+
+    def pieces(self, direction: Direction) -> Pieces:
+        raise NotImplementedError
+
+    def max_source_tokens(self, direction: Direction) -> int:
+        raise NotImplementedError
+
+    def translated(self, direction: Direction, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
+        raise NotImplementedError
+
+    def translator(self, path: Path, data_bin: Path, directions: Sequence[Direction]) -> Translator:
+        """fairseq, with a checkpoint."""
+        from neuron_spec.backends.fairseq.generation import Translator
+
+        flags = [*self.search.flags, "--missing-direction", self.args.missing_direction]
+        return Translator(path, data_bin, directions, None, [*flags, *["--cpu"] * self.args.cpu])
+
+
+class _Exports(_Source):
+    """A folder of exports, or one of them; neither needs the checkpoint."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        self._folders = exports_in(args.path)
+        if not self._folders:
+            raise ArtifactError(
+                "no export in the folder",
+                where=args.path,
+                expected=f"{EXPORT_JSON}, or folders with one",
+                mend="make one with neuron-spec export, or name a checkpoint",
+            )
+        if others := {export.path for export in self._folders.values() if export.format not in _RUN}:
+            raise NeuronSpecError(
+                "weights as safetensors are for programs of your own",
+                where=min(others),
+                mend="export it with --format ctranslate2 or fairseq, or name the checkpoint",
+            )
+        if unheeded := sorted(_DATA_BIN_AND_MASKS[name] for name in args.given() & {*_DATA_BIN_AND_MASKS}):
+            raise NeuronSpecError(
+                "flags that are of checkpoints", got=", ".join(unheeded), mend="leave them out"
+            )
+        self.known = list(self._folders)
+        if (args.path / EXPORT_JSON).is_file():
+            self.only = self.known[0]
+
+    def pieces(self, direction: Direction) -> Pieces:
+        file = self.args.spm or self._folders[direction].path / PIECES
+        if not file.is_file():
+            raise ArtifactError(
+                "the export has no SentencePiece model",
+                where=file.parent,
+                mend="name the one of training: --spm FILE",
+            )
+        return Pieces(file)
+
+    def max_source_tokens(self, direction: Direction) -> int:
+        return self._folders[direction].max_source_tokens
+
+    def translated(self, direction: Direction, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
+        folder = self._folders[direction]
+        if folder.format == "fairseq":
+            translator = self.translator(folder.path / CHECKPOINT, folder.path, [direction])
+            return translator.translate_pieces(direction, sentences)
+        require_ctranslate2()
+        from neuron_spec.backends.ctranslate2.translation import CTranslate2Translator
+
+        scores, cpu = self.args.json, self.args.cpu
+        return CTranslate2Translator(folder, self.search, scores=scores, cpu=cpu).translate_pieces(sentences)
+
+
+class _Checkpoint(_Source):
+    """A checkpoint, run by fairseq."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from neuron_spec.backends.fairseq.checkpoints import (
+            data_bin_of,
+            masked_directions,
+            read_checkpoint,
+            task_args,
+        )
+        from neuron_spec.corpora.build import pieces_model
+
+        super().__init__(args)
+        state = read_checkpoint(args.path)
+        trained = task_args(state, args.path)
+        self._data_bin = data_bin_of(trained, args.path, args.data_bin)
+        everything = [Direction(s, t) for s in trained.langs for t in trained.langs if s != t]
+        masked = masked_directions(state, trained.langs)
+        if masked is None and args.missing_direction != MISSING_DIRECTION[0]:
+            raise NeuronSpecError(
+                "a dense checkpoint has no masks to compose",
+                where=args.path,
+                got=f"--missing-direction {args.missing_direction}",
+                mend="leave it out",
+            )
+        self.known = masked if masked and args.missing_direction == MISSING_DIRECTION[0] else everything
+        spm: Path | None = args.spm or pieces_model(self._data_bin)
+        if spm is None:
+            raise ArtifactError(
+                "no SentencePiece model beside the data-bin",
+                where=self._data_bin,
+                mend="name the one that its text was segmented with: --spm FILE",
+            )
+        self._spm = spm
+
+    def segmented(
+        self, lines: Sequence[tuple[Direction, str]], asked: Sequence[Direction]
+    ) -> list[list[str]]:
+        if asked:
+            self._translator = self.translator(self.args.path, self._data_bin, asked)
+            self._pieces = Pieces(self._spm, known=self._translator.symbols)
+        return super().segmented(lines, asked)
+
+    def pieces(self, direction: Direction) -> Pieces:
+        return self._pieces
+
+    def max_source_tokens(self, direction: Direction) -> int:
+        return self._translator.max_source_tokens(direction)
+
+    def translated(self, direction: Direction, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
+        return self._translator.translate_pieces(direction, sentences)

@@ -1,0 +1,167 @@
+"""What an export's folder holds, and raw text to its pieces and back. Light: neither torch nor fairseq."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import sentencepiece
+
+from neuron_spec.artifacts import read_json, require_file
+from neuron_spec.directions import Direction
+from neuron_spec.errors import ArtifactError
+
+EXPORT_JSON = "export.json"
+PIECES = "sentencepiece.model"
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS, MODEL_JSON = "model.safetensors", "model.json"
+FORMATS = ("fairseq", "ctranslate2", "safetensors")
+QUANTIZATIONS = ("float32", "float16", "int8")
+_SPACE = "\u2581"  # SentencePiece's mark of a piece that begins a word
+_SPECIAL = ("<s>", "</s>")
+
+
+@dataclass(frozen=True)
+class ExportFolder:
+    """An export, complete.
+
+    Attributes:
+        format: one of `FORMATS`.
+        source_tag, target_tag: the language tokens that its texts begin with; None if one has none.
+        max_source_positions: the longest source, its tag and end of sentence included.
+    """
+
+    path: Path
+    format: str
+    direction: Direction
+    source_tag: str | None
+    target_tag: str | None
+    max_source_positions: int
+    max_target_positions: int
+
+    @property
+    def max_source_tokens(self) -> int:
+        """How many pieces a source may have, beside its language token and end of sentence."""
+        return self.max_source_positions - bool(self.source_tag) - 1
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises: ArtifactError if there is none, or another thing, at ``path``."""
+        said = read_json(path / EXPORT_JSON, "export")
+        try:
+            return cls(
+                path,
+                said["format"],
+                Direction.parse(said["direction"]),
+                said["source_tag"],
+                said["target_tag"],
+                int(said["max_source_positions"]),
+                int(said["max_target_positions"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                "not an export",
+                where=path / EXPORT_JSON,
+                got=repr(error),
+                mend="make one with neuron-spec export",
+            ) from error
+
+
+def exports_in(path: Path) -> dict[Direction, ExportFolder]:
+    """Direction -> its export: ``path`` itself, or folders in it; empty if it holds none."""
+    folders = [path]
+    if not (path / EXPORT_JSON).is_file():
+        folders = sorted(file.parent for file in path.glob(f"[!.]*/{EXPORT_JSON}"))
+    return {export.direction: export for export in map(ExportFolder.read, folders)}
+
+
+@dataclass(frozen=True)
+class Search:
+    """How translations are searched, by fairseq's flags and with its defaults.
+
+    Attributes:
+        max_tokens: of a batch's sources, padding included.
+    """
+
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+    max_tokens: int = 2000
+
+    def max_len(self, longest: int, positions: int) -> int:
+        """How many tokens a translation may have, its language token among them, its end of sentence not.
+
+        Args:
+            longest: tokens of the longest source of the batch, language token and end of sentence included.
+            positions: the longest target that the model takes.
+        """
+        return min(int(self.max_len_a * longest + self.max_len_b), positions - 1)
+
+    @property
+    def flags(self) -> list[str]:
+        """Of ``fairseq-generate``."""
+        return [
+            word for name, value in vars(self).items() for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A translation as a model gives it.
+
+    Attributes:
+        tokens: its pieces, without language token and end of sentence.
+        score: its log-likelihood in nats, language token and end of sentence included, over its length to the power of
+            the length penalty, as fairseq's; None if it was not asked for.
+    """
+
+    tokens: list[str]
+    score: float | None
+
+
+class Pieces:
+    """A SentencePiece model, and raw text to its pieces and back."""
+
+    def __init__(self, model: Path, *, known: Iterable[str] | None = None) -> None:
+        """Args: known: the symbols of the model that is to read the pieces, of which most have to be there.
+
+        Raises:
+            ArtifactError: if the file is missing or no SentencePiece model, or one of another vocabulary.
+        """
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(
+                model_file=str(require_file(model, "SentencePiece model"))
+            )
+        except RuntimeError as error:
+            raise ArtifactError("not a SentencePiece model", where=model, got=str(error)) from error
+        if known is None:
+            return
+        symbols = {*known}
+        pieces = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
+        normal = [piece for i, piece in enumerate(pieces) if not self._processor.is_control(i)]
+        found = sum(piece in symbols for piece in normal)
+        if found < len(normal) / 2:
+            raise ArtifactError(
+                "the SentencePiece model is of another vocabulary than the checkpoint's",
+                where=model,
+                got=f"{found} of its {len(normal)} pieces in the dictionary",
+                mend="name the model that the training text was segmented with: --spm FILE",
+            )
+
+    def of(self, text: str) -> list[str]:
+        """The pieces of a line; none of a blank one."""
+        pieces: list[str] = self._processor.encode(text.strip(), out_type=str)
+        return pieces
+
+
+def joined(tokens: Sequence[str]) -> str:
+    """Pieces put together to words, as fairseq's ``--remove-bpe sentencepiece`` does."""
+    return (
+        "".join(token for token in tokens if token not in _SPECIAL)
+        .replace(" ", "")
+        .replace(_SPACE, " ")
+        .strip()
+    )

@@ -1,0 +1,314 @@
+"""``neuron-spec export`` and ``translate`` as they are called: what comes out, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from neuron_spec.cli.main import main
+from neuron_spec.export.folder import CHECKPOINT, EXPORT_JSON, PIECES
+
+MASKED = ("en-qa", "qa-en", "qb-en")
+EN = ["ba ko li", "mu pe", "na ro ti ba"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def specialized(workshop, tmp_path_factory) -> Path:
+    """With masks for some of the directions, whose translations end."""
+    cfg, _, model = workshop.build("--max-source-positions", "40")
+    with torch.no_grad():
+        end = model.decoder.output_projection.weight[model.decoder.dictionary.eos()]
+        model.decoder.layer_norm.weight.mul_(3)
+        model.decoder.layer_norm.bias.add_(9 * end / end.square().sum())
+    model.set_masks(workshop.masks(model, MASKED), workshop.langs)
+    return workshop.save(tmp_path_factory.mktemp("specialized") / "checkpoint_last.pt", cfg, model)
+
+
+@pytest.fixture(scope="module")
+def exported(specialized, tmp_path_factory) -> Path:
+    """Two directions, for stock fairseq, which needs no further library."""
+    output = tmp_path_factory.mktemp("exported")
+    words = ["--path", specialized, "--direction", "en-qa,qa-en", "--format", "fairseq", "--output", output]
+    assert main(["export", *map(str, words)]) == 0
+    return output
+
+
+@pytest.fixture
+def run(capsys, monkeypatch) -> Run:
+    """A command's exit code, standard output and error."""
+
+    def call(*words: object, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        code = main([*map(str, words)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def refused(found: tuple[int, str, str]) -> str:
+    code, out, message = found
+    assert (code, out) == (2, "")
+    return message
+
+
+# export ----------------------------------------------------------------------------------------
+
+
+def test_a_folder_for_each_direction_and_complete_ones_are_left(run, specialized, exported):
+    before = {file: file.stat().st_mtime_ns for file in exported.rglob("*")}
+    names = {CHECKPOINT, PIECES, EXPORT_JSON, "dict.en.txt", "dict.qa.txt"}
+    assert {file.name for file in (exported / "en-qa").iterdir()} == names
+    words = ["--path", specialized, "--direction", "en-qa,qa-en", "--format", "fairseq", "--output", exported]
+    code, out, err = run("export", *words)
+    assert (code, out.split()) == (0, [str(exported / "en-qa"), str(exported / "qa-en")])
+    assert f"{exported / 'en-qa'}: complete already" in err
+    assert before == {file: file.stat().st_mtime_ns for file in exported.rglob("*")}
+
+
+def test_it_says_what_is_left_of_the_model(exported):
+    said = json.loads((exported / "en-qa" / EXPORT_JSON).read_text())
+    assert (said["direction"], said["source_tag"], said["target_tag"]) == ("en-qa", "__en__", "__qa__")
+    assert all(0 < layer["kept"] < layer["of"] for layer in said["neurons"].values())
+    assert said["signature"]["stage"] == "export"
+    assert "checkpoint's masks" in said["signature"]["inputs"]
+
+
+REFUSALS = {
+    "a direction without masks": (["--direction", "qm-en"], "directions without masks"),
+    "all, one of which has none": (["--all"], "directions without masks"),
+    "a language that is unknown": (["--direction", "en-xx"], "unknown language in a direction"),
+    "quantization of another format": (
+        ["--direction", "en-qa", "--quantization", "int8"],
+        "quantized for CTranslate2 alone",
+    ),
+    "another vocabulary's pieces": (["--direction", "en-qa", "--spm", "OTHER"], "is of another vocabulary"),
+    "no SentencePiece model": (["--direction", "en-qa", "--spm", "NONE"], "not a SentencePiece model"),
+    "no dictionary": (["--direction", "en-qa", "--data-bin", "EMPTY"], "has no dictionary of en"),
+}
+
+
+@pytest.mark.parametrize("flags, what", REFUSALS.values(), ids=REFUSALS)
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, specialized, tmp_path, flags, what):
+    import sentencepiece
+
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "NONE").write_text("text")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["XYZ ZYX YXZ"] * 9),
+        model_prefix=str(tmp_path / "other"), vocab_size=9, minloglevel=2, model_type="bpe",
+    )  # fmt: skip
+    places = {
+        "OTHER": tmp_path / "other.model",
+        "NONE": tmp_path / "NONE",
+        "EMPTY": tmp_path / "EMPTY",
+    }
+    words = [places.get(flag, flag) for flag in flags]
+    output = tmp_path / "out"
+    message = refused(run("export", "--path", specialized, "--format", "fairseq", "--output", output, *words))
+    assert what in message
+    assert not output.exists()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(run, specialized, tmp_path):
+    (tmp_path / "qa-en").mkdir()
+    (tmp_path / "qa-en" / "mine.txt").write_text("mine")
+    words = ["--direction", "en-qa,qa-en", "--format", "fairseq", "--output", tmp_path]
+    assert "something is already here" in refused(run("export", "--path", specialized, *words))
+    assert [file.name for file in tmp_path.rglob("*")] == ["qa-en", "mine.txt"]
+
+
+def test_an_export_in_another_format_is_left_alone(run, specialized, exported):
+    words = ["--direction", "en-qa", "--format", "safetensors", "--output", exported]
+    message = refused(run("export", "--path", specialized, *words))
+    assert "another export is already here" in message
+    assert (exported / "en-qa" / CHECKPOINT).is_file()
+
+
+def test_nothing_is_left_of_an_export_that_fails(run, specialized, tmp_path, monkeypatch):
+    from neuron_spec.backends.fairseq.exporting import Exporter
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Exporter, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        run(
+            "export", "--path", specialized, "--direction", "en-qa", "--format", "fairseq",
+            "--output", tmp_path / "out",
+        )  # fmt: skip
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_masks_are_composed_where_that_is_asked_for(run, specialized, tmp_path):
+    words = ["--direction", "qb-qa", "--format", "safetensors", "--output", tmp_path]
+    assert "directions without masks" in refused(run("export", "--path", specialized, *words))
+    assert run("export", "--path", specialized, *words, "--missing-direction", "compose")[0] == 0
+    assert run("export", "--path", specialized, "--direction", "qb-en,en-qa", *words[2:])[0] == 0
+    kept = {
+        name: json.loads((tmp_path / name / EXPORT_JSON).read_text())["neurons"]
+        for name in ("qb-qa", "qb-en", "en-qa")
+    }
+    for layer, composed in kept["qb-qa"].items():
+        assert composed == kept["qb-en" if layer.startswith("encoder") else "en-qa"][layer]
+
+
+def test_adapters_cannot_be_exported(run, workshop, tmp_path):
+    cfg, task, model = workshop.build(
+        "--adapter-size", "4", "--adapters", "direction", arch="neuron_spec_adapters_tiny"
+    )
+    model.start_training(cfg.model, task.directions, task.langs)
+    path = workshop.save(tmp_path / "adapters.pt", cfg, model)
+    words = ["--direction", "en-qa", "--format", "safetensors", "--output", tmp_path / "out"]
+    assert "a model with adapters cannot be exported" in refused(run("export", "--path", path, *words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_task_is_refused(run, workshop, tmp_path):
+    cfg, _, model = workshop.build()
+    path = workshop.save(tmp_path / "other.pt", cfg, model)
+    state = torch.load(path, weights_only=False)
+    state["cfg"]["task"] = {"_name": "translation"}
+    torch.save(state, path)
+    words = ["--direction", "en-qa", "--format", "safetensors", "--output", tmp_path / "out"]
+    assert "not a multilingual checkpoint" in refused(run("export", "--path", path, *words))
+
+
+def test_ctranslate2_that_is_not_installed_is_named(run, specialized, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["--direction", "en-qa", "--format", "ctranslate2", "--output", tmp_path / "out"]
+    assert "pip install ctranslate2" in refused(run("export", "--path", specialized, *words))
+
+
+# translate -------------------------------------------------------------------------------------
+
+
+def test_an_export_translates_as_its_checkpoint(run, specialized, exported):
+    text = "".join(f"{line}\n" for line in EN)
+    flags = ["--direction", "en-qa", "--json", "--cpu", "--max-len-b", "20"]
+    found = [run("translate", "--path", path, *flags, stdin=text) for path in (specialized, exported)]
+    assert [code for code, *_ in found] == [0, 0]
+    one, other = ([json.loads(line) for line in out.splitlines()] for _, out, _ in found)
+    assert [line["source"] for line in one] == EN
+    assert [line["translation"] for line in one] == [line["translation"] for line in other]
+    assert [line["score"] for line in one] == pytest.approx([line["score"] for line in other], abs=1e-5)
+
+
+def test_ctranslate2_translates_as_the_checkpoint_without_fairseq(run, specialized, tmp_path):
+    pytest.importorskip("ctranslate2")
+    words = ["--direction", "en-qa", "--format", "ctranslate2", "--output", tmp_path]
+    assert run("export", "--path", specialized, *words)[0] == 0
+    text = "".join(f"{line}\n" for line in EN)
+    flags = ["--direction", "en-qa", "--cpu", "--max-len-b", "20"]
+    _, wanted, _ = run("translate", "--path", specialized, *flags, stdin=text)
+    code = (
+        "import sys\nsys.modules.update(dict.fromkeys(('fairseq', 'torch')))\n"  # None: cannot be imported
+        f"from neuron_spec.cli.main import main\nsys.exit(main(['translate', '--path', {str(tmp_path)!r}, *{flags}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, wanted), done.stderr
+
+
+def test_directions_of_one_stream_keep_their_order_and_blank_lines_stay_blank(run, specialized):
+    flags = ["--cpu", "--max-len-b", "20"]
+    alone = {
+        name: run("translate", "--path", specialized, "--direction", name, *flags, stdin="ba ko\nmu\n")[1]
+        for name in ("en-qa", "qa-en")
+    }
+    assert alone["en-qa"] != alone["qa-en"]
+    stream = "en-qa\tba ko\nqa-en\tba ko\nen-qa\t\nqa-en\tmu\nen-qa\tmu"
+    code, out, _ = run("translate", "--path", specialized, *flags, stdin=stream)
+    first, second = (alone[name].splitlines() for name in ("en-qa", "qa-en"))
+    assert (code, out.split("\n")) == (0, [first[0], second[0], "", second[1], first[1], ""])
+
+
+def test_an_export_knows_its_only_direction(run, exported):
+    flags = ["--cpu", "--max-len-b", "20"]
+    named = run("translate", "--path", exported, "--direction", "en-qa", *flags, stdin="ba ko\n")
+    assert run("translate", "--path", exported / "en-qa", *flags, stdin="ba ko\n")[:2] == named[:2]
+
+
+LINES = {
+    "an unknown direction": ("en-qa\tba\nen-xx\tba\n", [], "line 2: direction 'en-xx'"),
+    "no direction": ("en-qa\tba\nba ko\n", [], "line 2: 'ba ko', which has no tab"),
+    "a direction without masks": ("qm-en\tba\n", [], "line 1: direction 'qm-en'"),
+    "too long": (f"ba\n{'ba ' * 60}\n", ["--direction", "en-qa"], "line 2: "),
+    "not UTF-8": ("ba\n\udcff\n", ["--direction", "en-qa"], "line 2 of standard input"),
+    "--direction that is unknown": ("ba\n", ["--direction", "en-qq"], "did you mean"),
+}
+
+
+@pytest.mark.parametrize("text, flags, where", LINES.values(), ids=LINES)
+def test_bad_lines_are_said_with_their_number(specialized, tmp_path, monkeypatch, capsys, text, flags, where):
+    stdin = SimpleNamespace(buffer=io.BytesIO(text.encode("utf-8", "surrogateescape")))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    output = tmp_path / "out.txt"
+    words = ["translate", "--path", specialized, "--cpu", *flags, "--output", output]
+    assert main([*map(str, words)]) == 2
+    assert where in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_composed_masks_translate_a_direction_without(run, specialized):
+    words = ["--path", specialized, "--direction", "qb-qa", "--cpu", "--max-len-b", "20"]
+    assert "no such direction here" in refused(run("translate", *words, stdin="ba\n"))
+    code, out, _ = run("translate", *words, "--missing-direction", "compose", stdin="ba\n")
+    assert (code, out.count("\n")) == (0, 1)
+
+
+def test_flags_that_are_not_heeded_are_refused(run, exported, workshop, checkpoint, tmp_path):
+    words = ["--path", exported, "--direction", "en-qa"]
+    for more in (["--data-bin", workshop.data_bin], ["--missing-direction", "compose"]):
+        assert "flags that are of checkpoints" in refused(run("translate", *words, *more, stdin="ba\n"))
+    compose = ["--path", checkpoint, "--direction", "en-qa", "--missing-direction", "compose"]
+    assert "has no masks to compose" in refused(run("translate", *compose, stdin="ba\n"))
+    (tmp_path / "out").touch()
+    assert "something is already here" in refused(run("translate", *words, "--output", tmp_path / "out"))
+    assert "no export in the folder" in refused(run("translate", "--path", tmp_path))
+
+
+def test_a_checkpoint_whose_data_bin_is_gone_asks_for_one(run, specialized, workshop, tmp_path):
+    state = torch.load(specialized, weights_only=False)
+    state["cfg"]["task"].data = "/nowhere/data-bin"
+    path = tmp_path / "checkpoint.pt"
+    torch.save(state, path)
+    words = ["--path", path, "--direction", "en-qa", "--cpu", "--max-len-b", "20"]
+    assert "the data-bin that the checkpoint was trained on is not here" in refused(run("translate", *words))
+    bare = tmp_path / "data-bin"
+    bare.mkdir()
+    for file in workshop.data_bin.glob("dict.*"):
+        shutil.copy(file, bare)
+    words += ["--data-bin", bare]
+    assert "no SentencePiece model beside the data-bin" in refused(run("translate", *words))
+    spm = workshop.data_bin.parent / "spm" / PIECES
+    assert run("translate", *words, "--spm", spm, stdin="ba\n")[0] == 0
+
+
+# What it gains ---------------------------------------------------------------------------------
+
+
+def test_the_benchmark_compares_the_same_translations(specialized, tmp_path, monkeypatch):
+    pytest.importorskip("ctranslate2")
+    script = Path(__file__).parents[2] / "benchmarks" / "export.py"
+    words = [specialized, "--lang-pairs", "en-qa", "--max-len-b", "20", "--output", tmp_path]
+    monkeypatch.syspath_prepend(script.parent)
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+    runpy.run_path(str(script), run_name="__main__")
+    found = json.loads((tmp_path / "export.cpu.json").read_text())
+    rows = found["models"]["specialized"]
+    assert [*rows] == ["fairseq-generate", "float32", "int8"]
+    assert rows["float32"]["same_translations_fraction"] == 1
+    assert rows["float32"]["bleu"] == rows["fairseq-generate"]["bleu"]
+    assert rows["int8"]["mb"] < rows["float32"]["mb"]
+    assert all(row["tokens_per_s"] > 0 and row["ratio"] > 0 for row in rows.values())
