@@ -283,3 +283,14 @@ def test_sides_and_groups_that_are_none_are_refused(profile: ActivationCounts) -
     for side, group in (("left", "own"), ("encoder", "x->en")):
         with pytest.raises(NeuronSpecError, match="one of"):
             compared(side, profile.directions, group)
+
+
+def test_one_direction_s_masks_by_its_name_and_a_short_description(profile: ActivationCounts) -> None:
+    masks = select(profile, 95)
+    name = masks.names[1]
+    found = masks[name]
+    assert list(found) == list(masks.sites)
+    assert all(torch.equal(kept, masks.kept[site][1]) for site, kept in found.items())
+    with pytest.raises(DirectionError, match="not in the"):
+        masks["xx-yy"]
+    assert name in repr(masks) and len(repr(masks)) < 100

@@ -58,7 +58,7 @@ def layer_order(site: str) -> tuple[int, int, int]:
     return SIDES.index(side), int(number), 1 + ATTENTIONS.index(attention) if attention else 0
 
 
-@dataclass
+@dataclass(repr=False)  # tensors of all directions would fill pages
 class ActivationCounts(ByDirection):
     """A profile: on how many tokens each neuron was active (> 0 after ReLU), by direction and layer.
 

@@ -59,6 +59,10 @@ class ByDirection:
     def names(self) -> list[str]:
         return [str(direction) for direction in self.directions]
 
+    def __repr__(self) -> str:
+        named = self.names if len(self.names) <= 4 else [*self.names[:3], "..."]
+        return f"<{type(self).__name__} of {len(self.names)} directions: {', '.join(named)}>"
+
     @classmethod
     def require(cls, value: object) -> Self:
         """The value itself.

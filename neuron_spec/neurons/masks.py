@@ -25,7 +25,7 @@ from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
 
 
-@dataclass
+@dataclass(repr=False)  # tensors of all directions would fill pages
 class NeuronMasks(Masks):
     """Which neurons and heads each direction runs through.
 
@@ -97,11 +97,18 @@ class NeuronMasks(Masks):
         chosen = [self.directions[row] for row in rows]
         return NeuronMasks(chosen, {site: kept[rows] for site, kept in self.kept.items()}, self.metadata)
 
+    def __getitem__(self, direction: Direction | str) -> dict[str, Tensor]:
+        """One direction's masks: site -> bool ``[F]``, True = kept.
+
+        Raises:
+            DirectionError: if it has none.
+        """
+        (row,) = self.rows([direction])
+        return {site: self.kept[site][row] for site in self.sites}
+
     def to_dict(self) -> dict[str, dict[str, Tensor]]:
         """Plain tensors: direction -> site -> bool ``[F]``, True = kept."""
-        return {
-            name: {site: self.kept[site][row] for site in self.sites} for row, name in enumerate(self.names)
-        }
+        return {name: self[name] for name in self.names}
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Mapping[str, Tensor]], **metadata: Any) -> NeuronMasks:

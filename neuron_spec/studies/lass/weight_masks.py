@@ -63,7 +63,7 @@ def maskable(names_and_shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
     }
 
 
-@dataclass
+@dataclass(repr=False)  # tensors of all directions would fill pages
 class WeightMasks(Masks):
     """Which weights each direction runs through.
 

@@ -37,7 +37,7 @@ from neuron_spec.neurons.masks import NeuronMasks
 _TOKENS = "tokens"
 
 
-@dataclass
+@dataclass(repr=False)  # tensors of all directions would fill pages
 class Importance(ByDirection):
     """Sums of |dL/dxi| over sentences, L in nats summed over the text of a sentence's target, the language token left out.
 
