@@ -74,9 +74,12 @@ def _verdict(row: GroupComparison, seeds: Sequence[float], alpha: float) -> str:
     if of is None:
         return "The comparison is of an earlier version and has no joint interval: make it again."
     if of.p_value >= alpha:
+        visible = f"{of.smallest_visible:.{endpoint.decimals}f}"
+        if float(visible) == 0:  # as where all are zero: it would read as the finest of measurements
+            return "The scores do not differ, whatever the test sentences; all zero, they say nothing."
         return (
             "This is not more than the choice of test sentences can give; a true difference below "
-            f"{of.smallest_visible:.{endpoint.decimals}f} could hardly have been seen."
+            f"{visible} could hardly have been seen."
         )
     word = "better" if endpoint.is_better(row.difference.mean) else "worse"
     these = f"On sentences like these it is {word} by more than chance"

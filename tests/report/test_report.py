@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -357,6 +358,12 @@ def overall(key: str, difference: float, p: float, seeds: list[float]) -> GroupC
     of = OverSeeds(difference, None)
     joint, t = Uncertainty(0.1, 0.0, 1.0, p, 0.28), Uncertainty.over_seeds(seeds, 0.05)
     return GroupComparison("s", key, "overall", "all", "all", 8, of, of, of, joint, t, 1.0, {}, {})
+
+
+def test_scores_that_are_all_zero_are_not_the_finest_of_measurements():
+    row = replace(overall("bleu", 0.0, 1.0, [0.0]), over_sentences=Uncertainty(0.0, 0.0, 0.0, 1.0, 0.001))
+    said = _verdict(row, [0.0], 0.05)
+    assert "all zero, they say nothing" in said and "could hardly" not in said
 
 
 @pytest.mark.parametrize(
