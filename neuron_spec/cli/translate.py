@@ -204,8 +204,9 @@ def _directed(
         raise DirectionError(
             "lines whose direction is not known",
             got=_shown(bad),
-            expected=f"en-de<TAB>text, with one of {_some(known)}",
-            mend="if all lines are of one direction, name it: --direction en-de",
+            expected=f"{known[0]}<TAB>text, with one of {_some(known)}",
+            mend=f"if all lines are of one direction, name it: --direction {known[0]}; a folder of exports "
+            "knows the directions that were exported",
         )
     return directed
 
