@@ -158,10 +158,10 @@ def refuse_pointer(content: bytes, where: object) -> None:
 
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Raises: ArtifactError if the file is missing or not JSON."""
-    text = require_file(path, what).read_text(encoding="utf-8")
+    content = require_file(path, what).read_bytes()
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise ArtifactError(f"{what} is not valid JSON", where=path, got=str(error)) from error
 
 

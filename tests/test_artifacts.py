@@ -108,8 +108,10 @@ def test_missing_and_foreign_files(tmp_path):
     (tmp_path / "text").write_text("plain text, long enough for a header length")
     with pytest.raises(ArtifactError, match="cannot be read"):
         load_tensors(tmp_path / "text", "mask file")
-    with pytest.raises(ArtifactError, match="not valid JSON"):
-        read_json(tmp_path / "text", "card")
+    for content in (b"plain text", b'{"latin": "\xe9"}', b"[" * 100_000):
+        (tmp_path / "text").write_bytes(content)
+        with pytest.raises(ArtifactError, match="not valid JSON"):
+            read_json(tmp_path / "text", "card")
 
 
 def test_hash_of_weights_survives_saving_again_and_sees_every_change(tmp_path):

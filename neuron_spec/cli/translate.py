@@ -161,6 +161,13 @@ def _read(file: Path | None) -> list[str]:
         lines.pop()
     texts = []
     for number, line in enumerate(lines, start=1):
+        if b"\0" in line:
+            raise NeuronSpecError(
+                "a line with a zero byte, which text does not hold",
+                where=f"line {number} of {where}",
+                got=repr(line[:40]),
+                mend="UTF-16 has them: convert it to UTF-8",
+            )
         try:
             texts.append(line.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError as error:

@@ -86,6 +86,13 @@ def look_into(
     shards: list[Path] = []
     while (shard := data_bin / f"shard{len(shards)}").is_dir():
         shards.append(shard)
+    if beyond := [path.name for path in data_bin.glob("shard[0-9]*") if path.is_dir() and path not in shards]:
+        raise ArtifactError(
+            "a data-bin that lacks a shard",
+            where=data_bin,
+            got=", ".join(sorted(beyond)),
+            expected=f"shard{len(shards)} before it: fairseq counts from shard0",
+        )
     folders = shards or [data_bin]
     found = {folder: _sets_in(folder) for folder in folders}
     if not any(TRAIN in sets for sets in found.values()):
@@ -96,7 +103,7 @@ def look_into(
             expected="train.en-de.en.idx, train.en-de.en.bin, ... and dict.en.txt, or shard0 with these",
             mend="name the folder that fairseq-preprocess wrote, with mmap files (its default)",
         )  # fmt: skip
-    asked = parse_directions(lang_pairs) if lang_pairs else None
+    asked = parse_directions(lang_pairs) if lang_pairs is not None else None
     trained = list(dict.fromkeys(pair for sets in found.values() for pair in sets.get(TRAIN, {})))
     codes_of = {frozenset((pair.source, pair.target)): pair for pair in trained}
     if asked and (absent := [str(d) for d in asked if frozenset((d.source, d.target)) not in codes_of]):

@@ -38,6 +38,12 @@ def test_switches_numbers_and_words(tmp_path: Path) -> None:
     assert read_flags(path) == ["--lr", "0.0005", "--share-all-embeddings", "--optimizer", "adam"]
 
 
+def test_a_config_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"# caf\xe9\nlr: 0.1\n")
+    with pytest.raises(ArtifactError, match="not YAML"):
+        read_flags(tmp_path / "config.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

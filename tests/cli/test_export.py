@@ -244,6 +244,7 @@ LINES = {
     "no direction": ("en-qa\tba\nba ko\n", [], "line 2: 'ba ko', which has no tab"),
     "a direction without masks": ("qm-en\tba\n", [], "line 1: direction 'qm-en'"),
     "too long": (f"ba\n{'ba ' * 60}\n", ["--direction", "en-qa"], "line 2: "),
+    "a zero byte": ("ba\nb\0a\0\n", ["--direction", "en-qa"], "line 2 of standard input"),
     "not UTF-8": ("ba\n\udcff\n", ["--direction", "en-qa"], "line 2 of standard input"),
     "--direction that is unknown": ("ba\n", ["--direction", "en-qq"], "did you mean"),
 }

@@ -140,6 +140,8 @@ def shorten(folder: Path) -> None:
         (shorten, [], ["two sides of a set are not parallel"]),
         (turn, [], ["there twice", "train.tlh-en"]),
         (unlink(), ["--lang-pairs", "en-deu_Latn"], ["a pair in neither direction", "en-deu_Latn"]),
+        (unlink(), ["--lang-pairs", ""], ["no directions"]),
+        (lambda folder: (folder / "shard1").mkdir(), [], ["lacks a shard", "shard1"]),
         (unlink(), ["--langs", "en,tlh"], ["bad --langs"]),
         (unlink(), ["--pivot", "fr"], ["no such language"]),
         (unlink(), ["--vocab-size", "9"], ["--vocab-size is a flag of other corpora"]),

@@ -106,10 +106,10 @@ def updates_of(tokens_per_update: int, gpus: int, max_tokens: int) -> tuple[int,
 
 
 def _read(path: str | os.PathLike[str]) -> dict[Any, Any]:
-    text = require_file(path, "config file").read_text(encoding="utf-8")
+    content = require_file(path, "config file").read_bytes()
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        config = yaml.safe_load(content.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError("config file is not YAML", where=path, got=str(error)) from error
     if not isinstance(config, dict):
         raise ArtifactError("config file is not a mapping of flags", where=path, got=type(config).__name__)
