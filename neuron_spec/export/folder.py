@@ -70,11 +70,24 @@ class ExportFolder:
 
 
 def exports_in(path: Path) -> dict[Direction, ExportFolder]:
-    """Direction -> its export: ``path`` itself, or folders in it; empty if it holds none."""
+    """Direction -> its export: ``path`` itself, or folders in it; empty if it holds none.
+
+    Raises:
+        ArtifactError: if two are of one direction.
+    """
     folders = [path]
     if not (path / EXPORT_JSON).is_file():
         folders = sorted(file.parent for file in path.glob(f"[!.]*/{EXPORT_JSON}"))
-    return {export.direction: export for export in map(ExportFolder.read, folders)}
+    found: dict[Direction, ExportFolder] = {}
+    for export in map(ExportFolder.read, folders):
+        if (other := found.setdefault(export.direction, export)) is not export:
+            raise ArtifactError(
+                f"two exports of {export.direction}",
+                where=path,
+                got=f"{other.path.name}, {export.path.name}",
+                mend="name the folder of one of them",
+            )
+    return found
 
 
 @dataclass(frozen=True)

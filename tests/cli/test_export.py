@@ -233,6 +233,13 @@ def test_directions_of_one_stream_keep_their_order_and_blank_lines_stay_blank(ru
     assert (code, out.split("\n")) == (0, [first[0], second[0], "", second[1], first[1], ""])
 
 
+def test_two_exports_of_a_direction_in_one_folder_are_refused(run, exported, tmp_path):
+    for name in ("one", "other"):
+        shutil.copytree(exported / "en-qa", tmp_path / name)
+    code, out, errors = run("translate", "--path", tmp_path, stdin="ba ko\n")
+    assert (code, out) == (2, "") and "two exports of" in errors and "one, other" in errors
+
+
 def test_an_export_knows_its_only_direction(run, exported):
     flags = ["--cpu", "--max-len-b", "20"]
     named = run("translate", "--path", exported, "--direction", "en-qa", *flags, stdin="ba ko\n")
