@@ -53,6 +53,7 @@ _DATA_BIN_AND_MASKS = {"data_bin": "--data-bin", "missing_direction": "--missing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Search()
+    not_negative = real_number(lambda x: 0 <= x < float("inf"), "a number of 0 or more")
     parser.add_argument(
         "--path",
         type=Path,
@@ -83,14 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_beam(parser)
     parser.add_argument(
         "--lenpen",
-        type=real_number(lambda x: 0 <= x < float("inf"), "a number of 0 or more"),
+        type=not_negative,
         default=defaults.lenpen,
         metavar="X",
         help="length penalty (default %(default)s)",
     )
     parser.add_argument(
         "--max-len-a",
-        type=real_number(lambda x: 0 <= x < float("inf"), "a number of 0 or more"),
+        type=not_negative,
         default=defaults.max_len_a,
         metavar="A",
         help="translations have at most A x the source's tokens + B (default %(default)s)",

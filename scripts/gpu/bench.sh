@@ -5,6 +5,7 @@
 #     --output DIR   where the JSON goes (default results/benchmarks)
 # Uses .venv where there is one, else the machine's python3.
 set -euo pipefail
+takes="--wheels --output"
 # shellcheck source=scripts/gpu/environment.sh
 source "$(dirname "$0")/environment.sh"
 

@@ -1,13 +1,13 @@
-# Sourced by what runs on a machine with a GPU: its --wheels and --output, PATH and PYTHONPATH.
+# Sourced by what runs on a machine with a GPU, which says in `takes` which flags it has: those, PATH and PYTHONPATH.
 root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 
 wheels='' output=$root/results/benchmarks
 while [[ $# -gt 0 ]]; do
+  [[ " ${takes:?} -h --help " == *" $1 "* ]] || { echo "unknown option: $1; see --help" >&2; exit 2; }
   case $1 in
     --wheels) wheels=$(realpath "$2"); shift 2 ;;
     --output) output=$(realpath --canonicalize-missing "$2"); shift 2 ;;
     -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p}' "$0"; exit 0 ;;
-    *) echo "unknown option: $1; see --help" >&2; exit 2 ;;
   esac
 done
 cd "$root"
@@ -19,7 +19,7 @@ if [[ -n $wheels ]]; then
   site=$(mktemp -d)
   trap 'rm -rf "$site"' EXIT
   python3 -m pip install --quiet --no-index --no-deps --target "$site" "$wheels"/*.whl
-  # The wheels come first: what the machine has of them may be of another version.
+  # Before what the machine has, which may be of another version.
   PYTHONPATH=$root:$site PATH=$site/bin:$PATH
   printf '#!/bin/sh\nexec python3 -m neuron_spec "$@"\n' > "$site/bin/neuron-spec"
   chmod +x "$site/bin/neuron-spec"
