@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch.distributed
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
@@ -31,7 +32,7 @@ def validate(flags: Sequence[str]) -> None:
     named = options.parse_args_and_arch(
         options.get_validation_parser(), input_args=list(flags), suppress_defaults=True
     )
-    distributed_utils.call_main(convert_namespace_to_omegaconf(args), command.main, override_args=named)
+    call_main(args, command.main, override_args=named)
 
 
 def train(flags: Sequence[str]) -> None:
@@ -41,7 +42,15 @@ def train(flags: Sequence[str]) -> None:
     from fairseq_cli import train as command  # sets up logging, as above
 
     args = options.parse_args_and_arch(options.get_training_parser(), input_args=list(flags))
-    distributed_utils.call_main(convert_namespace_to_omegaconf(args), command.main)
+    call_main(args, command.main)
+
+
+def call_main(args: argparse.Namespace, main: Callable[..., Any], **settings: Any) -> None:
+    """What fairseq's own entry does, and end the threads of ``torch.distributed``, which fairseq leaves: a process
+    that ends with them still there may be aborted by the C++ runtime, its work done."""
+    distributed_utils.call_main(convert_namespace_to_omegaconf(args), main, **settings)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def parsed(
