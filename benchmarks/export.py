@@ -52,6 +52,8 @@ assert Exporter  # registers models and tasks
 
 BASELINE = "fairseq-generate"
 QUANTIZATIONS = ("float32", "int8")
+# Asked for once: CTranslate2 sets OpenMP's own number, which torch reads, to that of each of its workers.
+THREADS = torch.get_num_threads()
 _TRANSLATED = re.compile(r"Translated [\d,]+ sentences \(([\d,]+) tokens\) in ([\d.]+)s")
 # Seconds, tokens as fairseq counts them, and translations.
 Found = tuple[float, int, list[str]]
@@ -74,6 +76,7 @@ def by_fairseq(path: Path, data_bin: Path, direction: Direction, search: Search)
     command = importlib.import_module("fairseq_cli.generate")
     state = read_checkpoint(path)
     task = "neuron_specialization" if is_specialized(state) else "translation_multi_simple_epoch"
+    torch.set_num_threads(THREADS)
     said, logger = Said(), logging.getLogger("fairseq_cli.generate")
     logger.setLevel(logging.INFO)
     logger.addHandler(said)
@@ -103,7 +106,7 @@ def by_ctranslate2(folder: Path, lines: Sequence[str], search: Search) -> tuple[
     """Seconds of loading, and the rest."""
     start = time.perf_counter()
     export = ExportFolder.read(folder)
-    translator = CTranslate2Translator(export, search, cpu=True, threads=torch.get_num_threads())
+    translator = CTranslate2Translator(export, search, cpu=True, threads=THREADS)
     pieces = Pieces(folder / PIECES)
     loaded = time.perf_counter()
     hypotheses = translator.translate_pieces([pieces.of(line) for line in lines])
@@ -132,7 +135,7 @@ def measure_model(
     names = [BASELINE, *QUANTIZATIONS]
     loading: dict[str, list[float]] = {name: [] for name in QUANTIZATIONS}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    tokens: dict[str, int] = dict.fromkeys(names, 0)
+    speeds: dict[str, list[float]] = {name: [] for name in names}
     hypotheses: dict[str, dict[Direction, list[str]]] = {name: {} for name in names}
     for turn in range(args.repeats * len(directions)):
         direction = directions[turn % len(directions)]
@@ -144,7 +147,7 @@ def measure_model(
                 load, found = by_ctranslate2(folder / name / str(direction), texts[direction][0], search)
                 loading[name].append(load)
             seconds[name].append(found[0])
-            tokens[name] += found[1]
+            speeds[name].append(found[1] / found[0])
             hypotheses[name][direction] = found[2]
     of_fairseq = [line for direction in directions for line in hypotheses[BASELINE][direction]]
     rows = {}
@@ -155,7 +158,7 @@ def measure_model(
             # Of rounds: the baseline's seconds over this one's.
             **measuring.ratio(seconds, BASELINE, name),
             "ms": measuring.ratio(seconds, name, name)["ms"],
-            "tokens_per_s": round(tokens[name] / sum(seconds[name]), 1),
+            "tokens_per_s": round(statistics.median(speeds[name]), 1),
             "bleu": round(statistics.mean(scores), 3),
             "same_translations_fraction": round(
                 sum(a == b for a, b in zip(its, of_fairseq, strict=True)) / len(its), 4
@@ -203,6 +206,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, path in models.items():
             found[name] = measure_model(path, data_bin, directions, args, Path(folder) / name)
+    torch.set_num_threads(THREADS)
     keys = (
         "tokens_per_s",
         "ratio",
@@ -214,7 +218,7 @@ def main() -> None:
         "switch_ms",
     )
     measuring.print_table(
-        f"beam {args.beam}, {len(directions)} directions, {torch.get_num_threads()} threads, "
+        f"beam {args.beam}, {len(directions)} directions, {THREADS} threads, "
         f"{args.repeats * len(directions)} rounds",
         ["", "tokens/s", "x fairseq", "least", "greatest", "BLEU", "same", "MB", "switch ms"],
         [

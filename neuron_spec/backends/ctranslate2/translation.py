@@ -60,11 +60,12 @@ class CTranslate2Translator:
         self._before = [folder.source_tag] if folder.source_tag else []
         self._tag = [folder.target_tag] if folder.target_tag else []
         device = "cpu" if cpu or not ctranslate2.get_cuda_device_count() else "cuda"
+        self._threads = 1 if device == "cuda" else threads or os.cpu_count() or 1
         try:
             self._translator = ctranslate2.Translator(
                 str(folder.path),
                 device=device,
-                inter_threads=1 if device == "cuda" else threads or (os.cpu_count() or 1),
+                inter_threads=self._threads,
                 intra_threads=1,
             )
         except (RuntimeError, ValueError) as error:
@@ -83,7 +84,8 @@ class CTranslate2Translator:
         """
         lengths = [len(self._before) + len(pieces) + 1 for pieces in sentences]
         started = []
-        for batch in _batches(lengths, self._search.max_tokens):
+        # Together, those that run at the same time hold no more than one batch may; and smaller ones share out better.
+        for batch in _batches(lengths, max(1, self._search.max_tokens // self._threads)):
             sources = [[*self._before, *sentences[i]] for i in batch]
             most = self._search.max_len(max(lengths[i] for i in batch), self._folder.max_target_positions)
             started.append((batch, sources, most, self._start(sources, most)))
