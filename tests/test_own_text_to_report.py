@@ -121,6 +121,13 @@ def test_text_becomes_a_report(own):
     assert families == {"Germanic", "Romance"}, "of any code"
 
 
+def test_the_model_comes_out(own, folder):
+    by_checkpoint, exported, by_export = [run(command, folder).splitlines() for command in commands("out")]
+    folders = {path.name for path in (own / "exported").iterdir()}
+    assert folders == {*read_json(own / "corpus" / "corpus.json", "card")["lang_pairs"]}
+    assert exported and by_checkpoint[-1] == by_export[-1], "the same translation"
+
+
 @pytest.fixture(scope="module")
 def theirs(own: Path, folder: Path) -> Path:
     """The other sequence, on a data-bin of fairseq's own making and a dense model that plain fairseq trained."""
