@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from forked import fairseq_train
 
 LANGS = ("en", "qa", "qb", "qm")
 LANG_PAIRS = "en-qa,qa-en,en-qb,qb-en,en-qm,qm-en"
@@ -165,7 +164,7 @@ class Workshop:
         ]
         user_dir = Path(__file__).parents[1] / "neuron_spec"
         command = [
-            *(sys.executable, "-m", "fairseq_cli.train", self.data_bin, "--user-dir", user_dir),
+            *(self.data_bin, "--user-dir", user_dir),
             *("--arch", "neuron_spec_transformer_tiny", *shape),
             *("--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"),
             *("--langs", ",".join(self.langs), "--lang-pairs", self.lang_pairs),
@@ -180,16 +179,10 @@ class Workshop:
             "--distributed-init-method", f"tcp://127.0.0.1:{port}",
         ]  # fmt: skip
 
-        def run(*arguments: object) -> None:
-            done = subprocess.run(
-                [*map(str, arguments)], env={**os.environ, "PYTHONWARNINGS": "ignore"},
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stdout[-2000:]
-
-        run(*command, "--update-freq", "2", "--save-dir", folder / "one")
+        fairseq_train([*command, "--update-freq", "2", "--save-dir", folder / "one"], folder / "one.log")
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda rank: run(*two, "--distributed-rank", rank), (0, 1)))
+            ranks = ([*two, "--distributed-rank", rank] for rank in (0, 1))
+            list(pool.map(fairseq_train, ranks, (folder / f"rank-{rank}.log" for rank in (0, 1))))
         one, other = (
             read_checkpoint(folder / name / "checkpoint_last.pt")["model"] for name in ("one", "two")
         )
