@@ -6,10 +6,15 @@ Raw references are scored by default. Flags of fairseq-generate, such as --max-l
 or refused, and --seed (1 unless given) is set anew for each direction, so that sampling can be repeated. What lacks in a
 complete evaluation, such as COMET, is added to it.
 
+--zero-shot is of directions that share no training data, between two languages whose test sets are translations of the same
+lines: those of all languages but English, or --lang-pairs. A specialized checkpoint runs through composed sets and through
+all neurons, an evaluation each in the folders composed and dense-neurons, and zero-shot.csv sets them side by side.
+
 examples:
   neuron-spec evaluate DATA_BIN --path checkpoint.pt --output evaluation
   neuron-spec evaluate DATA_BIN --path baseline.pt --output baseline --tune-lenpen
   neuron-spec evaluate DATA_BIN --path checkpoint.pt --output evaluation --lenpen-from baseline
+  neuron-spec evaluate DATA_BIN --path checkpoint.pt --output zero-shot --zero-shot
   neuron-spec evaluate --generate-output logs/*/generate-test.txt --output evaluation --official-scoring
   neuron-spec evaluate --generate-output shard-0.txt shard-1.txt --lang-pairs de-en,de-en --output evaluation
 """
@@ -20,6 +25,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +113,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not run the checkpoint over the references too",
     )
+    parser.add_argument(
+        "--zero-shot",
+        action="store_true",
+        help="directions without training data, with composed sets and with all neurons",
+    )
     lenpen = parser.add_mutually_exclusive_group()
     lenpen.add_argument(
         "--tune-lenpen",
@@ -160,6 +171,9 @@ def run(args: argparse.Namespace) -> None:
             got="--official-scoring with --references raw, whose scores look official and are not comparable",
             mend="add --references data-bin, or leave out --official-scoring",
         )
+    if args.zero_shot:
+        _score_zero_shot(args)
+        return
     (_score_logs if args.generate_output else _translate_and_score)(args)
     print((args.output / SCORES_TABLE).read_text(encoding="utf-8"), file=sys.stderr)
     print(args.output / SCORES_JSON)
@@ -221,7 +235,59 @@ def _score_logs(args: argparse.Namespace) -> None:
     _add_comet(args, comet, evaluation, wanted)
 
 
-def _translate_and_score(args: argparse.Namespace) -> None:
+def _score_zero_shot(args: argparse.Namespace) -> None:
+    """An evaluation for each way to choose neurons, and the table of all."""
+    from neuron_spec.backends.fairseq import zero_shot
+    from neuron_spec.backends.fairseq.checkpoints import masked_directions, read_checkpoint, task_args
+    from neuron_spec.backends.fairseq.commands import missing_direction_in
+    from neuron_spec.backends.fairseq.generation import require_heeded
+    from neuron_spec.corpora.build import card_of
+    from neuron_spec.languages import set_pivot
+    from neuron_spec.scoring.zero_shot import ALL_NEURONS, COMPOSED, TABLE_CSV, TABLE_MD, write_table
+
+    require_heeded(args.fairseq_flags)
+    if args.tune_lenpen:
+        raise NeuronSpecError(
+            "a length penalty is not chosen on directions without training data",
+            got="--tune-lenpen with --zero-shot",
+            mend="choose it on the trained ones, and name that evaluation: --lenpen-from DIR",
+        )
+    set_pivot(card_of(args.data_bin))
+    state = read_checkpoint(args.path)
+    trained = task_args(state, args.path)
+    directions = zero_shot.zero_shot_directions(state, args.path, args.data_bin, args.lang_pairs)
+    chosen, others = missing_direction_in(args.fairseq_flags)
+    is_dense = masked_directions(state, trained.langs) is None
+    ways = {COMPOSED: "compose", ALL_NEURONS: "dense"}
+    if is_dense:
+        ways = {ALL_NEURONS: ""}
+    elif chosen is not None:
+        ways = {name: way for name, way in ways.items() if way == chosen}
+    if (chosen is not None and is_dense) or not ways:
+        raise NeuronSpecError(
+            "there is nothing to compose" if is_dense else "directions without training data have no sets",
+            where=args.path,
+            got=f"--missing-direction {chosen}" + (", and a dense checkpoint" if is_dense else ""),
+            mend="leave it out" + ("" if is_dense else ", or say compose or dense"),
+        )
+    if COMPOSED in ways:
+        zero_shot.require_composable(state, trained.langs, directions)
+    raw = args.references == "raw"
+    with zero_shot.zero_shot_corpus(
+        args.data_bin, args.gen_subset, directions, trained.langs, raw=raw
+    ) as data_bin:
+        for name, way in ways.items():
+            of_way = copy(args)
+            of_way.output, of_way.lang_pairs = args.output / name, ",".join(map(str, directions))
+            of_way.fairseq_flags = [*others, *(["--missing-direction", way] if way else [])]
+            _translate_and_score(of_way, data_bin)
+    write_table(args.output)
+    print((args.output / TABLE_MD).read_text(encoding="utf-8"), file=sys.stderr)
+    print(args.output / TABLE_CSV)
+
+
+def _translate_and_score(args: argparse.Namespace, zero_shot: Path | None = None) -> None:
+    """With ``zero_shot``, of that data-bin, which is made of the given one's."""
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.commands import fixed_dictionary_in
     from neuron_spec.backends.fairseq.generation import Translator, require_heeded
@@ -237,6 +303,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     )
     from neuron_spec.scoring.metrics import Outputs
 
+    data_bin = zero_shot or args.data_bin
     require_heeded(args.fairseq_flags)
     if args.likelihood and "--retain-dropout" in args.fairseq_flags:
         raise NeuronSpecError(
@@ -247,13 +314,13 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     comet = _comet(args)
     asked = Asked.read(
         args.path,
-        args.data_bin,
+        data_bin,
         args.gen_subset,
         lang_pairs=args.lang_pairs,
         fixed_dictionary=fixed_dictionary_in(args.fairseq_flags),
     )
     directions = asked.directions
-    raw = raw_texts(args.data_bin, args.gen_subset, directions) if args.references == "raw" else {}
+    raw = raw_texts(data_bin, args.gen_subset, directions) if args.references == "raw" else {}
     if comet and not raw:
         comet.require_sources(directions, "score the raw text: leave out --references data-bin")
     lenpen = _length_penalty(args, asked)
@@ -269,6 +336,7 @@ def _translate_and_score(args: argparse.Namespace) -> None:
             **({"lenpen": lenpen.value} if lenpen else {}),
             **({LIKELIHOOD: True} if args.likelihood else {}),
             **({"comet": comet.name} if comet else {}),
+            **({"zero_shot": True} if zero_shot else {}),
         },
     )
     if is_evaluated(args.output, wanted):
@@ -279,12 +347,12 @@ def _translate_and_score(args: argparse.Namespace) -> None:
     )
     if evaluation is None or lacks_likelihood:
         flags = [*_flags_of_fairseq(args), *(["--lenpen", str(lenpen.value)] if lenpen else [])]
-        translator = Translator(args.path, args.data_bin, directions, args.gen_subset, flags)
+        translator = Translator(args.path, data_bin, directions, args.gen_subset, flags)
         if lacks_likelihood:
             likelihoods = Likelihoods(asked, translator, flags=flags, max_tokens=args.max_tokens)
     if evaluation is None:
-        card = card_of(args.data_bin) or {}
-        identifier, note = _language_identifier(args.data_bin, card, directions)
+        card = card_of(data_bin) or {}
+        identifier, note = _language_identifier(data_bin, card, directions)
         # From here on the folder is this evaluation's.
         write_json(args.output / SIGNATURE, made_from := without_additions(wanted))
         outputs = []

@@ -33,6 +33,7 @@ from neuron_spec.report.repeating import repeating
 from neuron_spec.report.run_folder import Run, planned_comparisons, read_run
 from neuron_spec.report.scores import differences, findings, scores
 from neuron_spec.report.sets import of_first_seed, sets
+from neuron_spec.scoring import zero_shot
 from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.comparison_files import compared
 from neuron_spec.scoring.published import published_section, read_published
@@ -96,6 +97,7 @@ def _write_report(folder: Path, published: Path | None) -> list[Path]:
             scores(run, comparisons),
             *differences(comparisons),
             *(_beside_published(run, published) if published else ()),
+            *_zero_shot(run),
             *sets(run),
             *_of_studies(run),
             _samples(run),
@@ -115,6 +117,11 @@ def _beside_published(run: Run, published: Path) -> Iterator[Section]:
         section = published_section(seed.evaluations, published_scores)
         is_alone = len(run.seeds) == 1
         yield section if is_alone else replace(section, title=f"{section.title}, seed {seed.number}")
+
+
+def _zero_shot(run: Run) -> Iterator[Section]:
+    if folders := run.holding(f"zero-shot/*/{zero_shot.TABLE_CSV}"):
+        yield zero_shot.section(folders)
 
 
 def _of_studies(run: Run) -> Iterator[Section]:

@@ -101,6 +101,14 @@ def fixed_dictionary_in(flags: Sequence[str]) -> str | None:
     return file
 
 
+def missing_direction_in(flags: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of ``--missing-direction``, if flags name one, and the others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--missing-direction")
+    found, others = parser.parse_known_args(list(flags))
+    return found.missing_direction, others
+
+
 def generation_config(
     path: Path, folder: Path, directions: Sequence[Direction], token_flags: Sequence[str], *flags: str
 ) -> Any:
