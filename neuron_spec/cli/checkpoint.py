@@ -1,11 +1,12 @@
-"""Average checkpoints, make one small enough to ship, check that a shipped one fits a corpus, or read a specialized one
-of the official code (global_weight, language_mask) into our form.
+"""Average checkpoints, make one small enough to ship, check that a shipped one fits a corpus, read a specialized one
+of the official code (global_weight, language_mask) into our form, or give one the tokens of further languages.
 
 examples:
   neuron-spec checkpoint average --inputs RUN --num-update-checkpoints 5 --output averaged.pt
   neuron-spec checkpoint shrink --path RUN/checkpoint_last.pt --corpus CORPUS --output dense.pt
   neuron-spec checkpoint check dense.json --corpus CORPUS
   neuron-spec checkpoint import-official --path official.pt --output specialized.pt
+  neuron-spec checkpoint add-language xx --path specialized.pt --output wider.pt
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_spec.arguments import input_file, whole_number
+from neuron_spec.arguments import input_file, input_folder, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 
@@ -74,6 +75,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="masks.safetensors, for one that was saved without (see neuron-spec masks import-official)",
     )
+    language = actions.add_parser(
+        "add-language",
+        help="further languages, which the checkpoint's --langs do not have: a row of the embeddings each",
+    )
+    language.add_argument(
+        "langs", metavar="xx,yy", help="their codes; they come after the others, in this order"
+    )
+    language.add_argument(
+        "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="dense or specialized"
+    )
+    language.add_argument("--output", type=Path, required=True, metavar="FILE")
+    language.add_argument(
+        "--data-bin",
+        type=input_folder("data-bin"),
+        metavar="DIR",
+        help="for its dictionaries (default: the one that the checkpoint was trained on)",
+    )
     check = actions.add_parser(
         "check", help="is a shipped checkpoint whole, and this corpus the one it knows?"
     )
@@ -93,6 +111,12 @@ def run(args: argparse.Namespace) -> None:
         from neuron_spec.neurons.masks import NeuronMasks
 
         import_checkpoint(args.path, args.output, NeuronMasks.load(args.masks) if args.masks else None)
+        print(args.output)
+        return
+    if args.action == "add-language":
+        from neuron_spec.backends.fairseq.growing import add_languages
+
+        add_languages(args.path, args.langs.split(","), args.output, args.data_bin)
         print(args.output)
         return
     from neuron_spec.backends.fairseq import shipping

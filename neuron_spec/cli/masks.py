@@ -1,4 +1,5 @@
-"""Work on mask files. vote: the units that at least half of several files keep, such as of several seeds.
+"""Work on mask files. vote: the units that at least half of several files keep, such as of several seeds. add: sets of new
+directions, from a profile of them, beside those that are there and stay as they are.
 
 The official code's files, from a folder or into one: masks, a file per direction en-de.pt of bool [ffn, d]; activation
 counts, en-de/activations.pkl, which are read without running what else a pickle may hold; masks that a specialized
@@ -6,6 +7,8 @@ checkpoint of its carries. The checkpoint itself: neuron-spec checkpoint import-
 
 examples:
   neuron-spec masks vote seed1.safetensors seed2.safetensors seed3.safetensors --output voted.safetensors
+  neuron-spec masks add masks.safetensors new.safetensors --output wider.safetensors
+  neuron-spec masks add masks.safetensors new.safetensors --path specialized.pt --output wider.safetensors
   neuron-spec masks import-official MASK_DIR --path dense.pt --output masks.safetensors
   neuron-spec masks export-official masks.safetensors --path dense.pt --output MASK_DIR
   neuron-spec masks import-activations NEURON_DIR --path dense.pt --output profile.safetensors
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_spec.arguments import input_file, input_folder
-from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
     from neuron_spec.directions import Direction
@@ -30,6 +33,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vote = actions.add_parser("vote", help="the units that at least half of the files keep")
     vote.add_argument("masks", type=Path, nargs="+", metavar="FILE", help="two mask files or more")
     vote.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
+    add = actions.add_parser("add", help="new directions' sets, without touching the others")
+    add.add_argument("masks", type=input_file("mask file"), metavar="MASKS", help="masks.safetensors")
+    add.add_argument(
+        "profile",
+        type=input_file("profile"),
+        metavar="PROFILE",
+        help="profile.safetensors of the new directions",
+    )
+    add.add_argument("--output", type=Path, required=True, metavar="FILE", help="a new mask file")
+    add.add_argument(
+        "--k", metavar="PERCENT", help="coverage (default: the masks' own, from which it may not differ)"
+    )
+    add.add_argument(
+        "--lang-pairs", metavar="en-xx,...", help="which of the profile's directions (default: all)"
+    )
+    add.add_argument(
+        "--path",
+        type=input_file("checkpoint"),
+        metavar="FILE",
+        help="the checkpoint that was profiled, if it is not the dense one that the masks are of: one that carries these "
+        "masks, or has languages added",
+    )
+    add.add_argument(
+        "--data-bin",
+        type=input_folder("data-bin"),
+        metavar="DIR",
+        help="with --path, for its dictionaries (default: the one that it was trained on)",
+    )
     masks = actions.add_parser("import-official", help="masks of the official code, as masks.safetensors")
     masks.add_argument("source", type=Path, help="folder of en-de.pt and so on, or a specialized checkpoint")
     counts = actions.add_parser("import-activations", help="its activation counts, as profile.safetensors")
@@ -64,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    {"vote": _vote, "export-official": _export}.get(args.action, _import)(args)
+    {"vote": _vote, "add": _add, "export-official": _export}.get(args.action, _import)(args)
     print(args.output)
 
 
@@ -79,6 +110,71 @@ def _vote(args: argparse.Namespace) -> None:
     voted.metadata["signature"] = signature("masks vote", inputs={"masks": voters}, parameters={})
     if not completed(args.output, voted.metadata["signature"], what="mask file"):
         voted.save(args.output)
+
+
+def _add(args: argparse.Namespace) -> None:
+    from neuron_spec.artifacts import completed, hash_file, signature
+    from neuron_spec.directions import parse_directions
+    from neuron_spec.neurons.activations import ActivationCounts
+    from neuron_spec.neurons.adding import add_directions
+    from neuron_spec.neurons.masks import NeuronMasks
+
+    if args.output.resolve() == args.masks.resolve():
+        raise ArtifactError(
+            "masks are not added in place", where=args.output, mend="name another --output, and keep these"
+        )
+    if args.data_bin and not args.path:
+        raise NeuronSpecError(
+            "a data-bin is only looked at for the checkpoint that was profiled",
+            got="--data-bin without --path",
+            mend="leave it out, or give --path too",
+        )
+    masks, profile = NeuronMasks.load(args.masks), ActivationCounts.load(args.profile)
+    directions = parse_directions(args.lang_pairs) if args.lang_pairs else profile.directions
+    wider = add_directions(masks, profile, directions, k=args.k)
+    made_for, profiled = (of.metadata.get("checkpoint_sha256") for of in (masks, profile))
+    if args.path:
+        from neuron_spec.backends.fairseq.checkpoints import is_specialized, read_checkpoint
+        from neuron_spec.backends.fairseq.growing import require_descent
+
+        require_descent(masks, profile, args.path, args.data_bin)
+        # A training of a specialized checkpoint does not ask for it; one of a dense one with added languages does.
+        if made_for and not is_specialized(read_checkpoint(args.path)):
+            wider.metadata["checkpoint_sha256"] = profiled
+    else:
+        _require_same_model(masks, profile, args.profile)
+    wider.metadata |= {
+        key: profile.metadata[key] for key in ("dictionary_sha256", "langs") if key in profile.metadata
+    }
+    names = [str(direction) for direction in directions]
+    ks = wider.metadata["k_percent"]
+    wider.metadata["signature"] = signature(
+        "masks add",
+        inputs={
+            "masks": masks.fingerprint,
+            "profile": hash_file(args.profile),
+            **({"checkpoint of the masks": made_for} if made_for else {}),
+            **({"checkpoint profiled": profiled} if profiled else {}),
+        },
+        parameters={"added": names, "k_percent": ks},
+    )
+    if not completed(args.output, wider.metadata["signature"], what="mask file"):
+        wider.save(args.output)
+
+
+def _require_same_model(masks: Any, profile: Any, where: Path) -> None:
+    """Raises: ModelError if what the two say of their checkpoint, dictionary or languages differs."""
+    for key in ("checkpoint_sha256", "dictionary_sha256", "langs"):
+        ours, theirs = masks.metadata.get(key), profile.metadata.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ModelError(
+                "the profile is of another checkpoint than the masks",
+                where=where,
+                got=f"{key} {theirs[:12] if isinstance(theirs, str) else ','.join(theirs)}",
+                expected=f"{ours[:12] if isinstance(ours, str) else ','.join(ours)}",
+                mend="profile the checkpoint that the masks are of; one that was specialized with them, or has languages "
+                "added, has to be named: --path FILE",
+            )
 
 
 def _import(args: argparse.Namespace) -> None:

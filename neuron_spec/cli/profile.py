@@ -6,6 +6,7 @@ checkpoint. Flags of fairseq-validate, such as --distributed-world-size, may fol
 examples:
   neuron-spec profile DATA_BIN --path dense.pt --output profile.safetensors
   neuron-spec profile DATA_BIN --path dense.pt --output half-1.safetensors --part 1/2
+  neuron-spec profile DATA_BIN --path specialized.pt --lang-pairs en-xx --output new.safetensors -- --missing-direction dense
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.arguments import add_device, add_model_and_text, whole_number
+from neuron_spec.arguments import MISSING_DIRECTION, add_device, add_model_and_text, whole_number
 from neuron_spec.neurons.choices import WHOLE, part_flag
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_text(
         parser,
         data_bin="fairseq data-bin, or the folder of its shard0, shard1, ...",
-        checkpoint="the dense checkpoint",
+        checkpoint="the checkpoint, usually a dense one",
         what_for="the subset to count on",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="profile.safetensors")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import completed
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.checkpoints import token_flags
-    from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, validate
+    from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, missing_direction_in, validate
     from neuron_spec.backends.fairseq.data_bin import folder_with
     from neuron_spec.backends.fairseq.profiling import DTYPES, profile_signature
     from neuron_spec.neurons.activations import ActivationCounts
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
         count_padding=args.count_padding,
         dtype=DTYPES[args.dtype],
         part=Part.parse(args.part),
+        missing_direction=missing_direction_in(args.fairseq_flags)[0] or MISSING_DIRECTION[0],
     )
     if not completed(args.output, wanted["signature"], what="profile"):
         folder = folder_with(args.data_bin, args.gen_subset)

@@ -1,4 +1,5 @@
-"""Go on training from a dense checkpoint, each direction through its own neurons; or without masks, the control.
+"""Go on training from a dense checkpoint, each direction through its own neurons; or without masks, the control. Or from a
+specialized one, with masks of more directions that leave its own as they are (neuron-spec masks add).
 
 What the checkpoint knows is read from it: architecture and sizes, languages and language tokens, dictionary, and how it
 was trained. Flags of fairseq-train win, from --config and then from after --, and are refused where they contradict
@@ -22,6 +23,7 @@ from neuron_spec.arguments import add_lang_pairs, input_file, input_folder
 from neuron_spec.errors import ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
+    from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.neurons.masks import NeuronMasks
 
 _NONE = Path("none")
@@ -34,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fairseq data-bin, or the folder of its shard0, shard1, ...",
     )
     parser.add_argument(
-        "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="the dense checkpoint"
+        "--path",
+        type=input_file("checkpoint"),
+        required=True,
+        metavar="FILE",
+        help="the checkpoint to start from",
     )
     parser.add_argument(
         "--masks",
@@ -86,11 +92,7 @@ def run(args: argparse.Namespace) -> None:
         fixed_dictionary=fixed_dictionary_in(given),
     )
     if asked.is_specialized:
-        raise ModelError(
-            "a training begins from a dense checkpoint, and this one carries masks",
-            where=args.path,
-            mend="name the dense checkpoint, also to resume: run the same command again",
-        )
+        _require_its_masks(asked, masks, args.masks)
     flags, everything = continued_flags(asked, given)
     if not everything.disable_validation:
         asked = asked.of_text(*everything.valid_subset.split(","))
@@ -120,6 +122,32 @@ def run(args: argparse.Namespace) -> None:
     words[words.index(USER_DIR)] = str(PACKAGE)
     train([*words[1:], *rank])
     write_text(mark, made_from)
+
+
+def _require_its_masks(asked: Asked, masks: NeuronMasks | None, file: Path) -> None:
+    """That a specialized checkpoint goes on with the masks that it carries, perhaps of more directions.
+
+    Raises:
+        ModelError: if it does not.
+    """
+    from neuron_spec.backends.fairseq.checkpoints import carried_masks
+
+    carried = carried_masks(asked.state, asked.langs)
+    if masks is None or carried is None:
+        raise ModelError(
+            "a training begins from a dense checkpoint, and this one carries masks",
+            where=asked.path,
+            mend="name the dense checkpoint, also to resume: run the same command again; or masks that have the "
+            "checkpoint's as they are, and more directions (neuron-spec masks add)",
+        )
+    if differing := masks.differing(carried):
+        raise ModelError(
+            "a specialized checkpoint goes on with its own masks, and these are others",
+            where=file,
+            got=f"other masks of {', '.join(differing)}",
+            expected="those of the checkpoint, and perhaps of more directions",
+            mend="add directions with neuron-spec masks add, or start from the dense checkpoint",
+        )
 
 
 def _processes(flags: list[str]) -> int:

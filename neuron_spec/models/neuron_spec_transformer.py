@@ -556,7 +556,8 @@ class NeuronSpecTransformer(TransformerModel):
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.
 
-        Masks that move in training go on from the checkpoint's; a model without dynamics needs no state of theirs.
+        Masks that move in training go on from the checkpoint's; a model without dynamics needs no state of theirs. Masks
+        of more directions than the checkpoint's, which they have as they are there, take its place.
 
         Raises:
             ModelError: if model and checkpoint both have masks, and they differ, or if their
@@ -581,6 +582,10 @@ class NeuronSpecTransformer(TransformerModel):
         moved_on = self._take_dynamics(state_dict, f"{prefix}dynamics.")
         theirs_are_masked = any(prefix + key in state_dict for key in buffers)
         both_have_masks = self.has_masks and theirs_are_masked and not moved_on
+        if both_have_masks and self._has_the_masks_of(state_dict, prefix):
+            both_have_masks = False
+            for key in buffers:
+                state_dict.pop(prefix + key, None)
         for key, (module, buffer) in buffers.items():
             ours, theirs = getattr(module, buffer), state_dict.get(prefix + key)
             if ours is None and theirs is None:
@@ -596,6 +601,23 @@ class NeuronSpecTransformer(TransformerModel):
                     got="a checkpoint whose masks differ from the file's",
                     mend=f"drop {self.masks_flag} to go on with the checkpoint's own, or start from a dense checkpoint in another --save-dir",
                 )
+
+    def _has_the_masks_of(self, state_dict: dict[str, Tensor], prefix: str) -> bool:
+        """Whether every direction that a checkpoint has masks for has the same here, at the same sites."""
+        ours, theirs = self.encoder.mask_rows, state_dict.get(f"{prefix}encoder.{_ROWS}")
+        if ours is None or theirs is None or len(ours) != len(theirs):
+            return False
+        known = theirs.cpu() >= 0
+        here, there = ours.cpu()[known], theirs.cpu()[known]
+        if (here == _MISSING).any():
+            return False
+        for key, (module, buffer) in self.mask_buffers().items():
+            mask, its = getattr(module, buffer), state_dict.get(prefix + key)
+            if (mask is None) != (its is None):
+                return False
+            if mask is not None and its is not None and not torch.equal(mask.cpu()[here], its.cpu()[there]):
+                return False
+        return True
 
     def _take_dynamics(self, state_dict: dict[str, Tensor], prefix: str) -> bool:
         """Make the checkpoint's state of dynamics fit ours; whether it has some, and we too."""

@@ -147,6 +147,17 @@ class NeuronMasks(Masks):
         stacked = {site: torch.stack([of[site] for of in kept.values()]) for site in sizes or ()}
         return cls(directions, stacked, metadata)
 
+    def differing(self, other: NeuronMasks) -> list[str]:
+        """The names of the other's directions that have no masks here, or others; all if the sites differ."""
+        if self.sites != other.sites:
+            return other.names
+        return [
+            name
+            for name, direction in zip(other.names, other.directions, strict=True)
+            if direction not in self.directions
+            or any(not torch.equal(mask, other[direction][site]) for site, mask in self[direction].items())
+        ]
+
     def sparsity(self, sites: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Site -> float64 ``[N]``, the fraction of units dropped; of the FFNs unless ``sites`` says which."""
         chosen = self.layers if sites is None else sites

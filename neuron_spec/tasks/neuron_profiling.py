@@ -109,6 +109,7 @@ class NeuronProfilingTask(NeuronSpecializationTask):
             count_padding=self.args.count_padding,
             dtype=self._counter.dtype,
             part=self._counter.part,
+            missing_direction=self.args.missing_direction,
         ) | {
             "dictionary_sha256": hash_text(*self.source_dictionary.symbols),
             "langs": list(self.langs),

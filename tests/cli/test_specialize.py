@@ -203,8 +203,12 @@ def test_complete_work_is_skipped_and_other_work_is_not(specialize: Run, masks: 
     assert errors.splitlines()[-4].endswith(
         "the checkpoint was specialized with other masks than --neuron-masks"
     )
-    code, _, errors = specialize("--", *flags, path=last, masks=masks)
+    # From a specialized checkpoint it goes on with that one's masks alone.
+    code, _, errors = specialize("--", *flags, path=last, save_dir=tmp_path / "on")
     assert code == 2 and "begins from a dense checkpoint" in errors
+    code, _, errors = specialize("--", *flags, path=last, masks=other, save_dir=tmp_path / "on")
+    assert code == 2 and "goes on with its own masks" in errors
+    assert specialize("--dry-run", "--", *flags, path=last, masks=masks, save_dir=tmp_path / "on")[0] == 0
 
 
 def test_the_line_can_be_pasted(specialize: Run, masks: Path, tmp_path: Path) -> None:

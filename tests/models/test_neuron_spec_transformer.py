@@ -227,6 +227,36 @@ def test_other_masks_than_the_checkpoints_are_refused(workshop, specialized):
         other.load_state_dict(model.state_dict(), strict=True)
 
 
+def test_masks_of_more_directions_leave_the_checkpoints_as_they_are(workshop, batch):
+    _, _, model = workshop.build("--missing-direction", "dense")
+    langs, everything = workshop.langs, workshop.masks(model)
+    old = everything.of(["qa-en", "en-qa", "qb-en"])
+    model.set_masks(old, langs)
+    _, _, wider = workshop.build(seed=7)
+    wider.set_masks(everything, langs)  # rows in another order
+    wider.load_state_dict(model.state_dict(), strict=True)
+    assert wider.masks(langs).fingerprint == NeuronMasks(*by_id(everything, langs)).fingerprint
+    _, _, explicit = workshop.build(seed=7)
+    explicit.set_masks(everything, langs)
+    plain = {key: value for key, value in model.state_dict().items() if "mask" not in key}
+    explicit.load_state_dict(plain, strict=False)
+    for name in ("en-qa", "qa-en", "qb-en", "en-qm"):
+        net_input = one_direction(batch, direction_id(Direction.parse(name), langs))
+        got, before, wanted = (log_probabilities(of, net_input) for of in (wider, model, explicit))
+        assert torch.equal(got, wanted)
+        # An old direction as before, bit for bit; the new one was without masks.
+        assert torch.equal(got, before) == (name in old.names)
+    # Not the other way round, and not where one of them differs.
+    with pytest.raises(ModelError, match="other masks"):
+        model.load_state_dict(wider.state_dict(), strict=True)
+    changed = {site: kept.clone() for site, kept in everything.kept.items()}
+    changed["decoder.layers.1"][everything.rows(["en-qa"])[0], 0] ^= True
+    _, _, other = workshop.build()
+    other.set_masks(NeuronMasks(everything.directions, changed), langs)
+    with pytest.raises(ModelError, match="other masks"):
+        other.load_state_dict({**model.state_dict()}, strict=True)
+
+
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
 def test_a_checkpoint_of_another_dictionary_is_refused(workshop, side):
     _, _, model = workshop.build()

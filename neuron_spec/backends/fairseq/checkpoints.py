@@ -20,6 +20,7 @@ from neuron_spec.directions import Direction, direction_of
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import layer_order
 from neuron_spec.neurons.by_direction import Masks
+from neuron_spec.neurons.masks import NeuronMasks
 
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
 # Flags that name a file, for languages whose own are not to be taken from the data-bin.
@@ -225,6 +226,18 @@ def masked_directions(state: dict[str, Any], langs: Sequence[str]) -> list[Direc
     if rows is None:
         return None
     return [direction_of(number, langs) for number in (rows >= 0).nonzero().flatten().tolist()]
+
+
+def carried_masks(state: dict[str, Any], langs: Sequence[str]) -> NeuronMasks | None:
+    """The masks of neurons and heads that a checkpoint carries, directions in the order of their ids; None if it has none."""
+    model = state["model"]
+    if (directions := masked_directions(state, langs)) is None:
+        return None
+    rows = model["encoder.mask_rows"]
+    order = rows[rows >= 0]
+    ends = (".fc1.neuron_mask", ".head_mask")
+    kept = {key.removesuffix(end): model[key][order] for end in ends for key in model if key.endswith(end)}
+    return NeuronMasks(directions, kept)
 
 
 def weights_sha256(state: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuron_spec.arguments import MISSING_DIRECTION
 from neuron_spec.artifacts import signature
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
@@ -37,10 +38,12 @@ def profile_signature(
     count_padding: bool,
     dtype: torch.dtype,
     part: Part,
+    missing_direction: str = MISSING_DIRECTION[0],
 ) -> dict[str, Any]:
     """The metadata of a profile: what its counts follow from. ``dtype`` is the model's.
 
-    A profile of the whole subset has no ``part``.
+    A profile of the whole subset has no ``part``, and one of directions that have their masks, or of a dense checkpoint, no
+    ``missing_direction``.
     """
     of_part = {} if part.is_whole else {"part": str(part)}
     parameters = {
@@ -49,6 +52,7 @@ def profile_signature(
         "counted": "every position, padding too" if count_padding else "real tokens",
         "dtype": str(dtype).removeprefix("torch."),
         **of_part,
+        **({} if missing_direction == MISSING_DIRECTION[0] else {"missing_direction": missing_direction}),
     }
     signed = signature("profile", inputs={"checkpoint": checkpoint, "data": data}, parameters=parameters)
     return {"checkpoint_sha256": checkpoint, "signature": signed, **of_part}
