@@ -16,7 +16,7 @@ import pytest
 import sentencepiece
 import torch
 
-from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
+from neuron_spec.backends.fairseq.checkpoints import carried_masks, read_checkpoint, task_args
 from neuron_spec.backends.fairseq.commands import unknown_training_flags
 from neuron_spec.backends.fairseq.config import read_flags
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with, shards_of
@@ -25,6 +25,7 @@ from neuron_spec.corpora.binarize import binarize
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.scoring.evaluation import read_evaluation
 
 ROOT = Path(__file__).parents[1]
@@ -520,3 +521,59 @@ def test_a_tiny_run_from_text_to_comparison(corpus: str, tmp_path: Path) -> None
     assert (folder / f"analysis/{seed.name}/analysis.md").is_file()
     for system in systems:
         assert (seed / system / "config.yaml").is_file()
+
+
+# ------------------------------------------------------------------ a language more
+
+OF_A_MODEL = ["--path", "/m/specialized.pt", "--masks", "/m/masks.safetensors", "--corpus", "/m/corpus"]
+
+
+def test_a_language_more_says_each_command_and_what_it_lacks() -> None:
+    def new_language(*arguments: object, **kwargs: Any) -> Any:
+        return run(SCRIPTS / "new_language.sh", *arguments, **kwargs)
+
+    given = [*OF_A_MODEL, "--lang", "xx", "--train", "/t/train", "--run", "R", "--dry-run"]
+    lines = new_language(*given).stdout.splitlines()
+    order = [
+        "10_data",
+        "add-language",
+        "30_profile",
+        "masks add",
+        "mkdir",
+        "find",
+        "specialize",
+        "60_",
+        "60_",
+    ]
+    order += ["60_", "compare"]
+    assert [word in line for word, line in zip(order, lines, strict=True)] == [True] * len(order)
+    assert "--train /t/train --sentencepiece /m/corpus/spm/sentencepiece.model" in lines[0]
+    assert lines[1].split()[3] == "xx" and "--missing-direction dense" in lines[2]
+    assert "--max-update 300" in lines[6] and "--config" not in lines[6]
+    with_config = new_language(*given, "--config", "c.yaml", "--updates", "9", cwd=ROOT / "docs").stdout
+    assert f"--config {ROOT}/docs/c.yaml" in with_config and "--max-update 9" in with_config
+    for name in ("path", "masks", "corpus", "lang"):
+        at = given.index(f"--{name}")
+        assert f"--{name} is missing" in new_language(*given[:at], *given[at + 2 :], status=2).stderr
+    assert "Give --train" in new_language(*OF_A_MODEL, "--lang", "xx", "--dry-run", status=2).stderr
+    assert "--updates" in new_language(*given, "--updates", "no", status=2).stderr
+    assert "its own model" in new_language("--smoke", "--lang", "xx", "--dry-run", status=2).stderr
+
+
+@pytest.mark.experiment
+@pytest.mark.slow
+def test_a_language_more_end_to_end(tmp_path: Path) -> None:
+    def new_language() -> str:
+        return run(SCRIPTS / "new_language.sh", "--smoke", "--run", tmp_path).stderr
+
+    new_language()
+    old, wider = (NeuronMasks.load(tmp_path / f"{name}masks.safetensors") for name in ("", "wider-"))
+    assert old.names == ["en-qa", "qa-en", "en-qm", "qm-en"] and not wider.differing(old)
+    assert wider.names == [*old.names, "en-qb", "qb-en"]
+    state = read_checkpoint(tmp_path / "continued" / "checkpoint_last.pt")
+    carried = carried_masks(state, task_args(state).langs)
+    assert carried is not None and not wider.differing(carried)
+    new = read_evaluation(tmp_path / "evaluation/new")
+    assert [str(score.direction) for score in new.scores] == ["en-qb", "qb-en"]
+    assert (tmp_path / "comparison" / "comparison.md").is_file()
+    assert new_language().count("complete already") >= 9
