@@ -238,7 +238,7 @@ def _score_logs(args: argparse.Namespace) -> None:
 def _score_zero_shot(args: argparse.Namespace) -> None:
     """An evaluation for each way to choose neurons, and the table of all."""
     from neuron_spec.backends.fairseq import zero_shot
-    from neuron_spec.backends.fairseq.checkpoints import masked_directions, read_checkpoint, task_args
+    from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args
     from neuron_spec.backends.fairseq.commands import missing_direction_in
     from neuron_spec.backends.fairseq.generation import require_heeded
     from neuron_spec.corpora.build import card_of
@@ -257,7 +257,7 @@ def _score_zero_shot(args: argparse.Namespace) -> None:
     trained = task_args(state, args.path)
     directions = zero_shot.zero_shot_directions(state, args.path, args.data_bin, args.lang_pairs)
     chosen, others = missing_direction_in(args.fairseq_flags)
-    is_dense = masked_directions(state, trained.langs) is None
+    is_dense = zero_shot.own_directions(state, trained.langs) is None
     ways = {COMPOSED: "compose", ALL_NEURONS: "dense"}
     if is_dense:
         ways = {ALL_NEURONS: ""}

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import input_file, input_folder
+from neuron_spec.arguments import add_lang_pairs, input_file, input_folder
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--k", metavar="PERCENT", help="coverage (default: the masks' own, from which it may not differ)"
     )
-    add.add_argument(
-        "--lang-pairs", metavar="en-xx,...", help="which of the profile's directions (default: all)"
-    )
+    add_lang_pairs(add, "which of the profile's directions (default: all)")
     add.add_argument(
         "--path",
         type=input_file("checkpoint"),

@@ -149,6 +149,8 @@ def test_what_has_no_zero_shot_directions_is_refused(
     refused("--lenpen-from DIR", specialized, "--tune-lenpen")
     refused("nothing to compose", checkpoint, end=["--missing-direction", "compose"])
     refused("have no sets", specialized, end=["--missing-direction", "error"])
+    words = ["evaluate", "--generate-output", "x", "--zero-shot", "--output", str(tmp_path / "refused")]
+    assert main(words) == 2 and "--zero-shot" in capsys.readouterr().err
     # A training set of the pair, whatever the checkpoint says.
     data_bin = copy_of_corpus(workshop, tmp_path / "trained")
     shutil.copy(data_bin / "train.qa-en.qa.idx", data_bin / "train.qa-qb.qa.idx")
@@ -187,8 +189,16 @@ def test_test_sets_of_other_sentences_are_no_references(workshop, run, specializ
 
 def test_a_report_shows_them(run, specialized, tmp_path):
     folder = run("z", specialized, "--zero-shot", "--lang-pairs", "qa-qb")
-    of_run = small_run.write_run(tmp_path / "run")
+    of_run = small_run.write_run(tmp_path / "run", families={"de": "Germanic"}, systems={"specialized": 0.3})
     shutil.copytree(folder, of_run / "zero-shot" / "specialized")
     write_report(of_run)
     text = (of_run / "report.md").read_text(encoding="utf-8")
     assert "Zero-shot directions" in text and "qa-qb" in text and "dense-neurons" in text
+
+
+def test_adapters_are_composed_too(workshop, run, tmp_path):
+    adapters = ("--adapters", "pair", "--adapter-size", "4")
+    cfg, _, model = workshop.build(*adapters, arch="neuron_spec_adapters_tiny")
+    path = workshop.save(tmp_path / "adapters.pt", cfg, model)
+    folder = run("z", path, "--zero-shot", "--lang-pairs", "qa-qb", "--no-likelihood")
+    assert all((folder / name / "scores.json").is_file() for name in ("composed", "dense-neurons"))

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import CORPUS_CARD, hash_file, read_lines
-from neuron_spec.backends.fairseq.checkpoints import masked_directions, task_args
+from neuron_spec.backends.fairseq.checkpoints import task_args
 from neuron_spec.backends.fairseq.data_bin import directions_in, folder_with, shards_of, split_prefix
 from neuron_spec.corpora.build import TRAIN, corpus_folder, raw_file
-from neuron_spec.directions import Direction, direction_id, parse_directions
+from neuron_spec.directions import Direction, direction_id, direction_of, parse_directions
 from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError
 from neuron_spec.languages import is_pivot, pivot
 
@@ -36,7 +36,7 @@ def zero_shot_directions(
         DirectionError: if one that is asked for has training data, a language is unknown, or all pairs have some.
     """
     trained = task_args(state, path)
-    known = [*parse_directions(trained.lang_pairs), *(masked_directions(state, trained.langs) or [])]
+    known = [*parse_directions(trained.lang_pairs), *(own_directions(state, trained.langs) or [])]
     for folder in shards_of(data_bin) or [data_bin]:
         if any(folder.glob(f"{TRAIN}.*.idx")):
             known += directions_in(folder, TRAIN)
@@ -65,13 +65,21 @@ def zero_shot_directions(
     return pairs
 
 
+def own_directions(state: dict[str, Any], langs: Sequence[str]) -> list[Direction] | None:
+    """The directions that a checkpoint has parts of their own for: masks or adapters; None if it has no such parts."""
+    for name, rows in state["model"].items():
+        if name.startswith("encoder.") and name.endswith("_rows"):
+            return [direction_of(number, langs) for number in (rows >= 0).nonzero().flatten().tolist()]
+    return None
+
+
 def require_composable(state: dict[str, Any], langs: Sequence[str], directions: Sequence[Direction]) -> None:
     """That a specialized checkpoint has an encoder's sets of every source, and a decoder's of every target.
 
     Raises:
         ModelError: if it has not.
     """
-    masked = masked_directions(state, langs) or []
+    masked = own_directions(state, langs) or []
     sources, targets = ({getattr(of, side) for of in masked} for side in ("source", "target"))
     lacking = [f"{of} (no direction from {of.source})" for of in directions if of.source not in sources]
     lacking += [f"{of} (no direction into {of.target})" for of in directions if of.target not in targets]
