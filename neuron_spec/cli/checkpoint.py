@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_spec.arguments import input_file, whole_number
+from neuron_spec.arguments import input_file, output_file, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a checkpoint of fairseq-train",
     )
-    shrink.add_argument("--output", type=Path, required=True, metavar="FILE")
+    shrink.add_argument("--output", type=output_file, required=True, metavar="FILE")
     average = actions.add_parser(
         "average",
         help="the mean of several checkpoints' weights, as fairseq's script makes it; masks are kept",
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="checkpoints of one training, or its folder; flags are the first's, or the last of the folder's",
     )
-    average.add_argument("--output", type=Path, required=True, metavar="FILE")
+    average.add_argument("--output", type=output_file, required=True, metavar="FILE")
     number = average.add_mutually_exclusive_group()
     number.add_argument(
         "--num-epoch-checkpoints", type=whole_number(2), metavar="N", help="of a folder, the last N of epochs"
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     official.add_argument(
         "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="of the official code"
     )
-    official.add_argument("--output", type=Path, required=True, metavar="FILE")
+    official.add_argument("--output", type=output_file, required=True, metavar="FILE")
     official.add_argument(
         "--masks",
         type=input_file("mask file"),
