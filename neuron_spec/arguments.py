@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
-from neuron_spec.artifacts import require_file
+from neuron_spec.artifacts import require_file, require_place
 from neuron_spec.errors import ArtifactError
 
 # Of the tests that commands make, unless they are asked for others.
@@ -22,16 +22,21 @@ MISSING_DIRECTION = ("error", "compose", "dense")  # what one without masks does
 
 DATA_BIN = "fairseq data-bin; of a sharded one, the first shard with the text"
 
+MOST = 2**31 - 1  # of a whole number, as the libraries below take it
+WIDEST_BEAM = 1000
+STRONGEST = 100  # of a penalty, or tokens of a translation for each of its source
+
 
 # Values ---------------------------------------------------------------------------------------
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """The type of a flag: ``least`` or more."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of a flag: ``least`` or more, up to ``most``."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {least} or more")
+        if not text.isdecimal() or not least <= int(text) <= (MOST if most is None else most):
+            up_to = f"{least} or more" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {up_to}")
         return int(text)
 
     return parse
@@ -78,7 +83,7 @@ _CHECKS: ContextVar[list[Callable[[], object]] | None] = ContextVar("checks", de
 
 @contextmanager
 def inputs_required() -> Iterator[None]:
-    """While flags are read: once all have been, the files and folders that they name have to be there.
+    """While flags are read: once all have been, the files and folders that they name have to be there, or be possible.
 
     Raises:
         ArtifactError: if one is not, or a file is a Git-LFS pointer.
@@ -113,6 +118,16 @@ def input_folder(what: str) -> Callable[[str], Path]:
             raise ArtifactError(f"{what} not found", where=text, got=got)
 
     return lambda text: _input(text, partial(check, text))
+
+
+def output_file(text: str) -> Path:
+    """The type of a flag that names a file to be written, for which there has to be room; else as `input_file`."""
+    return _input(text, partial(require_place, text, is_folder=False))
+
+
+def output_folder(text: str) -> Path:
+    """The type of a flag that names a folder to be written into; else as `input_file`."""
+    return _input(text, partial(require_place, text, is_folder=True))
 
 
 # Flags ----------------------------------------------------------------------------------------
@@ -187,7 +202,7 @@ def add_device(
     """
     if max_tokens is not None:
         parser.add_argument(
-            "--max-tokens", type=int, default=max_tokens, metavar="N", help="tokens per batch"
+            "--max-tokens", type=whole_number(1), default=max_tokens, metavar="N", help="tokens per batch"
         )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     if precision is None:
@@ -208,7 +223,7 @@ def add_translating(parser: argparse.ArgumentParser) -> None:
     """``--beam``, ``--references``, and ``--max-tokens`` with the default of translating."""
     add_beam(parser)
     parser.add_argument(
-        "--max-tokens", type=int, default=2000, metavar="N", help="tokens per batch, translating"
+        "--max-tokens", type=whole_number(1), default=2000, metavar="N", help="tokens per batch, translating"
     )
     parser.add_argument(
         "--references",
@@ -220,7 +235,11 @@ def add_translating(parser: argparse.ArgumentParser) -> None:
 
 def add_beam(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--beam", type=whole_number(1), default=5, metavar="N", help="beam size (default %(default)s)"
+        "--beam",
+        type=whole_number(1, WIDEST_BEAM),
+        default=5,
+        metavar="N",
+        help="beam size (default %(default)s)",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -63,6 +64,7 @@ _RUNNING: ContextVar[str | None] = ContextVar("running", default=None)
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place only if the block succeeds."""
     final = Path(path)
+    require_place(final, is_folder=False)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
@@ -72,10 +74,41 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_place(path: str | os.PathLike[str], *, is_folder: bool) -> None:
+    """Raises: ArtifactError if a file or folder cannot be at ``path``: one is in the way there, or above it."""
+    here = Path(path)
+    places = [here.absolute()] if is_folder else []
+    for place in (*places, *here.absolute().parents):
+        if place.is_symlink() and not place.exists():
+            got = "a link that leads nowhere"
+        elif place.exists() and not place.is_dir():
+            got = "a file"
+        else:
+            continue
+        raise ArtifactError(
+            "nothing can be written here"
+            if place == here.absolute()
+            else "nothing can be written below a file",
+            where=here,
+            got=got if place == here.absolute() else f"{got}: {place}",
+            expected="a folder, or nothing yet",
+            mend="name another place to write to",
+        )
+    if not is_folder and here.is_dir():
+        raise ArtifactError(
+            "nothing can be written here",
+            where=here,
+            got="a folder",
+            expected="a file, or nothing yet",
+            mend=f"name a file, such as one in it: {here / 'NAME'}",
+        )
+
+
 def require_vacant(path: str | os.PathLike[str]) -> None:
-    """Raises: ArtifactError if something is at ``path``, other than an empty folder."""
-    if Path(path).exists() and not (Path(path).is_dir() and not any(Path(path).iterdir())):
+    """Raises: ArtifactError if something is at ``path``, other than an empty folder, or no folder can be there."""
+    if Path(path).is_file() or (Path(path).is_dir() and any(Path(path).iterdir())):
         raise ArtifactError("something is already here", where=path, mend="name another --output")
+    require_place(path, is_folder=True)
 
 
 @contextmanager
@@ -85,10 +118,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         ArtifactError: if something is there already, other than an empty folder.
     """
-    final = Path(path)
-    require_vacant(final)
+    require_vacant(path)
+    final = Path(path).resolve()  # where a link to an empty folder leads
     if final.is_dir():
         final.rmdir()
+    for left in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+        if not _is_running(left.suffixes[-2]):
+            shutil.rmtree(left, ignore_errors=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -96,6 +132,19 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    """Whether there is a process of this number here, ``.1234``; what is no number may be anything."""
+    if not process[1:].isdecimal():
+        return True
+    try:
+        os.kill(int(process[1:]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def completed_beside(output: Path, signature: Mapping[str, Any], *, what: str) -> bool:

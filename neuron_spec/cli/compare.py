@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_spec.arguments import ALPHA, SAMPLES
+from neuron_spec.arguments import ALPHA, SAMPLES, output_folder
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "systems", nargs="+", metavar="[NAME=]DIR[,DIR...]", help="evaluations, the baseline first"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="write comparison.md, .csv, .json, .png and .svg here"
+        "--output",
+        type=output_folder,
+        metavar="DIR",
+        help="write comparison.md, .csv, .json, .png and .svg here",
     )
     parser.add_argument("--json", action="store_true", help="print the JSON and not the tables")
     parser.add_argument(

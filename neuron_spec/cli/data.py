@@ -28,6 +28,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from neuron_spec.arguments import output_folder
 from neuron_spec.artifacts import CORPUS_CARD, hash_file, read_json, require_file
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import CorpusError
@@ -88,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "corpus", choices=_DEFAULTS, help="which corpus; text: your own; existing: a data-bin"
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="DATA_BIN", help="existing: the data-bin")
-    path("--output", required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     parser.add_argument(
         "--langs",
         metavar="xx,yy",

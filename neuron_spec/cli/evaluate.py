@@ -36,6 +36,7 @@ from neuron_spec.arguments import (
     add_translating,
     input_file,
     input_folder,
+    output_folder,
     whole_number,
 )
 from neuron_spec.artifacts import (
@@ -91,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score logs that lack sentences, such as those that --skip-invalid-size-inputs-valid-test left out",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     parser.add_argument(
         "--gen-subset", default="test", metavar="NAME", help="which set (default %(default)s)"
     )

@@ -19,9 +19,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import add_missing_direction, add_text_resources, directions_flag, input_file
+from neuron_spec.arguments import (
+    add_missing_direction,
+    add_text_resources,
+    directions_flag,
+    input_file,
+    output_folder,
+)
 from neuron_spec.errors import NeuronSpecError
-from neuron_spec.export.folder import EXPORT_JSON, FORMATS, PIECES, QUANTIZATIONS
+from neuron_spec.export.folder import (
+    EXPORT_JSON,
+    FORMATS,
+    PIECES,
+    QUANTIZATIONS,
+    ExportFolder,
+    write_export_json,
+)
 
 if TYPE_CHECKING:
     from neuron_spec.backends.fairseq.asked import Asked
@@ -42,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="every direction that it was trained on")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="where each direction has a folder"
+        "--output", type=output_folder, required=True, metavar="DIR", help="where each direction has a folder"
     )
     parser.add_argument(
         "--quantization",
@@ -68,21 +81,20 @@ def run(args: argparse.Namespace) -> None:
         require_ctranslate2()
     from neuron_spec.artifacts import completed, require_vacant
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.backends.fairseq.checkpoints import data_bin_of, read_checkpoint, task_args
     from neuron_spec.backends.fairseq.exporting import Exporter
     from neuron_spec.corpora.build import pieces_model
 
-    trained = task_args(read_checkpoint(args.path), args.path)
-    data_bin = data_bin_of(trained, args.path, args.data_bin)
-    asked = Asked.read(args.path, data_bin, lang_pairs=args.direction)
-    spm = args.spm or pieces_model(data_bin)
+    asked = Asked.read(args.path, args.data_bin, lang_pairs=args.direction)
+    spm = args.spm or pieces_model(asked.data_bin)
     if spm is None:
-        print(f"no {PIECES} beside {data_bin}: to translate text, name one with --spm", file=sys.stderr)
+        print(f"no {PIECES} beside {asked.data_bin}: to translate text, name one with --spm", file=sys.stderr)
     signatures = {direction: _signature(args, asked, direction, spm) for direction in asked.directions}
     folders = {direction: args.output / str(direction) for direction in asked.directions}
     missing = []
     for direction, folder in folders.items():
-        if not completed(folder / EXPORT_JSON, signatures[direction], what="export", where=folder):
+        if completed(folder / EXPORT_JSON, signatures[direction], what="export", where=folder):
+            ExportFolder.read(folder).require_whole()
+        else:
             require_vacant(folder)
             missing.append(direction)
     if missing:
@@ -141,7 +153,7 @@ def _export(
     signed: dict[str, Any],
 ) -> None:
     """A direction's folder, complete or not there."""
-    from neuron_spec.artifacts import atomic_folder, write_json
+    from neuron_spec.artifacts import atomic_folder
 
     model = exporter.direction_model(direction)
     with atomic_folder(folder) as temporary:
@@ -157,7 +169,8 @@ def _export(
             write_tensors(model, temporary)
         if spm:
             shutil.copyfile(spm, temporary / PIECES)
-        write_json(temporary / EXPORT_JSON, {"format": args.format, **model.described(), "signature": signed})
+        said = {"format": args.format, **model.described(), "signature": signed}
+        write_export_json(said, temporary)
 
 
 def _table(folders: dict[Direction, Path]) -> str:

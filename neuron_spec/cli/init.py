@@ -14,12 +14,13 @@ import argparse
 import shutil
 from pathlib import Path
 
+from neuron_spec.arguments import output_folder
 from neuron_spec.errors import ArtifactError
 from neuron_spec.shared import FOLDERS, shared_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="made if it is not there")
+    parser.add_argument("folder", type=output_folder, metavar="DIR", help="made if it is not there")
 
 
 def run(args: argparse.Namespace) -> None:

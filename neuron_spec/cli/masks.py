@@ -21,7 +21,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import add_lang_pairs, input_file, input_folder
+from neuron_spec.arguments import (
+    add_allow_other_checkpoint,
+    add_lang_pairs,
+    input_file,
+    input_folder,
+    output_file,
+    output_folder,
+)
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
@@ -32,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     vote = actions.add_parser("vote", help="the units that at least half of the files keep")
     vote.add_argument("masks", type=Path, nargs="+", metavar="FILE", help="two mask files or more")
-    vote.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
+    vote.add_argument("--output", type=output_file, required=True, metavar="FILE", help="masks.safetensors")
     add = actions.add_parser("add", help="new directions' sets, without touching the others")
     add.add_argument("masks", type=input_file("mask file"), metavar="MASKS", help="masks.safetensors")
     add.add_argument(
@@ -41,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help="profile.safetensors of the new directions",
     )
-    add.add_argument("--output", type=Path, required=True, metavar="FILE", help="a new mask file")
+    add.add_argument("--output", type=output_file, required=True, metavar="FILE", help="a new mask file")
     add.add_argument(
         "--k", metavar="PERCENT", help="coverage (default: the masks' own, from which it may not differ)"
     )
@@ -68,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of en-de/activations.pkl and so on",
     )
     for action, output in ((masks, "masks.safetensors"), (counts, "profile.safetensors")):
-        action.add_argument("--output", type=Path, required=True, metavar="FILE", help=output)
+        action.add_argument("--output", type=output_file, required=True, metavar="FILE", help=output)
         action.add_argument(
             "--path",
             type=input_file("checkpoint"),
@@ -82,14 +89,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     export = actions.add_parser("export-official", help="masks.safetensors, as the official code reads them")
     export.add_argument("masks", type=input_file("mask file"), metavar="FILE", help="masks.safetensors")
-    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    export.add_argument("--output", type=output_folder, required=True, metavar="DIR", help="a new folder")
     export.add_argument(
         "--path",
         type=input_file("checkpoint"),
         required=True,
         metavar="FILE",
-        help="a checkpoint of the model that they are for",
+        help="the dense checkpoint that they were made from, or a specialized one of it",
     )
+    add_allow_other_checkpoint(export)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -256,7 +264,7 @@ def _masks_from(
 
 def _export(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import SIGNATURE, atomic_folder, completed, signature, write_json
-    from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
+    from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, require_profiled
     from neuron_spec.backends.fairseq.official import shapes_in
     from neuron_spec.corpora.checks import check_disk
     from neuron_spec.neurons import official
@@ -264,8 +272,11 @@ def _export(args: argparse.Namespace) -> None:
 
     masks = NeuronMasks.load(args.masks)
     masks.require_neurons(args.masks)
-    shapes = shapes_in(read_checkpoint(args.path))
+    state = read_checkpoint(args.path)
+    shapes = shapes_in(state)
     masks.require_fit({layer: shape[0] for layer, shape in shapes.items()}, args.masks)
+    if not args.allow_other_checkpoint:
+        require_profiled(masks, state, args.path, args.masks)
     dims = {layer: shape[1] for layer, shape in shapes.items()}
     signed = signature(
         "masks export-official", inputs={"masks": masks.fingerprint}, parameters={"dims": dims}

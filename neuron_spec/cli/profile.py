@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from neuron_spec.arguments import MISSING_DIRECTION, add_device, add_model_and_text, whole_number
+from neuron_spec.arguments import MISSING_DIRECTION, add_device, add_model_and_text, output_file, whole_number
 from neuron_spec.neurons.choices import WHOLE, part_flag
 
 
@@ -26,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         checkpoint="the checkpoint, usually a dense one",
         what_for="the subset to count on",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="profile.safetensors")
+    parser.add_argument(
+        "--output", type=output_file, required=True, metavar="FILE", help="profile.safetensors"
+    )
     parser.add_argument(
         "--part",
         type=part_flag,

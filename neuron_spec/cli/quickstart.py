@@ -13,13 +13,14 @@ import argparse
 import os
 from pathlib import Path
 
+from neuron_spec.arguments import output_folder
 from neuron_spec.cli.init import write_shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         default=Path("neuron-spec-quickstart"),
         metavar="DIR",
         help="where scripts and runs go (default %(default)s)",

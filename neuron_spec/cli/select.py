@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from neuron_spec.arguments import input_file
+from neuron_spec.arguments import input_file, output_file
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.choices import DEFAULT_CORE, DEFAULT_K, METHODS, NEURON_SETS, SIDES
 
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "profile", type=input_file("profile"), nargs="+", help="profile.safetensors; several are added up"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE", help="masks.safetensors")
     parser.add_argument(
         "--method",
         choices=METHODS,

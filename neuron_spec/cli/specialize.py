@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_spec.arguments import add_lang_pairs, input_file, input_folder
+from neuron_spec.arguments import add_lang_pairs, input_file, input_folder, output_folder
 from neuron_spec.errors import ModelError, NeuronSpecError
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|none",
         help="from neuron-spec select; none: dense continuation, the same without masks",
     )
-    parser.add_argument("--save-dir", type=Path, required=True, metavar="DIR", help="where checkpoints go")
+    parser.add_argument(
+        "--save-dir", type=output_folder, required=True, metavar="DIR", help="where checkpoints go"
+    )
     add_lang_pairs(
         parser,
         "which directions (default: those of the masks; without masks, those the checkpoint was trained on)",
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.data_bin import shards_of
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.shared import PACKAGE
+    from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
     masks: NeuronMasks | None = None if args.masks == _NONE else NeuronMasks.load(args.masks)
     given = [
@@ -101,8 +104,12 @@ def run(args: argparse.Namespace) -> None:
         looked_at = asked if everything.missing_direction == "error" else replace(asked, directions=of_masks)
         looked_at.require_masks(masks, args.masks, allow_other_checkpoint=everything.allow_other_checkpoint)
 
+    data = os.pathsep.join(map(str, shards_of(args.data_bin) or [args.data_bin]))
+    task = NeuronSpecializationTask.setup_task(argparse.Namespace(**{**vars(everything), "data": data}))
+    asked.require_dictionary(task.source_dictionary.symbols, task.target_dictionary.symbols, masks)
+
     words = [
-        *(COMMAND, os.pathsep.join(map(str, shards_of(args.data_bin) or [args.data_bin]))),
+        *(COMMAND, data),
         *("--user-dir", USER_DIR, *flags, "--lang-pairs", ",".join(asked.names)),
         *("--finetune-from-model", str(args.path)),
         *(("--neuron-masks", str(args.masks)) if masks else ()),

@@ -12,20 +12,21 @@ examples:
 from __future__ import annotations
 
 import argparse
-import codecs
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuron_spec.arguments import (
     MISSING_DIRECTION,
+    STRONGEST,
     add_beam,
     add_missing_direction,
     add_text_resources,
     input_file,
+    output_file,
     real_number,
     whole_number,
 )
@@ -44,6 +45,7 @@ from neuron_spec.export.folder import (
 )
 
 if TYPE_CHECKING:
+    from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.generation import Translator
 
 _SHOWN = 5  # bad lines in a message
@@ -53,7 +55,7 @@ _DATA_BIN_AND_MASKS = {"data_bin": "--data-bin", "missing_direction": "--missing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Search()
-    not_negative = real_number(lambda x: 0 <= x < float("inf"), "a number of 0 or more")
+    not_negative = real_number(lambda x: 0 <= x <= STRONGEST, f"a number from 0 to {STRONGEST}")
     parser.add_argument(
         "--path",
         type=Path,
@@ -73,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="UTF-8, a sentence a line (default: standard input)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument("--output", type=output_file, metavar="FILE", help="default: standard output")
     parser.add_argument(
         "--json", action="store_true", help="a JSON object a line: direction, source, translation, score"
     )
@@ -108,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=defaults.max_tokens,
         metavar="N",
-        help="source tokens per batch (default %(default)s)",
+        help="source tokens per batch, of one sentence at least (default %(default)s)",
     )
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
 
@@ -152,33 +154,14 @@ def _written(direction: Direction, text: str, found: Hypothesis | None, *, as_js
 
 
 def _read(file: Path | None) -> list[str]:
-    from neuron_spec.artifacts import refuse_pointer
+    from neuron_spec.corpora.checks import decoded_text
 
     content = file.read_bytes() if file else sys.stdin.buffer.read()
-    where = file or "standard input"
-    refuse_pointer(content, where)
-    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    if lines[-1] == b"":
+    text = decoded_text(content, where=file or "standard input", mend="convert it to UTF-8")
+    lines = text.split("\n")
+    if lines[-1] == "":
         lines.pop()
-    texts = []
-    for number, line in enumerate(lines, start=1):
-        if b"\0" in line:
-            raise NeuronSpecError(
-                "a line with a zero byte, which text does not hold",
-                where=f"line {number} of {where}",
-                got=repr(line[:40]),
-                mend="UTF-16 has them: convert it to UTF-8",
-            )
-        try:
-            texts.append(line.decode("utf-8").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise NeuronSpecError(
-                "a line is not UTF-8",
-                where=f"line {number} of {where}",
-                got=repr(line[:40]),
-                mend="convert it to UTF-8",
-            ) from error
-    return texts
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _directed(
@@ -276,12 +259,13 @@ class _Source:
     def translated(self, direction: Direction, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
         raise NotImplementedError
 
-    def translator(self, path: Path, data_bin: Path, directions: Sequence[Direction]) -> Translator:
+    def translator(self, asked: Asked) -> Translator:
         """fairseq, with a checkpoint."""
         from neuron_spec.backends.fairseq.generation import Translator
 
         flags = [*self.search.flags, "--missing-direction", self.args.missing_direction]
-        return Translator(path, data_bin, directions, None, [*flags, *["--cpu"] * self.args.cpu])
+        flags += ["--cpu"] * self.args.cpu
+        return Translator(asked.path, asked.data_bin, asked.directions, None, flags, asked=asked)
 
 
 class _Exports(_Source):
@@ -312,6 +296,7 @@ class _Exports(_Source):
             self.only = self.known[0]
 
     def pieces(self, direction: Direction) -> Pieces:
+        self._folders[direction].require_whole()
         file = self.args.spm or self._folders[direction].path / PIECES
         if not file.is_file():
             raise ArtifactError(
@@ -327,7 +312,10 @@ class _Exports(_Source):
     def translated(self, direction: Direction, sentences: Sequence[Sequence[str]]) -> list[Hypothesis]:
         folder = self._folders[direction]
         if folder.format == "fairseq":
-            translator = self.translator(folder.path / CHECKPOINT, folder.path, [direction])
+            from neuron_spec.backends.fairseq.asked import Asked
+
+            asked = Asked.read(folder.path / CHECKPOINT, folder.path, lang_pairs=[direction])
+            translator = self.translator(asked)
             return translator.translate_pieces(direction, sentences)
         require_ctranslate2()
         from neuron_spec.backends.ctranslate2.translation import CTranslate2Translator
@@ -340,20 +328,15 @@ class _Checkpoint(_Source):
     """A checkpoint, run by fairseq."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from neuron_spec.backends.fairseq.checkpoints import (
-            data_bin_of,
-            masked_directions,
-            read_checkpoint,
-            task_args,
-        )
+        from neuron_spec.backends.fairseq.asked import Asked
+        from neuron_spec.backends.fairseq.checkpoints import masked_directions
         from neuron_spec.corpora.build import pieces_model
 
         super().__init__(args)
-        state = read_checkpoint(args.path)
-        trained = task_args(state, args.path)
-        self._data_bin = data_bin_of(trained, args.path, args.data_bin)
-        everything = [Direction(s, t) for s in trained.langs for t in trained.langs if s != t]
-        masked = masked_directions(state, trained.langs)
+        self._asked = Asked.read(args.path, args.data_bin)
+        langs = self._asked.langs
+        everything = [Direction(s, t) for s in langs for t in langs if s != t]
+        masked = masked_directions(self._asked.state, langs)
         if masked is None and args.missing_direction != MISSING_DIRECTION[0]:
             raise NeuronSpecError(
                 "a dense checkpoint has no masks to compose",
@@ -362,11 +345,11 @@ class _Checkpoint(_Source):
                 mend="leave it out",
             )
         self.known = masked if masked and args.missing_direction == MISSING_DIRECTION[0] else everything
-        spm: Path | None = args.spm or pieces_model(self._data_bin)
+        spm: Path | None = args.spm or pieces_model(self._asked.data_bin)
         if spm is None:
             raise ArtifactError(
                 "no SentencePiece model beside the data-bin",
-                where=self._data_bin,
+                where=self._asked.data_bin,
                 mend="name the one that its text was segmented with: --spm FILE",
             )
         self._spm = spm
@@ -375,7 +358,7 @@ class _Checkpoint(_Source):
         self, lines: Sequence[tuple[Direction, str]], asked: Sequence[Direction]
     ) -> list[list[str]]:
         if asked:
-            self._translator = self.translator(self.args.path, self._data_bin, asked)
+            self._translator = self.translator(replace(self._asked, directions=[*asked]))
             self._pieces = Pieces(self._spm, known=self._translator.symbols)
         return super().segmented(lines, asked)
 

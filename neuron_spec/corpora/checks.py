@@ -38,6 +38,18 @@ def require_known(langs: Iterable[str], available: Collection[str], what: str) -
         raise CorpusError(what, got=", ".join(unknown), expected=f"some of {', '.join(available)}")
 
 
+def require_distinct(codes: Iterable[str]) -> None:
+    """Raises: CorpusError if two codes differ in capitals alone: their files are the same on some disks."""
+    spellings: dict[str, str] = {}
+    for code in codes:
+        if (other := spellings.setdefault(code.casefold(), code)) != code:
+            raise CorpusError(
+                "two codes differ in capitals alone",
+                got=f"{other} and {code}",
+                mend="write one language the same way everywhere; another language needs another code",
+            )
+
+
 def require_equal(counts: Mapping[str, int], what: str, *, where: object, mend: str) -> int:
     """The count that all have, such as the lines of two sides.
 
@@ -54,17 +66,21 @@ def decoded_text(content: bytes, *, where: object, mend: str, lines_before: int 
     """The text of a file, or of a part that ``lines_before`` precede, without a byte order mark.
 
     Raises:
-        CorpusError: if it is not UTF-8; names the line.
+        CorpusError: if it is not UTF-8, or has a zero byte; names the line.
         ArtifactError: if it is a Git-LFS pointer.
     """
     if not lines_before:
         refuse_pointer(content, where)
+    fault: UnicodeDecodeError | None = None
     try:
-        return content.decode("utf-8").removeprefix("\ufeff")
+        text = content.decode("utf-8").removeprefix("\ufeff")
+        start, got = content.find(b"\0"), "a zero byte, as of a binary file or UTF-16"
     except UnicodeDecodeError as error:
-        line = lines_before + content.count(b"\n", 0, error.start) + 1
-        got = f"byte {content[error.start]:#04x}"
-        raise CorpusError("not UTF-8 text", where=f"{where}, line {line}", got=got, mend=mend) from error
+        fault, start, got = error, error.start, f"byte {content[error.start]:#04x}"
+    if start < 0:
+        return text
+    line = lines_before + content.count(b"\n", 0, start) + 1
+    raise CorpusError("not UTF-8 text", where=f"{where}, line {line}", got=got, mend=mend) from fault
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

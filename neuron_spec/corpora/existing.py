@@ -7,16 +7,24 @@ Nothing is copied and nothing is written into it: ``output/data-bin`` holds link
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fairseq.data import Dictionary
-
-from neuron_spec.artifacts import atomic_path, hash_file
+from neuron_spec.artifacts import (
+    SIGNATURE,
+    atomic_path,
+    completed,
+    hash_file,
+    hash_text,
+    signature,
+    write_json,
+)
+from neuron_spec.backends.fairseq.data_bin import check_complete, read_dictionary, shards_of
 from neuron_spec.corpora.build import (
     SPLITS,
     TEST,
@@ -27,11 +35,14 @@ from neuron_spec.corpora.build import (
     write_card,
     write_raw,
 )
-from neuron_spec.corpora.checks import require_equal, some
+from neuron_spec.corpora.checks import require_distinct, require_equal, some
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, CorpusError
 from neuron_spec.languages import is_code, require_fairseq_codes
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
+
+if TYPE_CHECKING:
+    from fairseq.data import Dictionary
 
 _SET = re.compile(r"(?P<split>[^.]+)\.(?P<source>[^.-]+)-(?P<target>[^.-]+)\.(?P<side>[^.]+)\.(?:idx|bin)")
 _DICTIONARY = re.compile(r"dict\.(?P<code>[^.]+)\.txt")
@@ -53,6 +64,7 @@ class DataBin:
         dictionary: sha256 of the one that all languages share.
         symbols: what it holds.
         unknown: language -> fraction of unknown pieces.
+        data: split -> hash of its data files, in all shards.
     """
 
     path: Path
@@ -63,6 +75,7 @@ class DataBin:
     dictionary: str
     symbols: Dictionary
     unknown: Mapping[str, float]
+    data: Mapping[str, str]
 
     def dictionary_file(self, code: str) -> Path:
         return self.folders[0] / f"dict.{code}.txt"
@@ -80,12 +93,10 @@ def look_into(
     Raises:
         CorpusError: if it is none, dictionaries are missing or differ, a side of a set is missing, cut short or of
             another number of sentences, a pair is there in both orders, or one that is asked for in neither.
-        ArtifactError: if a file is a Git-LFS pointer.
+        ArtifactError: if a file is damaged, or a Git-LFS pointer.
         DirectionError: if ``lang_pairs`` is malformed.
     """
-    shards: list[Path] = []
-    while (shard := data_bin / f"shard{len(shards)}").is_dir():
-        shards.append(shard)
+    shards = shards_of(data_bin)
     if beyond := [path.name for path in data_bin.glob("shard[0-9]*") if path.is_dir() and path not in shards]:
         raise ArtifactError(
             "a data-bin that lacks a shard",
@@ -124,6 +135,9 @@ def look_into(
                     number = _sentences(folder, split, pair, sides)
                     is_part = split == TRAIN and pair in pairs[split]
                     pairs[split][pair] = number + (pairs[split][pair] if is_part else 0)
+        for pair in pairs[split]:
+            if split != TEST:
+                _require_from_shard0(found, split, pair)
         if turned := [p for p in pairs[split] if Direction(p.target, p.source) in pairs[split]]:
             raise CorpusError(
                 f"the {split} set of a pair is there twice",
@@ -146,12 +160,15 @@ def look_into(
             )
     used = sorted({code for of in pairs.values() for pair in of for code in (pair.source, pair.target)})
     require_fairseq_codes(used)
+    require_distinct(used)
     if langs and {*langs} != {*used}:
         raise CorpusError("bad --langs", got=", ".join(langs), expected=f"in some order: {', '.join(used)}")
     dictionary = _shared_dictionary(folders, used)
-    symbols = _symbols(folders[0] / f"dict.{used[0]}.txt")
-    unknown = _unknown_fractions(found, {split: list(of) for split, of in pairs.items()}, len(symbols))
-    return DataBin(data_bin, folders, langs or used, directions, pairs, dictionary, symbols, unknown)
+    symbols = read_dictionary(folders[0] / f"dict.{used[0]}.txt")
+    indices = {split: list(_indices(found, split, of)) for split, of in pairs.items()}
+    unknown = _unknown_fractions([of for of_split in indices.values() for of in of_split], len(symbols))
+    data = {split: _data_sha256(data_bin, [file for _, file in of]) for split, of in indices.items()}
+    return DataBin(data_bin, folders, langs or used, directions, pairs, dictionary, symbols, unknown, data)
 
 
 def _sets_in(folder: Path) -> dict[str, dict[Direction, set[str]]]:
@@ -165,6 +182,20 @@ def _sets_in(folder: Path) -> dict[str, dict[Direction, set[str]]]:
     return sets
 
 
+def _require_from_shard0(found: Mapping[Path, Mapping[str, Any]], split: str, pair: Direction) -> None:
+    """fairseq counts the shards that have a pair, and looks for it in the first so many."""
+    having = [pair in sets.get(split, {}) for sets in found.values()]
+    if not all(having[: sum(having)]):
+        lacking = list(found)[having.index(False)]
+        raise CorpusError(
+            f"a shard lacks the {split} set of a pair that later ones have",
+            where=lacking,
+            got=f"no {split}.{pair}",
+            expected="a pair from shard0 on, without a gap, where fairseq looks for it",
+            mend=f"copy its {split} files there, or leave the pair out with --lang-pairs",
+        )
+
+
 def _sentences(folder: Path, split: str, pair: Direction, sides: set[str]) -> int:
     from neuron_spec.corpora.binarize import sentences_in  # fairseq, which takes seconds
 
@@ -175,9 +206,10 @@ def _sentences(folder: Path, split: str, pair: Direction, sides: set[str]) -> in
             got=f"no {split}.{pair}.{missing[0]}.idx",
             mend=_MEND,
         )
-    counts = {
-        code: sentences_in(folder / f"{split}.{pair}.{code}.idx") for code in (pair.source, pair.target)
-    }
+    indices = {code: folder / f"{split}.{pair}.{code}.idx" for code in (pair.source, pair.target)}
+    counts = {code: sentences_in(index) for code, index in indices.items()}
+    for index in indices.values():
+        check_complete(index)
     what = "the two sides of a set are not parallel"
     return require_equal(counts, what, where=folder / f"{split}.{pair}", mend=_MEND)
 
@@ -209,19 +241,26 @@ def _shared_dictionary(folders: Sequence[Path], langs: Sequence[str]) -> str:
     return usual
 
 
-def _symbols(file: Path) -> Dictionary:
-    try:
-        return Dictionary.load(str(file))
-    except (ValueError, RuntimeError, UnicodeDecodeError) as error:
-        raise CorpusError("a dictionary cannot be read", where=file, got=str(error)) from error
+def _indices(
+    found: Mapping[Path, Mapping[str, Mapping[Direction, Any]]], split: str, pairs: Iterable[Direction]
+) -> Iterator[tuple[str, Path]]:
+    """Language and index of every data file of a split, in all shards."""
+    for folder, sets in found.items():
+        for pair in pairs:
+            for code in (pair.source, pair.target) if pair in sets.get(split, {}) else ():
+                yield code, folder / f"{split}.{pair}.{code}.idx"
 
 
-def _unknown_fractions(
-    found: Mapping[Path, Mapping[str, Mapping[Direction, Any]]],
-    pairs: Mapping[str, Sequence[Direction]],
-    symbols: int,
-) -> dict[str, float]:
+def _data_sha256(data_bin: Path, indices: Iterable[Path]) -> str:
+    files = sorted(file for index in indices for file in (index, index.with_suffix(".bin")))
+    return hash_text(*(f"{file.relative_to(data_bin)} {hash_file(file)}" for file in files))
+
+
+def _unknown_fractions(indices: Iterable[tuple[str, Path]], symbols: int) -> dict[str, float]:
     """Of every language's pieces, in all sets.
+
+    Args:
+        indices: as of `_indices`.
 
     Raises:
         CorpusError: if there is a piece that the dictionary does not have.
@@ -229,21 +268,18 @@ def _unknown_fractions(
     from neuron_spec.corpora.binarize import ids_in
 
     totals, unknown = Counter[str](), Counter[str]()
-    for folder, sets in found.items():
-        for split, pair in ((split, pair) for split, of in pairs.items() for pair in of):
-            for code in (pair.source, pair.target) if pair in sets.get(split, {}) else ():
-                file = folder / f"{split}.{pair}.{code}.idx"
-                for ids in ids_in(file):
-                    if (largest := int(ids.max())) >= symbols:
-                        raise CorpusError(
-                            "a data file has pieces that its dictionary does not have",
-                            where=file,
-                            got=f"number {largest}",
-                            expected=f"less than {symbols}",
-                            mend="put the dictionary there that it was binarized with, or binarize it again",
-                        )
-                    totals[code] += len(ids)
-                    unknown[code] += int((ids == _UNKNOWN).sum())
+    for code, file in indices:
+        for ids in ids_in(file):
+            if (largest := int(ids.max())) >= symbols:
+                raise CorpusError(
+                    "a data file has pieces that its dictionary does not have",
+                    where=file,
+                    got=f"number {largest}",
+                    expected=f"less than {symbols}",
+                    mend="put the dictionary there that it was binarized with, or binarize it again",
+                )
+            totals[code] += len(ids)
+            unknown[code] += int((ids == _UNKNOWN).sum())
     return {code: unknown[code] / max(1, total) for code, total in totals.items()}
 
 
@@ -254,7 +290,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
 
     Raises:
         CorpusError: if something that is no link is in the way.
-        ArtifactError: if ``output`` holds another corpus.
+        ArtifactError: if ``output`` holds another corpus, or one begun of another data-bin.
     """
     pairs = {split: {str(pair): number for pair, number in of.items()} for split, of in found.pairs.items()}
     parameters = {
@@ -264,6 +300,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
         "shards": len(found.folders),
         "dictionary": found.dictionary,
         "pairs": pairs,
+        "data": dict(found.data),
         "families": dict(families),
         **notes,
     }
@@ -276,14 +313,21 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
             where=found.path,
             mend="name an --output that does not hold it; it will have links, and takes no room",
         )
-    for link, place in _links(found, data_bin):
+    work = output / "work"
+    wanted = signature("data", inputs={}, parameters=parameters)
+    is_begun = completed(work / SIGNATURE, wanted, what="begun corpus", where=work, quiet=True)
+    links = dict(_links(found, data_bin))
+    for link in links:
         if not link.is_symlink() and link.exists():
             raise CorpusError("a file is in the way of a link", where=link, mend="name another --output")
+    if not is_begun:
+        write_json(work / SIGNATURE, wanted)
+    for link, place in links.items():
         with atomic_path(link) as temporary:
             temporary.symlink_to(place.resolve(), target_is_directory=place.is_dir())
     symbols, joining = _joining(found)
     corpus = Description(
-        name=found.path.resolve().name,
+        name=output.resolve().name,
         sources=[{"name": f"a data-bin made elsewhere: {found.path.resolve().name}", "licence": "not known here"}],
         families=families,
         notes={
@@ -311,6 +355,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
         hashes={},
         parameters=parameters,
     )
+    shutil.rmtree(work)
 
 
 def _links(found: DataBin, data_bin: Path) -> Iterator[tuple[Path, Path]]:

@@ -15,7 +15,7 @@ from typing import Any
 import sentencepiece
 
 from neuron_spec.corpora.build import TEST, VALID, Pairs
-from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize, some
+from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize, require_distinct, some
 from neuron_spec.corpora.parallel_files import ParallelFiles
 from neuron_spec.corpora.sharding import in_processes, report_progress
 from neuron_spec.corpora.splitting import HeldOutTexts
@@ -49,14 +49,7 @@ class OwnText:
 
     def __post_init__(self) -> None:
         trained = {frozenset(files.codes): files.pair for files in self.train}
-        spellings: dict[str, str] = {}
-        for code in self.langs:
-            if (other := spellings.setdefault(code.casefold(), code)) != code:
-                raise CorpusError(
-                    "two codes differ in capitals alone",
-                    got=f"{other} and {code}",
-                    mend="write one language the same way everywhere; another language needs another code",
-                )
+        require_distinct(self.langs)
         if self.pivot is not None and self.pivot not in self.langs:
             raise CorpusError("no such language", got=f"--pivot {self.pivot}", expected=", ".join(self.langs))
         for name, of_set in self.given.items():

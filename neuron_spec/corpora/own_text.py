@@ -164,7 +164,7 @@ def build(
             )
         }
         corpus = Description(
-            name="own text",
+            name=output.resolve().name,
             sources=[
                 {
                     "name": f"{split}, {of.pair}: {', '.join(path.name for path in of.paths)}",
@@ -343,7 +343,8 @@ class _PairBinarizer:
             raise CorpusError(
                 "a pair without a fit line for every shard" if len(self.folders) > 1 else "a pair without a fit line",
                 where=str(files.pair),
-                got=record["dropped"],
+                got=f"{record['kept']} fit; dropped: "
+                + (", ".join(f"{number} {fault}" for fault, number in sorted(record["dropped"].items())) or "none"),
                 mend="look at its lines, or leave it out",
             )  # fmt: skip
         write_json(path, record)

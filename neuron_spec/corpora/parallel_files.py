@@ -115,9 +115,6 @@ def _decoded(file: Iterable[bytes], path: Path) -> Iterator[str]:
             ) from error
         if line is None:
             return
-        if b"\0" in line:
-            where, got = f"{path}, line {number + 1}", "a zero byte, as of a binary file or UTF-16"
-            raise CorpusError("not UTF-8 text", where=where, got=got, mend=_MEND_TEXT)
         yield decoded_text(line, where=path, mend=_MEND_TEXT, lines_before=number).rstrip("\r\n")
         number += 1
 

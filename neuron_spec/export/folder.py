@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import sentencepiece
 
-from neuron_spec.artifacts import read_json, require_file
+from neuron_spec.artifacts import differences, hash_file, hash_text, read_json, require_file, write_json
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 
@@ -19,6 +20,8 @@ CHECKPOINT = "checkpoint.pt"
 WEIGHTS, MODEL_JSON = "model.safetensors", "model.json"
 FORMATS = ("fairseq", "ctranslate2", "safetensors")
 QUANTIZATIONS = ("float32", "float16", "int8")
+_SEAL = "sha256"  # of all else that EXPORT_JSON says
+_MEND = "delete the folder, and make it again with neuron-spec export"
 _SPACE = "\u2581"  # SentencePiece's mark of a piece that begins a word
 _SPECIAL = ("<s>", "</s>")
 
@@ -31,6 +34,7 @@ class ExportFolder:
         format: one of `FORMATS`.
         source_tag, target_tag: the language tokens that its texts begin with; None if one has none.
         max_source_positions: the longest source, its tag and end of sentence included.
+        files: name of every other file -> its hash.
     """
 
     path: Path
@@ -40,6 +44,7 @@ class ExportFolder:
     target_tag: str | None
     max_source_positions: int
     max_target_positions: int
+    files: Mapping[str, str]
 
     @property
     def max_source_tokens(self) -> int:
@@ -48,25 +53,51 @@ class ExportFolder:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises: ArtifactError if there is none, or another thing, at ``path``."""
+        """Raises: ArtifactError if there is none, or another thing, at ``path``, or it was changed since."""
         said = read_json(path / EXPORT_JSON, "export")
-        try:
-            return cls(
-                path,
-                said["format"],
-                Direction.parse(said["direction"]),
-                said["source_tag"],
-                said["target_tag"],
-                int(said["max_source_positions"]),
-                int(said["max_target_positions"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+        seal = said.pop(_SEAL, None) if isinstance(said, dict) else None
+        if seal is None or seal != _seal(said):
             raise ArtifactError(
-                "not an export",
+                "not an export" if seal is None else "an export whose description was changed",
                 where=path / EXPORT_JSON,
-                got=repr(error),
-                mend="make one with neuron-spec export",
-            ) from error
+                got=f"no {_SEAL}" if seal is None else f"{_SEAL} {_seal(said)[:12]}",
+                expected=None if seal is None else f"{str(seal)[:12]}, as it says itself",
+                mend=_MEND,
+            )
+        return cls(
+            path,
+            said["format"],
+            Direction.parse(said["direction"]),
+            said["source_tag"],
+            said["target_tag"],
+            said["max_source_positions"],
+            said["max_target_positions"],
+            said["files"],
+        )
+
+    def require_whole(self) -> None:
+        """Raises: ArtifactError if a file is not what was written there."""
+        there = {name: self.path / name for name in self.files}
+        now = {name: hash_file(file)[:12] for name, file in there.items() if file.is_file()}
+        written = {name: digest[:12] for name, digest in self.files.items()}
+        if now != written:
+            raise ArtifactError(
+                "files of an export are gone, damaged or others than were written",
+                where=self.path,
+                **differences(now, written, at_most=4),
+                mend=_MEND,
+            )
+
+
+def write_export_json(said: Mapping[str, Any], folder: Path) -> None:
+    """Write `EXPORT_JSON` into a folder in which all else is written, with the hashes of its files, and of itself."""
+    files = {file.name: hash_file(file) for file in sorted(folder.iterdir())}
+    everything = json.loads(json.dumps({**said, "files": files}))  # as it will be read
+    write_json(folder / EXPORT_JSON, {**everything, _SEAL: _seal(everything)})
+
+
+def _seal(said: Mapping[str, Any]) -> str:
+    return hash_text(json.dumps(said, sort_keys=True))
 
 
 def exports_in(path: Path) -> dict[Direction, ExportFolder]:

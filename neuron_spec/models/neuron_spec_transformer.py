@@ -7,7 +7,7 @@ are buffers, so a specialized checkpoint carries them and needs no mask file to 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -552,6 +552,31 @@ class NeuronSpecTransformer(TransformerModel):
         fc1s, attentions = self.ffn_layers().items(), self.attentions().items()
         buffers |= {f"{layer}.fc1.{_NEURON_MASK}": (fc1, _NEURON_MASK) for layer, fc1 in fc1s}
         return buffers | {f"{site}.{_HEAD_MASK}": (module, _HEAD_MASK) for site, module in attentions}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """As the parent.
+
+        Raises:
+            ModelError: as `upgrade_state_dict_named`, or if weights are missing, too many, of another shape or not finite.
+        """
+        for name, value in state_dict.items():
+            # The sum is one pass without a copy; it may overflow where every number is finite.
+            if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+                raise ModelError(
+                    "the checkpoint has weights that are no numbers",
+                    where=name,
+                    got=f"{int((~value.isfinite()).sum())} of {value.numel()} are NaN or infinite",
+                    mend="its training diverged: take an earlier checkpoint, or train with a lower --lr",
+                )
+        try:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        except RuntimeError as error:  # torch's, of all keys
+            _, *faults = str(error).split("\n\t")
+            raise ModelError(
+                "the checkpoint lacks weights of the model that its flags describe, or has others",
+                got="; ".join(fault if len(fault) < 200 else f"{fault[:200]} ..." for fault in faults[:3]),
+                mend="it is damaged or was changed: copy or train it again",
+            ) from error
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Let a dense checkpoint start a specialized model, and a specialized one load without a mask file.

@@ -133,14 +133,18 @@ def _rows_of_neurons(masks: object, where: object) -> dict[str, Tensor]:
         )
     kept = {}
     for key, mask in masks.items():
-        is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 2
+        is_tensor = isinstance(mask, Tensor) and mask.layout == torch.strided  # no sparse one
+        is_mask = is_tensor and mask.dtype == torch.bool and mask.dim() == 2
         layer = key.removesuffix(_WEIGHT)
         with suppress(ArtifactError):
             layer_order(layer)
             if layer != key and is_mask and len(layer.split(".")) == 3:
                 kept[layer] = mask
                 continue
-        shown = f"{mask.dtype!s} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        layout = f", {mask.layout}" if isinstance(mask, Tensor) and not is_tensor else ""
+        shown = (
+            f"{mask.dtype!s} {list(mask.shape)}{layout}" if isinstance(mask, Tensor) else type(mask).__name__
+        )
         raise ArtifactError(
             "not a mask of neurons",
             where=where,

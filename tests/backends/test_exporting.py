@@ -10,7 +10,7 @@ import torch
 from fairseq import checkpoint_utils, tasks, utils
 from fairseq.models.transformer import TransformerModel
 
-from neuron_spec.artifacts import load_tensors, read_json, write_json
+from neuron_spec.artifacts import load_tensors, read_json
 from neuron_spec.backends.ctranslate2.writing import write as write_ctranslate2
 from neuron_spec.backends.fairseq.asked import Asked
 from neuron_spec.backends.fairseq.commands import generation_config
@@ -18,7 +18,7 @@ from neuron_spec.backends.fairseq.exporting import Exporter
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.directions import Direction
 from neuron_spec.export.direction_model import write_tensors
-from neuron_spec.export.folder import CHECKPOINT, EXPORT_JSON, MODEL_JSON, WEIGHTS, ExportFolder, Search
+from neuron_spec.export.folder import CHECKPOINT, MODEL_JSON, WEIGHTS, ExportFolder, Search, write_export_json
 from neuron_spec.neurons.masks import NeuronMasks
 
 EN_QA = Direction("en", "qa")
@@ -146,7 +146,7 @@ def in_ctranslate2(exporter: Exporter, folder: Path, quantization: str = "float3
     pytest.importorskip("ctranslate2")
     model = exporter.direction_model(EN_QA)
     write_ctranslate2(model, folder, quantization)
-    write_json(folder / EXPORT_JSON, {"format": "ctranslate2", **model.described()})
+    write_export_json({"format": "ctranslate2", **model.described()}, folder)
     return ExportFolder.read(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -151,6 +152,119 @@ def test_nothing_is_left_of_an_export_that_fails(run, specialized, tmp_path, mon
     assert not [*(tmp_path / "out").iterdir()]
 
 
+def test_what_a_killed_export_left_is_cleared_and_what_runs_is_not(run, specialized, tmp_path):
+    done = subprocess.Popen(["true"])
+    done.wait()
+    left, running = (tmp_path / f".en-qa.{number}.tmp" for number in (done.pid, os.getppid()))
+    for folder in (left, running):
+        folder.mkdir()
+        (folder / "half").touch()
+    words = ["--direction", "en-qa", "--format", "safetensors", "--output", tmp_path]
+    assert run("export", "--path", specialized, *words)[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"en-qa", running.name}
+
+
+def reorder(folder: Path) -> None:
+    for file in folder.glob("dict.*"):
+        lines = file.read_text().splitlines(keepends=True)
+        lines[20], lines[30] = lines[30], lines[20]
+        file.write_text("".join(lines))
+
+
+def say(**values: object) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        file = folder / EXPORT_JSON
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return spoil
+
+
+CHANGED = {
+    "an empty checkpoint": (lambda folder: (folder / CHECKPOINT).write_bytes(b""), "gone, damaged or others"),
+    "no checkpoint": (lambda folder: (folder / CHECKPOINT).unlink(), "gone, damaged or others"),
+    "another direction's checkpoint": (
+        lambda folder: shutil.copy(folder.parent / "qa-en" / CHECKPOINT, folder),
+        "gone, damaged or others",
+    ),
+    "a reordered dictionary": (reorder, "gone, damaged or others"),
+    "a binary dictionary": (
+        lambda folder: (folder / "dict.en.txt").write_bytes(b"\xff\xfe\0"),
+        "gone, damaged or others",
+    ),
+    "another target tag": (say(target_tag="__qb__"), "description was changed"),
+    "a tag that is a number": (say(target_tag=5), "description was changed"),
+    "a direction that is a number": (say(direction=5), "description was changed"),
+    "a negative length": (say(max_source_positions=-5), "description was changed"),
+    "an infinite length": (say(max_source_positions=float("inf")), "description was changed"),
+    "a list": (lambda folder: (folder / EXPORT_JSON).write_text("[]"), "not an export"),
+}
+
+
+@pytest.mark.parametrize("spoil, what", CHANGED.values(), ids=CHANGED)
+def test_an_export_that_was_changed_is_neither_complete_nor_run(
+    run, specialized, exported, tmp_path, spoil, what
+):
+    shutil.copytree(exported, tmp_path / "out")
+    spoil(tmp_path / "out" / "en-qa")
+    words = ["--direction", "en-qa", "--cpu"]
+    assert what in refused(run("translate", "--path", tmp_path / "out", *words, stdin="ba ko\n"))
+    words = ["--direction", "en-qa", "--format", "fairseq", "--output", tmp_path / "out"]
+    code, out, message = run("export", "--path", specialized, *words)
+    assert (code, out) == (2, "") and (what in message or "another export" in message)
+
+
+def damaged(path: Path, specialized: Path, change: Callable[[dict], object]) -> Path:
+    state = torch.load(specialized, weights_only=False)
+    change(state["model"])
+    torch.save(state, path)
+    return path
+
+
+def lose_a_layer(weights: dict) -> None:
+    for key in [key for key in weights if "layers.1." in key]:
+        del weights[key]
+
+
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        (lambda weights: weights["encoder.layers.0.fc1.weight"][0, :2].fill_(float("nan")), "2 of 768 are NaN"),
+        (lambda weights: weights["decoder.layers.1.fc2.bias"][:1].fill_(float("inf")), "weights that are no numbers"),
+        (lose_a_layer, "lacks weights of the model"),
+    ],
+    ids=["NaN", "infinite", "a layer is gone"],
+)  # fmt: skip
+def test_a_damaged_model_is_neither_exported_nor_run(run, specialized, tmp_path, change, what):
+    path = damaged(tmp_path / "damaged.pt", specialized, change)
+    words = ["--path", path, "--direction", "en-qa"]
+    more = ["--format", "safetensors", "--output", tmp_path / "out"]
+    assert what in refused(run("export", *words, *more))
+    assert not (tmp_path / "out").exists()
+    assert what in refused(run("translate", *words, "--cpu", stdin="ba ko\n"))
+
+
+def test_an_export_whose_pieces_are_named_later_translates(run, specialized, workshop, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for file in workshop.data_bin.glob("dict.*"):
+        (theirs / file.name).write_text(file.read_text().replace("\u2581", "~"))
+    words = [
+        "--direction",
+        "en-qa",
+        "--format",
+        "fairseq",
+        "--output",
+        tmp_path / "out",
+        "--data-bin",
+        theirs,
+    ]
+    assert "to translate text, name one with --spm" in run("export", "--path", specialized, *words)[2]
+    words = ["--path", tmp_path / "out", "--direction", "en-qa", "--cpu", "--max-len-b", "20"]
+    assert "has no SentencePiece model" in refused(run("translate", *words, stdin="ba\n"))
+    spm = workshop.data_bin.parent / "spm" / PIECES
+    assert run("translate", *words, "--spm", spm, stdin="ba\n")[0] == 0
+
+
 def test_masks_are_composed_where_that_is_asked_for(run, specialized, tmp_path):
     words = ["--direction", "qb-qa", "--format", "safetensors", "--output", tmp_path]
     assert "directions without masks" in refused(run("export", "--path", specialized, *words))
@@ -251,8 +365,8 @@ LINES = {
     "no direction": ("en-qa\tba\nba ko\n", [], "line 2: 'ba ko', which has no tab"),
     "a direction without masks": ("qm-en\tba\n", [], "line 1: direction 'qm-en'"),
     "too long": (f"ba\n{'ba ' * 60}\n", ["--direction", "en-qa"], "line 2: "),
-    "a zero byte": ("ba\nb\0a\0\n", ["--direction", "en-qa"], "line 2 of standard input"),
-    "not UTF-8": ("ba\n\udcff\n", ["--direction", "en-qa"], "line 2 of standard input"),
+    "a zero byte": ("ba\nb\0a\0\n", ["--direction", "en-qa"], "standard input, line 2"),
+    "not UTF-8": ("ba\n\udcff\n", ["--direction", "en-qa"], "standard input, line 2"),
     "--direction that is unknown": ("ba\n", ["--direction", "en-qq"], "did you mean"),
 }
 
@@ -266,6 +380,25 @@ def test_bad_lines_are_said_with_their_number(specialized, tmp_path, monkeypatch
     assert main([*map(str, words)]) == 2
     assert where in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_batch_has_one_sentence_at_least(run, specialized, exported):
+    words = ["--direction", "en-qa", "--cpu", "--max-len-b", "20"]
+    for path in (specialized, exported):
+        wanted = run("translate", "--path", path, *words, stdin="ba ko li mu pe\nba\n")
+        small = run("translate", "--path", path, *words, "--max-tokens", "3", stdin="ba ko li mu pe\nba\n")
+        assert small[:2] == wanted[:2] and wanted[0] == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--beam", "100000"], ["--lenpen", "1e300"], ["--max-len-a", "1e308"], ["--max-tokens", "9" * 30]],
+    ids=" ".join,
+)
+def test_numbers_without_measure_are_refused(run, exported, capsys, flags):
+    with pytest.raises(SystemExit) as end:
+        run("translate", "--path", exported, "--direction", "en-qa", *flags, stdin="ba\n")
+    assert end.value.code == 2 and f"argument {flags[0]}: {flags[1]!r} is not" in capsys.readouterr().err
 
 
 def test_composed_masks_translate_a_direction_without(run, specialized):

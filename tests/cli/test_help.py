@@ -43,6 +43,10 @@ REFUSED = {  # a mistyped path -> what is said of it
     ("analyze", "FILE", "--profile", "typo", "--output", "x"): "profile not found",
     ("report", "typo"): "run not found",
     ("flags", "typo"): "config file not found",
+    ("data", "toy", "--output", "FILE"): "nothing can be written here",
+    ("select", "FILE", "--output", "FILE/x"): "nothing can be written below a file",
+    ("select", "FILE", "--output", "DATA_BIN"): "nothing can be written here",
+    ("translate", "--path", "DATA_BIN", "--output", "FILE/x"): "nothing can be written below a file",
 }
 
 

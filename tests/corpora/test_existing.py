@@ -124,6 +124,34 @@ def shorten(folder: Path) -> None:
         shutil.copyfile(folder / f"valid.en-tlh.en.{ending}", folder / f"train.en-tlh.en.{ending}")
 
 
+def resize(number: int):
+    """The first sentence of an index, of a size that none has."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "train.en-tlh.en.idx"
+        content = bytearray(file.read_bytes())
+        struct.pack_into("<i", content, 26, number)
+        file.write_bytes(content)
+
+    return spoil
+
+
+def rename_code(folder: Path) -> None:
+    for path in list(folder.glob("*pt_BR*")):
+        path.rename(folder / path.name.replace("pt_BR", "TLH"))
+
+
+def shards_whose_first_lacks(split: str):
+    def spoil(folder: Path) -> None:
+        whole = folder.rename(folder.parent / "whole")
+        for number in range(2):
+            shutil.copytree(whole, folder / f"shard{number}")
+        for path in (folder / "shard0").glob(f"{split}.en-tlh.*"):
+            path.unlink()
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "flags", "said"),
     [
@@ -139,6 +167,12 @@ def shorten(folder: Path) -> None:
         (overwrite("train.en-tlh.en.idx", struct.pack("<9sQBQ", b"TNTIDX\0\0\0", 1, 4, 3)), [], ["cannot be read"]),
         (shorten, [], ["two sides of a set are not parallel"]),
         (turn, [], ["there twice", "train.tlh-en"]),
+        (resize(0), [], ["a sentence without a token", "train.en-tlh.en.idx", "sentence 1 has 0"]),
+        (resize(-1), [], ["a sentence without a token", "sentence 1 has -1"]),
+        (rename_code, [], ["two codes differ in capitals alone", "TLH and tlh"]),
+        (shards_whose_first_lacks("valid"), [], ["a shard lacks the valid set", "shard0", "valid.en-tlh"]),
+        (shards_whose_first_lacks("train"), [], ["a shard lacks the train set", "shard0", "train.en-tlh"]),
+        (lambda folder: [path.write_bytes(b"\xff\xfe\0") for path in folder.glob("dict.*")], [], ["a dictionary cannot be read"]),
         (unlink(), ["--lang-pairs", "en-deu_Latn"], ["a pair in neither direction", "en-deu_Latn"]),
         (unlink(), ["--lang-pairs", ""], ["no directions"]),
         (lambda folder: (folder / "shard1").mkdir(), [], ["lacks a shard", "shard1"]),
@@ -153,6 +187,40 @@ def test_what_is_wrong_with_it_is_named_and_nothing_is_written(foreign, capsys, 
     message = capsys.readouterr().err
     assert all(part in message for part in said), message
     assert not (foreign.parent / "ours").exists()
+
+
+@pytest.fixture
+def other(foreign: Path, tmp_path: Path) -> Path:
+    """A data-bin of the same counts and dictionary, whose sentences are others."""
+    folder = shutil.copytree(foreign, tmp_path / "other")
+    for path in folder.glob("train.en-tlh.*.bin"):
+        ids = memoryview(bytearray(path.read_bytes())).cast("H")
+        ids[0] = 5 if ids[0] != 5 else 6
+        path.write_bytes(ids.tobytes())
+    return folder
+
+
+def test_another_data_bin_of_the_same_counts_is_not_the_same(foreign, other, capsys):
+    assert adopt(foreign) == 0
+    card = (foreign.parent / "ours" / "corpus.json").read_bytes()
+    assert adopt(other) == 2
+    assert "another corpus is already here" in capsys.readouterr().err
+    assert (foreign.parent / "ours" / "corpus.json").read_bytes() == card
+    assert (foreign.parent / "ours/data-bin/train.en-tlh.en.bin").resolve().parent == foreign
+
+
+def test_one_that_was_begun_is_ended_and_another_not_mixed_into_it(foreign, other, capsys, monkeypatch):
+    from neuron_spec.corpora import existing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(existing, "write_card", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            adopt(foreign)
+    assert adopt(other) == 2
+    assert "another begun corpus is already here" in capsys.readouterr().err
+    assert adopt(foreign) == 0
+    assert not (foreign.parent / "ours" / "work").exists()
+    assert build.card_of(foreign.parent / "ours" / "data-bin")["name"] == "ours"
 
 
 def test_a_data_bin_without_test_sets_may_be_evaluated_on_another_set(foreign):

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from neuron_spec.artifacts import hash_state
+from neuron_spec.artifacts import hash_state, hash_text
 from neuron_spec.backends.fairseq import checkpoints
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, directions_in
 from neuron_spec.backends.fairseq.loading import TeacherForced
@@ -17,6 +17,7 @@ from neuron_spec.corpora.build import card_of
 from neuron_spec.directions import Direction, direction_id, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.languages import set_pivot
+from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import Compared, overlap_of
 from neuron_spec.statistics import NothingToCompare
@@ -46,7 +47,7 @@ class Asked:
     def read(
         cls,
         path: Path,
-        data_bin: Path,
+        data_bin: Path | None,
         *subsets: str,
         lang_pairs: str | Iterable[Direction] | None = None,
         compared: str | None = None,
@@ -55,6 +56,7 @@ class Asked:
         """Check a checkpoint, its directions and their text.
 
         Args:
+            data_bin: None: the one that the checkpoint was trained on.
             lang_pairs: which directions; None: all of the checkpoint's.
             compared: what compares directions, for the message where there is only one.
             fixed_dictionary: a file to take instead of the dictionary that the checkpoint names.
@@ -64,9 +66,10 @@ class Asked:
             DirectionError: if the checkpoint does not know a language.
             NothingToCompare: if directions are compared, and there is only one.
         """
-        set_pivot(card_of(data_bin))
         state = checkpoints.read_checkpoint(path)
         trained = checkpoints.task_args(state, path, fixed_dictionary=fixed_dictionary)
+        data_bin = checkpoints.data_bin_of(trained, path, data_bin)
+        set_pivot(card_of(data_bin))
         directions = parse_directions(
             lang_pairs if isinstance(lang_pairs, str) else map(str, lang_pairs or trained.lang_pairs)
         )
@@ -165,16 +168,38 @@ class Asked:
         masks.require_fit({key.removesuffix(end): len(fc1) for key, fc1 in weights.items()}, where=file)
         mend = "name fewer --lang-pairs, or profile and select these too"
         masks.require_directions(self.directions, file, mend)
-        profiled = masks.metadata.get("checkpoint_sha256")
-        if profiled is None or allow_other_checkpoint or self.is_specialized:
-            return
-        if self.checkpoint_sha256 != profiled:
+        if not allow_other_checkpoint:
+            checkpoints.require_profiled(masks, self.state, self.path, file)
+
+    def require_dictionary(
+        self, source: Sequence[str], target: Sequence[str], masks: NeuronMasks | None = None
+    ) -> None:
+        """That the checkpoint has an embedding for each symbol, and that masks were made with the same symbols.
+
+        Args:
+            source, target: the symbols of a task's dictionaries, language tokens among them.
+
+        Raises:
+            ModelError: if not.
+        """
+        for side, symbols in zip(SIDES, (source, target), strict=True):
+            weight = self.state["model"].get(f"{side}.embed_tokens.weight")
+            if weight is not None and len(weight) != len(symbols):
+                raise ModelError(
+                    "the checkpoint was trained with another dictionary than the data-bin's",
+                    where=self.data_bin,
+                    got=f"{len(symbols)} entries with the language tokens",
+                    expected=f"{len(weight)}, as in the {side} of {self.path}",
+                    mend="use the data-bin made with the checkpoint's vocabulary, or that as --fixed-dictionary",
+                )
+        known = masks.metadata.get("dictionary_sha256") if masks else None
+        if known not in (None, dictionary := hash_text(*source)):
             raise ModelError(
-                "the masks are from the profile of another checkpoint",
-                where=file,
-                got=f"weights {self.checkpoint_sha256[:12]} in --path {self.path}",
-                expected=f"weights {profiled[:12]}",
-                mend="name the checkpoint that was profiled, or pass --allow-other-checkpoint",
+                "the masks are for another dictionary",
+                where=self.data_bin,
+                got=f"sha256 {dictionary[:12]}",
+                expected=f"sha256 {str(known)[:12]}",
+                mend="use the data-bin that was profiled",
             )
 
     def load(

@@ -34,7 +34,7 @@ from fairseq.data.multilingual.multilingual_data_manager import MultilingualData
 
 from neuron_spec.artifacts import hash_file
 from neuron_spec.directions import Direction, direction_id
-from neuron_spec.errors import ArtifactError
+from neuron_spec.errors import ArtifactError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,19 @@ def cut(
         lengths: of source and target of each of them, int ``[N, 2]``.
         starts: positions where a new batch must begin, ascending from 0.
         limits: ``max_tokens``, ``max_sentences`` and ``required_batch_size_multiple``, as fairseq has them.
+
+    Raises:
+        ModelError: if a sentence alone has more than ``max_tokens``.
     """
     longer = np.maximum(*lengths.T).astype(np.int64)
+    most = limits.get("max_tokens") or 0
+    if most > 0 and len(longer) and (longest := int(longer.max())) > most:
+        raise ModelError(
+            "a sentence is longer than a batch may be",
+            got=f"{longest} tokens, language token and end among them, and --max-tokens {most}",
+            expected=f"--max-tokens {longest} or more",
+            mend="raise --max-tokens",
+        )
     batches: list[np.ndarray] = []
     for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
         part = indices[start:end]

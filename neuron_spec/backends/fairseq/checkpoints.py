@@ -245,6 +245,29 @@ def weights_sha256(state: dict[str, Any]) -> str:
     return hash_state({key: value for key, value in state["model"].items() if not key.endswith(_MASK_KEYS)})
 
 
+def require_profiled(masks: Masks, state: dict[str, Any], path: object, where: object) -> None:
+    """That masks were made from this dense checkpoint; a specialized one has moved on, and is let pass.
+
+    Args:
+        path: of the checkpoint, for the message.
+        where: the masks' file.
+
+    Raises:
+        ModelError: if they say otherwise.
+    """
+    profiled = masks.metadata.get("checkpoint_sha256")
+    if profiled is None or is_specialized(state):
+        return
+    if (weights := weights_sha256(state)) != profiled:
+        raise ModelError(
+            "the masks are from the profile of another checkpoint",
+            where=where,
+            got=f"weights {weights[:12]} in --path {path}",
+            expected=f"weights {profiled[:12]}",
+            mend="name the checkpoint that was profiled, or pass --allow-other-checkpoint",
+        )
+
+
 def checkpoint_sha256(path: str | Path) -> str:
     """`weights_sha256` of a file."""
     return weights_sha256(read_checkpoint(path))

@@ -130,12 +130,14 @@ def continued_flags(asked: Asked, given: Sequence[str]) -> tuple[list[str], argp
         _contradiction(path, here, there)
     LanguageTokens.of(now).require(LanguageTokens.of(asked.trained), where=path)
     warmup = getattr(now, "warmup_updates", 0)
-    if 0 < now.max_update <= warmup and "warmup_updates" not in named:
+    is_named = "warmup_updates" in named  # it may end with the training
+    if 0 < now.max_update < warmup + (not is_named):
+        whence = "" if is_named else " as the checkpoint was trained"
         raise ModelError(
             "training would end before the learning rate is reached",
             where=path,
-            got=f"--max-update {now.max_update}, and --warmup-updates {warmup} as the checkpoint was trained",
-            mend="give --warmup-updates N too, and the --lr that is meant",
+            got=f"--max-update {now.max_update}, and --warmup-updates {warmup}{whence}",
+            mend="give fewer --warmup-updates, and the --lr that is meant",
         )
     return line.words, now
 

@@ -1,7 +1,7 @@
 """Checks of a fairseq data-bin before anything is loaded from it.
 
 A data-bin may be sharded: a folder of shard0, shard1 and so on, each a data-bin. Training takes them in turn;
-validation and test sets are whole in the first shard that has them.
+validation and test sets are whole in the first shard that has them. Light until data is read: no fairseq.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from fairseq.data.indexed_dataset import MMapIndexedDataset
+from typing import TYPE_CHECKING
 
 from neuron_spec.artifacts import hash_file, hash_text, require_file
 from neuron_spec.directions import Direction, did_you_mean
 from neuron_spec.errors import ArtifactError
 from neuron_spec.languages import is_code
+
+if TYPE_CHECKING:
+    from fairseq.data import Dictionary
 
 _MAGIC_BYTES = 9  # by which fairseq knows the format
 
@@ -115,7 +117,7 @@ def check_data_bin(
     for file in files_of(data_bin, split, directions):
         require_file(file, "data file", "binarize the corpus again")
         if file.suffix == ".idx":
-            _check_complete(file)
+            check_complete(file)
 
 
 def require_dictionaries(
@@ -128,17 +130,65 @@ def require_dictionaries(
         dictionary: that of ``--fixed-dictionary``, of all languages.
 
     Raises:
-        ArtifactError: if one is missing.
+        ArtifactError: if one is missing or damaged, or those of the sources differ, or of the targets.
     """
+    if dictionary is not None:
+        read_dictionary(Path(dictionary))
+        return
+    directions = list(directions)
+    digests: dict[str, str] = {}
     for lang in sorted({code for d in directions for code in (d.source, d.target)}):
-        if dictionary is None and not (file := data_bin / f"dict.{lang}.txt").is_file():
+        if not (file := data_bin / f"dict.{lang}.txt").is_file():
             raise ArtifactError(
                 f"the data-bin has no dictionary of {lang}", where=data_bin, expected=file.name
             )
-        require_file(file if dictionary is None else dictionary, "dictionary")
+        digests[lang] = hash_file(file)
+    one_of_each = {digest: data_bin / f"dict.{lang}.txt" for lang, digest in digests.items()}
+    symbols = {digest: hash_text(*read_dictionary(file).symbols) for digest, file in one_of_each.items()}
+    # A side of a model has one embedding, of all its languages.
+    for side in ({d.source for d in directions}, {d.target for d in directions}):
+        first, *others = sorted(side)
+        for other in others:
+            if symbols[digests[first]] != symbols[digests[other]]:
+                raise ArtifactError(
+                    "dictionaries of one side differ: the same number would be another piece",
+                    where=data_bin,
+                    got=f"dict.{other}.txt beside dict.{first}.txt",
+                    expected="the same pieces in the same order",
+                    mend="binarize all languages with one dictionary: fairseq-preprocess --srcdict and --tgtdict",
+                )
 
 
-def _check_complete(index_file: Path) -> None:
+def read_dictionary(file: Path) -> Dictionary:
+    """A fairseq dictionary.
+
+    Raises:
+        ArtifactError: if it is missing, a Git-LFS pointer, no text or not in fairseq's form.
+    """
+    from fairseq.data import Dictionary
+
+    try:
+        return Dictionary.load(str(require_file(file, "dictionary")))
+    except ArtifactError:
+        raise
+    except Exception as error:  # fairseq raises bare ones of text that is not UTF-8
+        raise ArtifactError(
+            "a dictionary cannot be read",
+            where=file,
+            got=str(error).splitlines()[0].partition(". ")[0],
+            expected="UTF-8, a piece and its count a line",
+            mend="copy it again, or take the one that the corpus was binarized with",
+        ) from error
+
+
+def check_complete(index_file: Path) -> None:
+    """That an index can be read, each of its sentences has a token or more, and its data file is as long as it says.
+
+    Raises:
+        ArtifactError: if not.
+    """
+    from fairseq.data.indexed_dataset import MMapIndexedDataset
+
     data_file = index_file.with_suffix(".bin")
     try:
         index = MMapIndexedDataset.Index(str(index_file))
@@ -153,6 +203,14 @@ def _check_complete(index_file: Path) -> None:
             got=str(error) or f"{os.path.getsize(index_file)} bytes",
             mend="binarize the corpus again",
         ) from error
+    if len(index) and (least := int(sizes.min())) < 1:
+        raise ArtifactError(
+            "index of a data file is damaged: a sentence without a token",
+            where=index_file,
+            got=f"sentence {int(sizes.argmin()) + 1} has {least}",
+            expected="1 or more, its end among them",
+            mend="copy it again, or binarize the corpus again",
+        )
     got = os.path.getsize(data_file) if data_file.is_file() else 0
     if got != expected:
         raise ArtifactError(

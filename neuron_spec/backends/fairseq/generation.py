@@ -121,6 +121,8 @@ class Translator:
         directions: Sequence[Direction],
         subset: str | None,
         flags: Sequence[str],
+        *,
+        asked: Asked | None = None,
     ) -> None:
         """Check everything, then load the model once.
 
@@ -128,6 +130,7 @@ class Translator:
             subset: whose text is translated; None: sentences that are given, for which dictionaries alone are read.
             flags: further flags of ``fairseq-generate``, such as ``--beam 5``, of those that `require_heeded` knows.
                 Unlike that command this one heeds ``--bf16``.
+            asked: the checkpoint and directions, where they have been read already.
 
         Raises:
             ArtifactError: if the checkpoint or a data file is missing or damaged.
@@ -140,7 +143,8 @@ class Translator:
         require_heeded(flags, but=set())
         dictionary = fixed_dictionary_in(flags)
         subsets = [subset] if subset else []
-        asked = Asked.read(path, data_bin, *subsets, lang_pairs=directions, fixed_dictionary=dictionary)
+        if asked is None:
+            asked = Asked.read(path, data_bin, *subsets, lang_pairs=directions, fixed_dictionary=dictionary)
         self.subset = subset or ""
         folder = folder_with(data_bin, subset) if subset else (shards_of(data_bin) or [data_bin])[0]
         require_dictionaries(folder, directions, asked.trained.fixed_dictionary)
@@ -158,9 +162,10 @@ class Translator:
         self._cuda = torch.cuda.is_available() and not common.cpu
         task = self._task(directions[0])
         self.symbols: list[str] = task.source_dictionary.symbols
-        self._joining = _joining(
-            self.cfg.common_eval.post_process, task.target_dictionary, self.cfg.task.data
-        )
+        if subset:  # given pieces are put together by whoever gives them
+            self._joining = _joining(
+                self.cfg.common_eval.post_process, task.target_dictionary, self.cfg.task.data
+            )
         self.overrides = _overrides(self.cfg.common_eval.model_overrides)
         self.models, _ = checkpoint_utils.load_model_ensemble([str(path)], self.overrides, task)
         for model in self.models:
@@ -230,6 +235,9 @@ class Translator:
             for pieces in sentences
         ]
         dataset = task.build_dataset_for_inference(tokens, np.array([*map(len, tokens)]))
+        # A batch has one sentence at least; fairseq would not take one that is longer than its limit.
+        longest = max(map(dataset.num_tokens, range(len(dataset))), default=0)
+        self.cfg.dataset.max_tokens = max(self.cfg.dataset.max_tokens, int(longest))
         best: list[Hypothesis] = [Hypothesis([], None)] * len(tokens)
         for number, beams, strip in self._beams(task, dataset, f"translate {direction}", len(tokens)):
             kept = [token for token in beams[0]["tokens"].tolist() if token not in strip]

@@ -11,7 +11,6 @@ example:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_spec.arguments import (
@@ -20,6 +19,7 @@ from neuron_spec.arguments import (
     add_model_and_text,
     add_tag,
     input_file,
+    output_folder,
     real_number,
     whole_number,
 )
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", type=input_file("mask file"), required=True, metavar="FILE", help="masks.safetensors"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     parser.add_argument(
         "--ablate",
         choices=("distinctive", "whole"),

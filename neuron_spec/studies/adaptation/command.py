@@ -19,9 +19,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from neuron_spec.arguments import add_device, add_translating, input_file, input_folder, whole_numbers
+from neuron_spec.arguments import (
+    add_device,
+    add_translating,
+    input_file,
+    input_folder,
+    output_folder,
+    whole_numbers,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="the checkpoint"
     )
     parser.add_argument("--lang-pairs", required=True, metavar="cs-en,...", help="directions to adapt to")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     parser.add_argument(
         "--shots",
         type=whole_numbers("a list of numbers such as 0,20,100"),

@@ -15,13 +15,13 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from neuron_spec.arguments import PERMUTATIONS, input_file
+from neuron_spec.arguments import PERMUTATIONS, input_file, output_folder
 from neuron_spec.neurons.choices import GROUPS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("masks", type=input_file("mask file"), help="masks.safetensors")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     parser.add_argument(
         "--profile",
         type=input_file("profile"),

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuron_spec.arguments import add_lang_pairs
+from neuron_spec.arguments import add_lang_pairs, output_folder
 from neuron_spec.artifacts import SCORES_JSON
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     updates.add_argument("--of", type=int, required=True, metavar="N", help="updates of all models together")
     join = actions.add_parser("join", help="make one evaluation of several, each of other directions")
     join.add_argument("evaluations", nargs="+", type=Path, metavar="DIR")
-    join.add_argument("--output", type=Path, required=True, metavar="DIR")
+    join.add_argument("--output", type=output_folder, required=True, metavar="DIR")
 
 
 def run(args: argparse.Namespace) -> None:

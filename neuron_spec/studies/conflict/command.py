@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 
 from neuron_spec.arguments import (
     add_device,
@@ -21,13 +20,14 @@ from neuron_spec.arguments import (
     add_model_and_text,
     add_sentences,
     add_tag,
+    output_folder,
     real_number,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_text(parser, several=True, checkpoint="one or more checkpoints of one model")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     add_masks_run_through(parser)
     add_device(parser)
     add_sentences(parser)

@@ -16,7 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.arguments import add_device, add_model_and_text, real_number
+from neuron_spec.arguments import add_device, add_model_and_text, output_file, output_folder, real_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         checkpoint="the dense checkpoint",
         subset=None,
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="weight_masks.safetensors")
     parser.add_argument(
-        "--work", type=Path, required=True, metavar="DIR", help="a folder per direction; one copy at a time"
+        "--output", type=output_file, required=True, metavar="FILE", help="weight_masks.safetensors"
+    )
+    parser.add_argument(
+        "--work",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help="a folder per direction; one copy at a time",
     )
     parser.add_argument(
         "--alpha",

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import whole_numbers
+from neuron_spec.arguments import output_file, output_folder, whole_numbers
 from neuron_spec.neurons.choices import NEURON_SETS, SITE_KINDS
 from neuron_spec.studies.pruning.importance_command import add_what_is_measured
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_what_is_measured(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="masks.safetensors")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE", help="masks.safetensors")
     parser.add_argument(
         "--sites", choices=SITE_KINDS, default=SITE_KINDS[0], help="what is pruned (default %(default)s)"
     )
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fine-tune", type=Path, metavar="FILE", help="prune fine-tuned copies: fairseq's flags for them"
     )
     parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="with --fine-tune: a folder per direction and voter"
+        "--work", type=output_folder, metavar="DIR", help="with --fine-tune: a folder per direction and voter"
     )
     parser.add_argument(
         "--voters",

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from neuron_spec.arguments import add_device, add_model_and_text, add_sentences
+from neuron_spec.arguments import add_device, add_model_and_text, add_sentences, output_file
 from neuron_spec.neurons.choices import SILENCED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_what_is_measured(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="importance.safetensors")
+    parser.add_argument(
+        "--output", type=output_file, required=True, metavar="FILE", help="importance.safetensors"
+    )
 
 
 def add_what_is_measured(parser: argparse.ArgumentParser) -> None:

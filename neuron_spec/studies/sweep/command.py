@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neuron_spec.arguments import output_folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with folders k-95, k-90 ... or depth-6, depth-3 ..., each with evaluation/SYSTEM",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to write (default: the run's folder)"
+        "--output", type=output_folder, metavar="DIR", help="where to write (default: the run's folder)"
     )
 
 

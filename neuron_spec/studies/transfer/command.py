@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 from neuron_spec.arguments import (
@@ -20,6 +19,7 @@ from neuron_spec.arguments import (
     add_masks_run_through,
     add_model_and_text,
     add_tag,
+    output_folder,
     real_number,
     whole_number,
 )
@@ -27,7 +27,7 @@ from neuron_spec.arguments import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_text(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
     add_masks_run_through(parser)
     add_tag(parser)
     add_device(parser)

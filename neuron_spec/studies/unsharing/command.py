@@ -11,9 +11,8 @@ example:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from neuron_spec.arguments import input_file
+from neuron_spec.arguments import input_file, output_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lang-pairs", metavar="de-en,...", help="default: those the checkpoint was trained on"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=output_folder, required=True, metavar="DIR")
 
 
 def run(args: argparse.Namespace) -> None:
