@@ -33,7 +33,7 @@ FLOORS = (
 )
 # Which of a package's modules may be imported by which, where it matters.
 SUBMODULES = {
-    "neurons": ("activations", "masks", "selection", "overlap", "stability"),
+    "neurons": ("activations", "counting", "masks", "selection", "overlap", "stability"),
     "corpora": ("build", "toy"),
 }
 # A study knows no other, but for these.

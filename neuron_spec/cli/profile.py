@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.fairseq.checkpoints import token_flags
     from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, validate
     from neuron_spec.backends.fairseq.data_bin import folder_with
-    from neuron_spec.backends.fairseq.profiling import DTYPES, profile_signature
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.choices import Part
+    from neuron_spec.neurons.counting import DTYPES, profile_signature
 
     asked = Asked.read(
         args.path,
