@@ -172,6 +172,7 @@ class SpecializedFC1(_GatheringLinear):
         self.route: Route | None = None
         # Called with the pre-activations of all neurons, ``[T, B, F]``, dropped ones too; for that it multiplies.
         self.watch: Callable[[Tensor], None] | None = None
+        self.batch_first = False  # hidden vectors are [B, T, F], as outside fairseq
         self.activation: Callable[[Tensor], Tensor] = F.relu
         self.dropped_neurons = "bias"
         self.frozen_weights: Sequence[str] = FROZEN_WEIGHTS  # of dropped neurons, with "frozen"
@@ -293,12 +294,13 @@ class SpecializedFC1(_GatheringLinear):
         return weight, bias
 
     def _mask_of(self, route: Route) -> Tensor:
-        """bool ``[F]`` if all sentences take the same row, else ``[B, F]``."""
+        """bool ``[F]`` if all sentences take the same row, else ``[B, F]``, or ``[B, 1, F]`` where B comes first."""
         assert self.neuron_mask is not None
         if route.rows is None:
             return self.neuron_mask[route.distinct[0]]
         last = len(self.neuron_mask) - 1  # row R, one past it, keeps all
-        return self.neuron_mask[route.rows.clamp(max=last)] | (route.rows > last).unsqueeze(1)
+        kept = self.neuron_mask[route.rows.clamp(max=last)] | (route.rows > last).unsqueeze(1)
+        return kept.unsqueeze(1) if self.batch_first else kept
 
 
 class SpecializedFC2(_GatheringLinear):

@@ -32,8 +32,9 @@ def profile_signature(
     count_padding: bool,
     dtype: torch.dtype,
     part: Part,
+    **others: Any,
 ) -> dict[str, Any]:
-    """The metadata of a profile: what its counts follow from. ``dtype`` is the model's.
+    """The metadata of a profile: what its counts follow from. ``dtype`` is the model's; ``others`` are parameters too.
 
     A profile of the whole subset has no ``part``.
     """
@@ -44,6 +45,7 @@ def profile_signature(
         "counted": "every position, padding too" if count_padding else "real tokens",
         "dtype": str(dtype).removeprefix("torch."),
         **of_part,
+        **others,
     }
     signed = signature("profile", inputs={"checkpoint": checkpoint, "data": data}, parameters=parameters)
     return {"checkpoint_sha256": checkpoint, "signature": signed, **of_part}
