@@ -180,6 +180,7 @@ def test_no_cycles():
             ),
         ),
         ("ctranslate2", lambda module: module.startswith("backends.ctranslate2.")),
+        ("transformers", lambda module: module.startswith("backends.huggingface.")),
         ("scipy", lambda module: room(module) in ("statistics", "neurons")),
         ("sacrebleu", lambda module: room(module) == "scoring"),
     ],

@@ -21,6 +21,7 @@ def _without_a_broken_torchaudio() -> None:
 
 _without_a_broken_torchaudio()
 
+from neuron_spec.backends.huggingface.loading import load_specialized, save_specialized  # noqa: E402
 from neuron_spec.backends.huggingface.profiling import NeuronCounter, profile  # noqa: E402
 from neuron_spec.backends.huggingface.specialization import (  # noqa: E402
     direction,
@@ -29,4 +30,13 @@ from neuron_spec.backends.huggingface.specialization import (  # noqa: E402
     weights_sha256,
 )
 
-__all__ = ["NeuronCounter", "direction", "profile", "specialize", "unspecialize", "weights_sha256"]
+__all__ = [
+    "NeuronCounter",
+    "direction",
+    "load_specialized",
+    "profile",
+    "save_specialized",
+    "specialize",
+    "unspecialize",
+    "weights_sha256",
+]

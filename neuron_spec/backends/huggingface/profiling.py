@@ -140,29 +140,33 @@ def profile(
         count_padding: count every position.
 
     Raises:
-        DirectionError, ModelError, CorpusError: before anything runs, if directions, model and text do not fit.
+        DirectionError, ModelError: before anything runs, if directions, model and tokenizer do not fit; or if there are
+            tokens in the text that the model does not have.
+        CorpusError: if a text cannot be read.
         SelectionError: if a direction has no tokens.
     """
     named = dict(zip(parse_directions(map(str, text)), text.values(), strict=True))
     counter = NeuronCounter(model, named, active_rule=active_rule, count_padding=count_padding)
     state = specialization_of(model)
     for one in named:
-        use_languages(tokenizer, one) if tokenizer is not None else None
+        use_languages(tokenizer, one)
         if state is not None:
             state.row(one)
     digest = hashlib.sha256()
-    runs, limit = model.base_model, getattr(model.config, "max_position_embeddings", None)
+    config, runs = model.config, model.base_model
+    limits = {
+        "max_length": getattr(config, "max_position_embeddings", None),
+        "vocabulary": config.vocab_size,
+    }
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
         with torch.no_grad(), tqdm(desc="profile", unit="sent", file=sys.stderr) as bar:
             for one, pairs in named.items():
                 bar.set_postfix_str(str(one))
-                of_direction = batches(
-                    one, _hashed(one, pairs, digest), tokenizer, max_tokens=max_tokens, max_length=limit
-                )
-                for batch in of_direction:
-                    inputs = collated(batch, padding=model.config.pad_token_id, device=device)
+                pairs = _hashed(one, pairs, digest)
+                for batch in batches(one, pairs, tokenizer, max_tokens=max_tokens, **limits):
+                    inputs = collated(batch, padding=config.pad_token_id, device=device)
                     places = torch.tensor([example.index for example in batch], device=device)
                     sentences = None if part.is_whole else part.holds(places)
                     with ExitStack() as stack:
@@ -176,16 +180,7 @@ def profile(
         model.train(was_training)
     found = counter.result()
     found.require_tokens()
-    found.metadata = profile_signature(
-        checkpoint=weights_sha256(model),
-        data=digest.hexdigest(),
-        subset="text",
-        directions=counter.directions,
-        count_padding=count_padding,
-        dtype=next(model.parameters()).dtype,
-        part=part,
-        **({} if counter.active_rule == "relu" else {"active_rule": counter.active_rule}),
-    )
+    found.metadata = _signature(model, digest, counter.directions, counter.active_rule, part, count_padding)
     return found
 
 
@@ -199,12 +194,41 @@ def shifted(model: Any, labels: Tensor) -> Tensor:
     return inputs
 
 
-def text_sha256(text: Mapping[Direction, Any]) -> str:
-    """The hash of all pairs of all directions, as in a profile's signature."""
-    digest = hashlib.sha256()
+def signed_profile(
+    model: Any,
+    text: Mapping[Direction, Any],
+    *,
+    active_rule: str | None = None,
+    part: Part = WHOLE,
+    count_padding: bool = False,
+) -> dict[str, Any]:
+    """The metadata that `profile` would give its counts; of the text, which is read once for it.
+
+    Raises:
+        ModelError: if "active" means nothing for the model's activation.
+    """
+    rule, digest = require_rule(ffns(model), active_rule), hashlib.sha256()
     for one, pairs in text.items():
         deque(_hashed(one, pairs, digest), maxlen=0)
-    return digest.hexdigest()
+    return _signature(model, digest, list(text), rule, part, count_padding)
+
+
+def _signature(
+    model: Any, digest: Any, directions: list[Direction], rule: str, part: Part, count_padding: bool
+) -> dict[str, Any]:
+    state = specialization_of(model)
+    masks = {} if state is None or state.masks is None else {"masks": state.masks.fingerprint}
+    return profile_signature(
+        checkpoint=weights_sha256(model),
+        data=digest.hexdigest(),
+        subset="text",
+        directions=directions,
+        count_padding=count_padding,
+        dtype=next(model.parameters()).dtype,
+        part=part,
+        **({} if rule == "relu" else {"active_rule": rule}),
+        **masks,
+    )
 
 
 def _hashed(asked: Direction, pairs: Any, digest: Any) -> Iterator[Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.corpora.parallel_files import ParallelFiles
-from neuron_spec.directions import Direction, did_you_mean
+from neuron_spec.corpora.parallel_files import ParallelFiles, find_files
+from neuron_spec.directions import Direction, did_you_mean, parse_directions
 from neuron_spec.errors import CorpusError, DirectionError, ModelError
 
 Pairs = Iterable[Any]
@@ -78,6 +78,40 @@ def pairs_of(asked: Direction, text: Any) -> Iterator[Any]:
             yield sides[asked.source], sides[asked.target]
 
 
+def of_files(names: Sequence[str], lang_pairs: str | None = None) -> dict[Direction, Lines]:
+    """The files of each direction, as ``--text`` names those of pairs (`parallel_files.find_files`), for `pairs_of`.
+
+    Args:
+        lang_pairs: the directions; None: both of each pair.
+
+    Raises:
+        CorpusError: if files are missing, or are not those of a direction.
+    """
+    sides = {}
+    for files in find_files(names, "--text"):
+        source, target = files.codes
+        sides[files.pair] = files
+        sides[Direction(target, source)] = files
+    asked = list(sides) if lang_pairs is None else parse_directions(lang_pairs)
+    if missing := [str(one) for one in asked if one not in sides]:
+        raise CorpusError(
+            "no text of a direction", got=", ".join(missing), expected=f"some of {', '.join(map(str, sides))}"
+        )
+    return {one: Lines(sides[one], is_turned=sides[one].pair != one) for one in asked}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The pairs of two files, or of one TSV file, anew whenever they are gone through."""
+
+    files: ParallelFiles
+    is_turned: bool = False
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for pair in self.files.lines():
+            yield pair[::-1] if self.is_turned else pair
+
+
 def _is_pair(row: Any) -> bool:
     return isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(side, str) for side in row)
 
@@ -139,17 +173,38 @@ def examples_of(asked: Direction, pairs: Sequence[Any], tokenizer: Any, first: i
 
 
 def batches(
-    asked: Direction, pairs: Iterable[Any], tokenizer: Any, *, max_tokens: int, max_length: int | None
+    asked: Direction,
+    pairs: Iterable[Any],
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    max_length: int | None,
+    vocabulary: int,
 ) -> Iterator[list[Example]]:
     """Batches of a direction, of at most ``max_tokens`` with padding on either side, one sentence at least.
 
     Pairs longer than the model takes are left out, which is said.
+
+    Args:
+        vocabulary: how many tokens the model has.
+
+    Raises:
+        ModelError: if there are others in the text.
     """
     use_languages(tokenizer, asked)
     pairs, start, too_long = iter(pairs), 0, 0
     while chunk := list(islice(pairs, _PAIRS_AT_A_TIME)):
         examples = examples_of(asked, chunk, tokenizer, start)
         start += len(chunk)
+        highest = max(max(*one.source, *one.target, 0) for one in examples)
+        if highest >= vocabulary:
+            raise ModelError(
+                "tokens that the model does not have",
+                where=asked,
+                got=f"token {highest}",
+                expected=f"0 to {vocabulary - 1}",
+                mend="name the model's own tokenizer",
+            )
         lengths = {example.index: max(len(example.source), len(example.target)) for example in examples}
         fitting = [
             example for example in examples if max_length is None or lengths[example.index] <= max_length

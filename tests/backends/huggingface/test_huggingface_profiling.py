@@ -15,7 +15,7 @@ from tiny_models import DIRECTIONS, KINDS, PAD, batch, build, random_masks, rows
 
 from neuron_spec.backends.huggingface import NeuronCounter, direction, profile, specialize, unspecialize
 from neuron_spec.backends.huggingface.ffns import ffns
-from neuron_spec.backends.huggingface.profiling import text_sha256
+from neuron_spec.backends.huggingface.profiling import signed_profile
 from neuron_spec.directions import Direction, direction_id, parse_directions
 from neuron_spec.errors import CorpusError, DirectionError, ModelError, NeuronSpecError
 from neuron_spec.neurons.activations import ActivationCounts, side_of
@@ -97,9 +97,8 @@ def test_the_order_of_directions_and_how_text_comes_do_not_matter():
     assert same(profile(model, turned).of(DIRECTIONS), wanted)
     again = profile(model, {one: streamed(pairs) for one, pairs in TEXT.items()})
     assert again.metadata["signature"]["inputs"] == wanted.metadata["signature"]["inputs"]
-    assert again.metadata["signature"]["inputs"]["data"] == text_sha256(
-        {Direction.parse(one): pairs for one, pairs in TEXT.items()}
-    )
+    signed = signed_profile(model, {Direction.parse(one): pairs for one, pairs in TEXT.items()})
+    assert signed == wanted.metadata
 
 
 def test_a_specialized_model_is_profiled_through_its_own_neurons():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import neuron_spec.backends.huggingface  # noqa: F401  (before transformers)
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched
 transformers = pytest.importorskip("transformers", reason="needs the extra huggingface")
 
 from neuron_spec.backends.huggingface.ffns import ffns  # noqa: E402
