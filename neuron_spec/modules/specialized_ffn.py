@@ -74,7 +74,7 @@ class _MaskIndex:
     last: tuple[int, Compact] | None = field(default=None)
 
 
-def _version(tensor: Tensor) -> tuple[Any, ...]:
+def version(tensor: Tensor) -> tuple[Any, ...]:
     """Changes when the tensor is moved, converted or written to, other than through ``.data``."""
     return id(tensor), tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
 
@@ -130,7 +130,7 @@ def _columns(weight: Tensor, index: Tensor) -> Tensor:
     return weight.gather(1, index.expand(len(weight), -1))
 
 
-class _GatheringLinear(nn.Linear):
+class GatheringLinear(nn.Linear):
     """A Linear that can run with some of its weights.
 
     They are gathered anew in each training step; in evaluation once per direction, and reused over all
@@ -150,13 +150,13 @@ class _GatheringLinear(nn.Linear):
     def _gathered(self, key: tuple[Any, ...], gather: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         if self.training or torch.is_grad_enabled():
             return gather()
-        key = (*key, _version(self.weight), _version(self.bias))
+        key = (*key, version(self.weight), version(self.bias))
         if self._reused is None or self._reused[0] != key:
             self._reused = key, gather()
         return self._reused[1]
 
 
-class SpecializedFC1(_GatheringLinear):
+class SpecializedFC1(GatheringLinear):
     """``fc1`` of an FFN, specialized once it has masks; a plain Linear before.
 
     Attributes:
@@ -194,8 +194,8 @@ class SpecializedFC1(_GatheringLinear):
         mask = self.neuron_mask
         assert mask is not None
         # The buffer is replaced or overwritten when a checkpoint is loaded, or moves to a device.
-        if self._index is None or self._index.version != _version(mask):
-            self._index = _MaskIndex(mask, _version(mask), mask.sum(1).tolist())
+        if self._index is None or self._index.version != version(mask):
+            self._index = _MaskIndex(mask, version(mask), mask.sum(1).tolist())
         return self._index
 
     def keeps_all(self, row: int) -> bool:
@@ -303,7 +303,7 @@ class SpecializedFC1(_GatheringLinear):
         return kept.unsqueeze(1) if self.batch_first else kept
 
 
-class SpecializedFC2(_GatheringLinear):
+class SpecializedFC2(GatheringLinear):
     """``fc2`` of the same FFN: narrow where ``fc1`` was."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -323,7 +323,7 @@ class SpecializedFC2(_GatheringLinear):
         assert fc1.route is not None
         compact = fc1.compact(*fc1.route.distinct)
         # The constants depend on the other layer's bias.
-        key = (*fc1._key(), _version(fc1.bias))
+        key = (*fc1._key(), version(fc1.bias))
         return F.linear(hidden, *self._gathered(key, lambda: self._columns(fc1, compact)))
 
     def _frozen(self, hidden: Tensor, own: Tensor) -> Tensor:

@@ -21,6 +21,14 @@ def _without_a_broken_torchaudio() -> None:
 
 _without_a_broken_torchaudio()
 
+from neuron_spec.backends.huggingface.deltas import (  # noqa: E402
+    add_delta,
+    delta_parameters,
+    load_delta,
+    merge_delta,
+    remove_delta,
+    save_delta,
+)
 from neuron_spec.backends.huggingface.loading import load_specialized, save_specialized  # noqa: E402
 from neuron_spec.backends.huggingface.profiling import NeuronCounter, profile  # noqa: E402
 from neuron_spec.backends.huggingface.specialization import (  # noqa: E402
@@ -32,9 +40,15 @@ from neuron_spec.backends.huggingface.specialization import (  # noqa: E402
 
 __all__ = [
     "NeuronCounter",
+    "add_delta",
+    "delta_parameters",
     "direction",
+    "load_delta",
     "load_specialized",
+    "merge_delta",
     "profile",
+    "remove_delta",
+    "save_delta",
     "save_specialized",
     "specialize",
     "unspecialize",

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,106 +18,16 @@ from torch import Tensor, nn
 
 from neuron_spec.artifacts import hash_state, hash_text
 from neuron_spec.backends.huggingface.ffns import FFN, ffns, require_relu
+from neuron_spec.backends.huggingface.layers import RoutedFC1, RoutedFC2, Running, routed
 from neuron_spec.directions import Direction, as_directions, did_you_mean
 from neuron_spec.errors import DirectionError, ModelError
-from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1, SpecializedFC2
+from neuron_spec.modules.specialized_ffn import Route
 from neuron_spec.neurons.choices import FFN_PATHS, SILENCED
 from neuron_spec.neurons.masks import NeuronMasks
 
+DELTAS = ".deltas."  # in the keys of what directions add
 _STATE = "neuron_specialization"
 Asked = str | Direction | Sequence[str | Direction] | Tensor
-
-
-@dataclass
-class Running:
-    """What the layers of a model share: the directions of the running forward pass.
-
-    Attributes:
-        is_routed: the model has masks, so that a pass without directions would be wrong.
-        asked: which rows of the masks, and for how many sentences; None: nobody said.
-    """
-
-    is_routed: bool = False
-    asked: tuple[Route, int | None] | None = None
-    _expanded: dict[tuple[int, torch.device], Route] = field(default_factory=dict)
-
-    def ask(self, asked: tuple[Route, int | None] | None) -> None:
-        self.asked, self._expanded = asked, {}
-
-    def route(self, hidden: Tensor, side: str) -> Route | None:
-        """The route of a layer's batch: in beam search the decoder's is each sentence's as many times as it has beams.
-
-        Raises:
-            ModelError: if no direction was given, or not one for each sentence.
-        """
-        if not self.is_routed:
-            return None
-        if self.asked is None:
-            raise ModelError(
-                "a specialized model was run without a direction",
-                got="a batch without a direction",
-                mend='run it inside `with direction(model, "en-de"):`, or give a direction for each sentence',
-            )
-        (route, sentences), batch = self.asked, len(hidden)
-        if sentences is None or batch == sentences == len(route.distinct) == 1:
-            return route
-        if batch % sentences or (side == "encoder" and batch != sentences):
-            raise ModelError(
-                "directions of another batch",
-                where=f"the {side}",
-                got=f"{batch} sentences, {sentences} directions",
-                expected="a direction for each sentence; in the decoder, for each sentence's beams",
-            )
-        if route.rows is None:
-            return route
-        key = batch, hidden.device
-        if key not in self._expanded:
-            rows = route.rows.to(hidden.device).repeat_interleave(batch // sentences)
-            self._expanded[key] = Route(route.distinct, rows)
-        return self._expanded[key]
-
-
-class _RoutedLayer:
-    """Mixin for a layer of transformers: its FFN takes the route of the running pass.
-
-    The route is an argument, so that gradient checkpointing keeps it for the second forward, when another direction may
-    be running.
-    """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        route = self.neuron_running.route(hidden, self.neuron_side)  # type: ignore[attr-defined]
-        return super().__call__(*args, neuron_route=route, **kwargs)  # type: ignore[misc]
-
-    def forward(self, *args: Any, neuron_route: Route | None = None, **kwargs: Any) -> Any:
-        self.fc1.route = neuron_route  # type: ignore[attr-defined]
-        try:
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            self.fc1.route = None  # type: ignore[attr-defined]
-
-
-class RoutedFC1(SpecializedFC1):
-    """Ours for transformers. `torch.compile` leaves it as it is: which neurons a batch takes is decided on the host."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        self.register_buffer("neuron_mask", None, persistent=False)  # what is saved is the plain model
-        self.batch_first = True
-
-    forward = torch.compiler.disable(SpecializedFC1.forward)
-
-
-class RoutedFC2(SpecializedFC2):
-    """The same of ``fc2``."""
-
-    forward = torch.compiler.disable(SpecializedFC2.forward)
-
-
-@cache
-def _routed(layer: Any) -> type:
-    """Of the same name, by which libraries that wrap layers know them."""
-    return type(layer.__name__, (_RoutedLayer, layer), {})
 
 
 @dataclass
@@ -126,32 +35,39 @@ class Specialization:
     """What `specialize` left in a model.
 
     Attributes:
-        directions: those with masks, in the order of their rows.
-        masks: on the CPU; None without.
         plain: layer key -> the class of the layer, and its own ``fc1`` and ``fc2``.
+        masks: on the CPU; None without.
+        deltas: the directions that have one, in their order; a model has masks or deltas.
     """
 
     running: Running
     plain: dict[str, tuple[type, nn.Linear, nn.Linear]]
     masks: NeuronMasks | None = None
     dropped_neurons: str = "bias"
+    deltas: list[Direction] = field(default_factory=list)
 
     @property
     def directions(self) -> list[Direction]:
-        return self.masks.directions if self.masks is not None else []
+        """Those with masks, or with deltas, in the order of the rows of a route."""
+        return self.deltas if self.masks is None else self.masks.directions
+
+    @property
+    def rows(self) -> int:
+        """How many rows a route may name: beside deltas, the base's, which is the last."""
+        return len(self.directions) + (self.masks is None)
 
     def row(self, asked: Direction) -> int:
-        """Raises: DirectionError if the direction has no masks."""
+        """Raises: DirectionError if the direction has no masks. Without a delta it runs through the base."""
+        if asked in self.directions:
+            return self.directions.index(asked)
         if self.masks is None:
-            return 0
-        if asked not in self.directions:
-            raise DirectionError(
-                "a direction without masks",
-                got=str(asked),
-                expected=f"one of {', '.join(self.masks.names)}",
-                mend=did_you_mean(asked, self.masks.names),
-            )
-        return self.directions.index(asked)
+            return len(self.directions)
+        raise DirectionError(
+            "a direction without masks",
+            got=str(asked),
+            expected=f"one of {', '.join(self.masks.names)}",
+            mend=did_you_mean(asked, self.masks.names),
+        )
 
 
 def specialization_of(model: Any) -> Specialization | None:
@@ -200,9 +116,15 @@ def specialize(
     found = ffns(model)
     _require_fc1_fc2(found)
     require_relu(found)
-    if masks is not None:
-        _require_masks(model, found, masks, allow_other_checkpoint)
     state = specialization_of(model)
+    if masks is not None:
+        if state is not None and state.deltas:
+            raise ModelError(
+                "a model with deltas takes no masks: its neurons all compute",
+                got=f"deltas of {', '.join(map(str, state.deltas))}",
+                mend="remove the deltas, or merge one and specialize the copy",
+            )
+        require_masks(model, masks, allow_other_checkpoint)
     if state is None:
         state = Specialization(Running(), {})
         for key, ffn in found.items():
@@ -222,10 +144,15 @@ def specialize(
 
 
 def unspecialize(model: Any) -> Any:
-    """Make a model plain again, in place, and return it: its own layers with the parameters as they are now."""
+    """Make a model plain again, in place, and return it: its own layers with the parameters as they are now.
+
+    Deltas are gone with it; save them before.
+    """
     state = specialization_of(model)
     if state is None:
         return model
+    ignored = getattr(model, "_keys_to_ignore_on_save", None) or set()
+    ignored -= {key for key in ignored if DELTAS in key}
     for key, ffn in ffns(model).items():
         kind, *linears = state.plain[key]
         for name, linear in zip(("fc1", "fc2"), linears, strict=True):
@@ -271,11 +198,11 @@ def _route(state: Specialization, asked: Asked) -> tuple[Route, int | None]:
                 expected="int64 [sentences]",
             )
         rows = asked.tolist()
-        if state.running.is_routed and not 0 <= min(rows) <= max(rows) < len(state.directions):
+        if not 0 <= min(rows) <= max(rows) < state.rows:
             raise DirectionError(
-                "the masks have no such row",
+                "no such place among the model's directions",
                 got=f"{min(rows)} to {max(rows)}",
-                expected=f"0 to {len(state.directions) - 1}",
+                expected=f"0 to {state.rows - 1}",
             )
     else:
         of = {one: state.row(Direction.parse(str(one))) for one in {*asked}}  # a batch names few
@@ -289,7 +216,7 @@ def _route(state: Specialization, asked: Asked) -> tuple[Route, int | None]:
 def weights_sha256(model: Any) -> str:
     """The hash of a model's own weights, rounded to bfloat16: the same of a model loaded in float32 and in bfloat16."""
     state = model.state_dict()
-    own = {key: value for key, value in state.items() if not key.endswith("neuron_mask")}
+    own = {key: value for key, value in state.items() if DELTAS not in key}
     hashes = []
     for key in sorted(own):
         value = own[key].detach()
@@ -310,9 +237,8 @@ def _require_fc1_fc2(found: dict[str, FFN]) -> None:
             )
 
 
-def _require_masks(
-    model: Any, found: dict[str, FFN], masks: NeuronMasks, allow_other_checkpoint: bool
-) -> None:
+def require_masks(model: Any, masks: NeuronMasks, allow_other_checkpoint: bool) -> None:
+    """Raises: ModelError, ArtifactError: if masks are for other layers, widths or weights than a model's."""
     NeuronMasks.require(masks).require_neurons()
     if masks.head_sites:
         raise ModelError(
@@ -321,7 +247,7 @@ def _require_masks(
             expected="masks of neurons, such as of encoder.layers.0",
         )
     masks.require_fit(
-        {key: ffn.width for key, ffn in found.items()},
+        {key: ffn.width for key, ffn in ffns(model).items()},
         where=type(model).__name__,
         mend="profile this model and select",
     )
@@ -349,7 +275,7 @@ def _replace(ffn: FFN, side: str, running: Running) -> tuple[type, nn.Linear, nn
     for name, own, theirs in zip(("fc1", "fc2"), ours, (fc1, fc2), strict=True):
         _take_parameters(own, theirs)
         setattr(layer, name, own)
-    layer.__class__ = _routed(kind)  # type: ignore[arg-type]
+    layer.__class__ = routed(kind)  # type: ignore[arg-type]
     layer.neuron_running, layer.neuron_side = running, side
     return kind, fc1, fc2
 
