@@ -31,6 +31,8 @@ class ExportFolder:
         format: one of `FORMATS`.
         source_tag, target_tag: the language tokens that its texts begin with; None if one has none.
         max_source_positions: the longest source, its tag and end of sentence included.
+        scores_tag: the target's language token has a part in a translation's score, as in fairseq; forced, as by
+            transformers, it has none.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class ExportFolder:
     target_tag: str | None
     max_source_positions: int
     max_target_positions: int
+    scores_tag: bool = True
 
     @property
     def max_source_tokens(self) -> int:
@@ -59,6 +62,7 @@ class ExportFolder:
                 said["target_tag"],
                 int(said["max_source_positions"]),
                 int(said["max_target_positions"]),
+                bool(said.get("scores_tag", True)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(

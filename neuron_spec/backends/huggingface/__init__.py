@@ -29,6 +29,7 @@ from neuron_spec.backends.huggingface.deltas import (  # noqa: E402
     remove_delta,
     save_delta,
 )
+from neuron_spec.backends.huggingface.exporting import export  # noqa: E402
 from neuron_spec.backends.huggingface.loading import load_specialized, save_specialized  # noqa: E402
 from neuron_spec.backends.huggingface.profiling import NeuronCounter, profile  # noqa: E402
 from neuron_spec.backends.huggingface.specialization import (  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "add_delta",
     "delta_parameters",
     "direction",
+    "export",
     "load_delta",
     "load_specialized",
     "merge_delta",

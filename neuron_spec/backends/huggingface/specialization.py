@@ -235,6 +235,22 @@ def _require_fc1_fc2(found: dict[str, FFN]) -> None:
                 got=", ".join(name for name in (ffn.gate, ffn.up, ffn.down) if name),
                 expected="fc1 and fc2 with biases, as M2M-100, NLLB, BART, mBART and Marian have",
             )
+        for part in (ffn.layer, ffn.layer.fc1, ffn.layer.fc2):
+            if "forward" in vars(part):  # as accelerate's hooks have it
+                raise ModelError(
+                    "a layer whose forward was replaced",
+                    where=key,
+                    got=type(part).__name__,
+                    mend="load the model on one device, without offloading, or dispatch it after specialize(model)",
+                )
+            if isinstance(part, nn.Linear) and type(part) not in (nn.Linear, RoutedFC1, RoutedFC2):
+                raise ModelError(
+                    "a Linear of another kind",
+                    where=key,
+                    got=type(part).__name__,
+                    expected="torch.nn.Linear",
+                    mend="load the model without quantization",
+                )
 
 
 def require_masks(model: Any, masks: NeuronMasks, allow_other_checkpoint: bool) -> None:

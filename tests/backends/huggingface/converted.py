@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 from tiny_models import transformers
 
@@ -46,3 +50,23 @@ def m2m_100(state: dict[str, torch.Tensor], *, heads: int, positions: int = 256)
     model.load_state_dict(weights)
     assert math.isclose(model.model.shared.embed_scale, math.sqrt(embeddings.size(1)))
     return model.eval()
+
+
+def quickstart(folder: Path) -> tuple[Any, Any]:
+    """The small dense model that is shipped, trained on real text, and a tokenizer of M2M-100's for it."""
+    shipped = Path(__file__).parents[3] / "data" / "quickstart"
+    saved = torch.load(shipped / "dense.pt", map_location="cpu", weights_only=False)
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(shipped / "sentencepiece.model"))
+    pieces = [spm.id_to_piece(i) for i in range(3, spm.vocab_size())]
+    vocabulary = {piece: i for i, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *pieces])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    shutil.copyfile(shipped / "sentencepiece.model", folder / "sentencepiece.bpe.model")
+    tokenizer = transformers.M2M100Tokenizer(
+        str(folder / "vocab.json"), str(folder / "sentencepiece.bpe.model")
+    )
+    embeddings = saved["model"]["encoder.embed_tokens.weight"]
+    wide = torch.zeros(len(vocabulary) + 108, embeddings.size(1))
+    wide[: len(vocabulary)] = embeddings[: len(vocabulary)]
+    for i, code in enumerate(saved["cfg"]["model"].langs):
+        wide[tokenizer.get_lang_id(code)] = embeddings[len(vocabulary) + i]
+    return m2m_100({**saved["model"], "encoder.embed_tokens.weight": wide}, heads=2), tokenizer

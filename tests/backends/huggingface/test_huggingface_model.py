@@ -252,6 +252,7 @@ def test_attention_by_sdpa_and_eager_is_the_same():
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiling_leaves_the_ffns_and_does_not_compile_anew_for_each_direction():
     from torch._dynamo.testing import CompileCounter
 
@@ -378,6 +379,12 @@ def test_other_models_are_refused_with_the_reason():
     model = build()
     model.get_encoder().layers[1].fc1 = torch.nn.Sequential(model.get_encoder().layers[1].fc1)
     refused(model, "encoder.layers.1(.|\n)*Sequential(.|\n)*merge adapters")
+    model = build()
+    model.get_decoder().layers[0].fc2 = type("Linear4bit", (torch.nn.Linear,), {})(40, 16)
+    refused(model, "decoder.layers.0(.|\n)*Linear4bit(.|\n)*without quantization")
+    model = build()
+    model.get_encoder().layers[0].forward = lambda *args, **kwargs: args[0]
+    refused(model, "forward was replaced")
 
 
 @pytest.mark.parametrize("flag", [{"dropped_neurons": "gone"}, {"ffn_path": "fast"}])
