@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import DIRECTIONS, KINDS, batch, build, random_masks, t5, transformers
 
 from neuron_spec.artifacts import load_tensors, save_tensors
@@ -124,6 +125,7 @@ def test_one_of_several_is_removed_and_the_others_stay():
     model, inputs = with_deltas(directions=DIRECTIONS), batch()
     of = {one: logits(model, inputs, one) for one in (*DIRECTIONS, OTHER)}
     remove_delta(model, "en-de")
+    assert all(getattr(m, "_reused", None) is None for m in model.modules()), "what was added up is let go"
     for one in DIRECTIONS[1:]:
         assert torch.equal(logits(model, inputs, one), of[one])
     assert torch.equal(logits(model, inputs, "en-de"), of[OTHER])
@@ -248,6 +250,8 @@ def test_save_pretrained_writes_the_base_alone(tmp_path: Path):
     model.save_pretrained(tmp_path)
     loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     plain = build().state_dict()
+    saved = load_file(tmp_path / "model.safetensors")
+    assert not any(".deltas." in key for key in saved) and "model.shared.weight" in saved
     assert loaded.state_dict().keys() == plain.keys()
     assert all(torch.equal(value, plain[key]) for key, value in loaded.state_dict().items())
 
