@@ -69,6 +69,7 @@ setup(
     extras_require={
         "official-scoring": ["sacremoses>=0.1"],
         "export": ["ctranslate2>=4.5"],
+        "huggingface": ["transformers[torch]>=5", "datasets>=3"],
         "tracking": [
             "tensorboard>=2.10",
             "wandb>=0.15",
@@ -82,6 +83,8 @@ setup(
             "mypy>=1.14",
             "ctranslate2>=4.5",
             "sacremoses>=0.1",
+            "transformers[torch]>=5",
+            "datasets>=3",
             "types-PyYAML",
             "types-tqdm",
         ],

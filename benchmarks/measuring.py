@@ -29,9 +29,9 @@ from tqdm import tqdm
 from neuron_spec import __version__
 from neuron_spec import models as models  # registers
 from neuron_spec.artifacts import write_json
-from neuron_spec.backends.fairseq.profiling import DTYPES
 from neuron_spec.directions import Direction
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+from neuron_spec.neurons.counting import DTYPES
 from neuron_spec.neurons.masks import NeuronMasks
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"

@@ -34,10 +34,10 @@ from torch import Tensor
 
 from neuron_spec import tasks as tasks_of_ours
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint, task_args
-from neuron_spec.backends.fairseq.profiling import DTYPES
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ArtifactError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
+from neuron_spec.neurons.counting import DTYPES
 from neuron_spec.studies.systems.measure import has_frozen_base
 
 assert tasks_of_ours  # registered

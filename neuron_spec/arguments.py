@@ -142,13 +142,16 @@ def add_model_and_text(
     directions: str = "default: those the checkpoint was trained on",
     subset: str | None = "valid",
     what_for: str = "the subset to measure on",
+    required: bool = True,
 ) -> None:
     """A data-bin, ``--path``, ``--lang-pairs`` and, unless ``subset`` is None, ``--gen-subset``."""
-    parser.add_argument("data_bin", type=input_folder("data-bin"), help=data_bin)
+    parser.add_argument(
+        "data_bin", type=input_folder("data-bin"), nargs=None if required else "?", help=data_bin
+    )
     parser.add_argument(
         "--path",
         type=input_file("checkpoint"),
-        required=True,
+        required=required,
         nargs="+" if several else None,
         metavar="FILE",
         help=checkpoint,

@@ -33,7 +33,7 @@ FLOORS = (
 )
 # Which of a package's modules may be imported by which, where it matters.
 SUBMODULES = {
-    "neurons": ("activations", "masks", "selection", "overlap", "stability"),
+    "neurons": ("activations", "counting", "masks", "selection", "overlap", "stability"),
     "corpora": ("build", "toy"),
 }
 # A study knows no other, but for these.
@@ -57,6 +57,7 @@ WITHOUT_FAIRSEQ = (
     "pages",
     "scoring",
 )
+BACKENDS_WITHOUT_FAIRSEQ = ("backends.huggingface",)
 # A subclass of fairseq's attention, which is what a model is built of.
 FAIRSEQ_IN_MODULES = "modules.specialized_attention"
 
@@ -162,7 +163,13 @@ def test_no_cycles():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("fairseq", lambda module: room(module) not in WITHOUT_FAIRSEQ or module == FAIRSEQ_IN_MODULES),
+        (
+            "fairseq",
+            lambda module: (
+                (room(module) not in WITHOUT_FAIRSEQ or module == FAIRSEQ_IN_MODULES)
+                and not module.startswith(BACKENDS_WITHOUT_FAIRSEQ)
+            ),
+        ),
         ("fairseq_cli", lambda module: module.startswith("backends.fairseq.")),
         (
             "matplotlib",
@@ -173,6 +180,7 @@ def test_no_cycles():
             ),
         ),
         ("ctranslate2", lambda module: module.startswith("backends.ctranslate2.")),
+        ("transformers", lambda module: module.startswith("backends.huggingface.")),
         ("scipy", lambda module: room(module) in ("statistics", "neurons")),
         ("sacrebleu", lambda module: room(module) == "scoring"),
     ],
@@ -184,7 +192,11 @@ def test_who_imports_a_heavy_package(package, allowed):
 
 
 def test_the_core_runs_where_fairseq_cannot_be_imported():
-    core = sorted(m for m in MODULES if room(m) in WITHOUT_FAIRSEQ and m != FAIRSEQ_IN_MODULES)
+    core = sorted(
+        m
+        for m in MODULES
+        if (room(m) in WITHOUT_FAIRSEQ and m != FAIRSEQ_IN_MODULES) or m.startswith(BACKENDS_WITHOUT_FAIRSEQ)
+    )
     code = (
         "import importlib, sys\n"
         "sys.modules.update(dict.fromkeys(('fairseq', 'fairseq_cli', 'omegaconf', 'hydra')))\n"  # None: cannot be imported

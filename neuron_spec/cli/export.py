@@ -8,13 +8,13 @@ into a bias, and translations are the same. Each is a folder, OUTPUT/en-de, with
 examples:
   neuron-spec export --path checkpoint.pt --direction en-de --format ctranslate2 --output exported
   neuron-spec export --path checkpoint.pt --all --format ctranslate2 --quantization int8 --output exported
+  neuron-spec export --hf FOLDER --direction eng_Latn-deu_Latn --format ctranslate2 --output exported
   neuron-spec translate --path exported --direction en-de < text
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,6 @@ from neuron_spec.export.folder import (
     PIECES,
     QUANTIZATIONS,
     ExportFolder,
-    write_export_json,
 )
 
 if TYPE_CHECKING:
@@ -43,12 +42,14 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--path",
-        type=input_file("checkpoint"),
-        required=True,
-        metavar="FILE",
-        help="the checkpoint, specialized or dense",
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--path", type=input_file("checkpoint"), metavar="FILE", help="the checkpoint, specialized or dense"
+    )
+    model.add_argument(
+        "--hf",
+        metavar="MODEL",
+        help="a model of Hugging Face: a folder, its masks beside the weights if it has some, or a name",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--direction", type=directions_flag, metavar="en-de,...", help="one, or several")
@@ -79,6 +80,55 @@ def run(args: argparse.Namespace) -> None:
         from neuron_spec.backends.ctranslate2 import require_ctranslate2
 
         require_ctranslate2()
+    if args.hf:
+        _of_huggingface(args)
+    else:
+        _of_fairseq(args)
+
+
+def _of_huggingface(args: argparse.Namespace) -> None:
+    if unheeded := sorted(args.given() & {"data_bin", "missing_direction"}):
+        raise NeuronSpecError(
+            "flags of a checkpoint of fairseq's",
+            got=", ".join(f"--{name.replace('_', '-')}" for name in unheeded),
+            mend="leave them out with --hf",
+        )
+    if args.format == "fairseq":
+        raise NeuronSpecError(
+            "a model of Hugging Face is no checkpoint for fairseq",
+            got="--format fairseq",
+            expected="--format ctranslate2 or safetensors",
+        )
+    from neuron_spec.backends.huggingface.exporting import export
+    from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
+    from neuron_spec.backends.huggingface.specialization import specialization_of
+    from neuron_spec.directions import parse_directions
+
+    model, tokenizer = load_model(args.hf, cpu=True), load_tokenizer(args.hf)
+    state = specialization_of(model)
+    if args.all and state is None:
+        raise NeuronSpecError(
+            "a model without masks does not say its directions",
+            got="--all",
+            mend="name them with --direction",
+        )
+    directions = state.directions if args.all and state else parse_directions(args.direction)
+    folders = {direction: args.output / str(direction) for direction in directions}
+    for direction, folder in folders.items():
+        export(
+            model,
+            tokenizer,
+            direction,
+            folder,
+            format=args.format,
+            quantization=args.quantization,
+            spm=args.spm,
+        )
+    print(_table(folders), file=sys.stderr)
+    print("\n".join(map(str, folders.values())))
+
+
+def _of_fairseq(args: argparse.Namespace) -> None:
     from neuron_spec.artifacts import completed, require_vacant
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.exporting import Exporter
@@ -153,24 +203,18 @@ def _export(
     signed: dict[str, Any],
 ) -> None:
     """A direction's folder, complete or not there."""
-    from neuron_spec.artifacts import atomic_folder
+    from functools import partial
+
+    from neuron_spec.backends.ctranslate2.writing import writer
+    from neuron_spec.export.direction_model import write_folder
 
     model = exporter.direction_model(direction)
-    with atomic_folder(folder) as temporary:
-        if args.format == "fairseq":
-            exporter.write(model, temporary)
-        elif args.format == "ctranslate2":
-            from neuron_spec.backends.ctranslate2.writing import write
-
-            write(model, temporary, args.quantization or QUANTIZATIONS[0])
-        else:
-            from neuron_spec.export.direction_model import write_tensors
-
-            write_tensors(model, temporary)
-        if spm:
-            shutil.copyfile(spm, temporary / PIECES)
-        said = {"format": args.format, **model.described(), "signature": signed}
-        write_export_json(said, temporary)
+    write = (
+        partial(exporter.write, model)
+        if args.format == "fairseq"
+        else writer(model, args.format, args.quantization)
+    )
+    write_folder(model, folder, write, format=args.format, spm=spm, signed=signed)
 
 
 def _table(folders: dict[Direction, Path]) -> str:

@@ -2,20 +2,27 @@
 
 One pass over the validation set, teacher-forced, all directions; language flags are read from the
 checkpoint. Flags of fairseq-validate, such as --distributed-world-size, may follow after --.
+A model of Hugging Face (the extra neuron_spec[huggingface]) is profiled on parallel text files instead.
 
 examples:
   neuron-spec profile DATA_BIN --path dense.pt --output profile.safetensors
   neuron-spec profile DATA_BIN --path dense.pt --output half-1.safetensors --part 1/2
   neuron-spec profile DATA_BIN --path specialized.pt --lang-pairs en-xx --output new.safetensors -- --missing-direction dense
+  neuron-spec profile --hf facebook/m2m100_418M --text en-de=dev.en,dev.de --output profile.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING, Any
 
 from neuron_spec.arguments import MISSING_DIRECTION, add_device, add_model_and_text, output_file, whole_number
-from neuron_spec.neurons.choices import WHOLE, part_flag
+from neuron_spec.errors import NeuronSpecError
+from neuron_spec.neurons.choices import ACTIVE_RULES, WHOLE, part_flag
+
+if TYPE_CHECKING:
+    from neuron_spec.neurons.activations import ActivationCounts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +30,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         data_bin="fairseq data-bin, or the folder of its shard0, shard1, ...",
         checkpoint="the checkpoint, usually a dense one",
+        directions="default: those the checkpoint was trained on; of --text both directions of each pair",
         what_for="the subset to count on",
+        required=False,
+    )
+    parser.add_argument(
+        "--hf",
+        metavar="MODEL",
+        help="in place of DATA_BIN and --path: a model of Hugging Face, its folder or name",
+    )
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        metavar="FILES",
+        help="with --hf, parallel files of each pair, by the tokenizer's codes: eng_Latn-deu_Latn=dev.eng,dev.deu, a .tsv "
+        "of two columns, or a folder or prefix of PREFIX.en-de.en, PREFIX.en-de.de",
+    )
+    parser.add_argument(
+        "--active-rule",
+        choices=ACTIVE_RULES,
+        help="with --hf: when a neuron is active: relu (default), or gate, of GLUs, where its gate is > 0",
     )
     parser.add_argument(
         "--output", type=output_file, required=True, metavar="FILE", help="profile.safetensors"
@@ -51,16 +77,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# What each of the two ways takes, of which the other takes none.
+_OF_FAIRSEQ = ("data_bin", "path", "gen_subset", "num_workers")
+_OF_HUGGINGFACE = ("hf", "text", "active_rule")
+
+
 def run(args: argparse.Namespace) -> None:
+    given = args.given()
+    of_fairseq, of_huggingface = (
+        [name for name in names if name in given] for names in (_OF_FAIRSEQ, _OF_HUGGINGFACE)
+    )
+    if of_huggingface:
+        of_fairseq += ["--"] * bool(args.fairseq_flags)
+    needed = {"hf", "text"} if of_huggingface else {"data_bin", "path"}
+    if (of_fairseq and of_huggingface) or not needed <= given:
+        said = [*of_fairseq, *of_huggingface]
+        raise NeuronSpecError(
+            "a checkpoint of fairseq's on a data-bin, or a model of Hugging Face on text, is profiled",
+            got=", ".join("DATA_BIN" if name == "data_bin" else _flag(name) for name in said) or "neither",
+            expected="DATA_BIN --path FILE, or --hf MODEL --text FILES",
+        )
+    profile = _of_huggingface(args) if of_huggingface else _of_fairseq(args)
+    for side, tokens in profile.tokens.items():
+        print(f"{side}: {int(tokens.sum()):,} tokens of {len(tokens)} directions", file=sys.stderr)
+    print(args.output)
+
+
+def _flag(name: str) -> str:
+    return name if name == "--" else f"--{name.replace('_', '-')}"
+
+
+def _of_huggingface(args: argparse.Namespace) -> ActivationCounts:
+    from neuron_spec.artifacts import completed
+    from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
+    from neuron_spec.backends.huggingface.profiling import profile, signed_profile
+    from neuron_spec.backends.huggingface.text import of_files
+    from neuron_spec.neurons.activations import ActivationCounts
+    from neuron_spec.neurons.choices import Part
+
+    text = of_files(args.text, args.lang_pairs)
+    model, tokenizer = load_model(args.hf, args.dtype, cpu=args.cpu), load_tokenizer(args.hf)
+    how: Any = {
+        "active_rule": args.active_rule,
+        "part": Part.parse(args.part),
+        "count_padding": args.count_padding,
+    }
+    if completed(args.output, signed_profile(model, text, **how)["signature"], what="profile"):
+        return ActivationCounts.load(args.output)
+    found = profile(model, text, tokenizer, max_tokens=args.max_tokens, **how)
+    found.save(args.output)
+    return found
+
+
+def _of_fairseq(args: argparse.Namespace) -> ActivationCounts:
     from neuron_spec import tasks as tasks  # registers
     from neuron_spec.artifacts import completed
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.checkpoints import token_flags
     from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, missing_direction_in, validate
     from neuron_spec.backends.fairseq.data_bin import folder_with
-    from neuron_spec.backends.fairseq.profiling import DTYPES, profile_signature
     from neuron_spec.neurons.activations import ActivationCounts
     from neuron_spec.neurons.choices import Part
+    from neuron_spec.neurons.counting import DTYPES, profile_signature
 
     asked = Asked.read(
         args.path,
@@ -90,7 +168,4 @@ def run(args: argparse.Namespace) -> None:
         flags += ["--profile-dtype", args.dtype, "--num-workers", str(args.num_workers)]
         flags += ["--count-padding"] * args.count_padding + ["--cpu"] * args.cpu
         validate([*flags, *args.fairseq_flags])
-    profile = ActivationCounts.load(args.output)
-    for side, tokens in profile.tokens.items():
-        print(f"{side}: {int(tokens.sum()):,} tokens of {len(asked.directions)} directions", file=sys.stderr)
-    print(args.output)
+    return ActivationCounts.load(args.output)

@@ -9,6 +9,7 @@ Axis letters: N directions, F ffn, D model, H heads, P positions. Keys are those
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import save_tensors, write_json
+from neuron_spec.artifacts import atomic_folder, save_tensors, write_json
 from neuron_spec.directions import Direction
-from neuron_spec.export.folder import MODEL_JSON, WEIGHTS
+from neuron_spec.export.folder import MODEL_JSON, PIECES, WEIGHTS, write_export_json
 from neuron_spec.neurons.activations import layer_order, side_of
 from neuron_spec.neurons.by_direction import unpack
 
@@ -145,6 +146,35 @@ class DirectionModel:
                 layer: {"kept": kept, "of": self.widths[layer]} for layer, kept in self.kept().items()
             },
         }
+
+
+def write_folder(
+    model: DirectionModel,
+    folder: Path,
+    write: Callable[[Path], None],
+    *,
+    format: str,
+    spm: Path | None,
+    signed: Mapping[str, Any],
+    **said: Any,
+) -> None:
+    """An export's folder, complete or not there.
+
+    Args:
+        write: writes the model into the folder that it is given.
+        spm: the SentencePiece model, which is copied.
+        said: more for ``export.json``.
+
+    Raises:
+        ArtifactError: if something is there already.
+    """
+    with atomic_folder(folder) as temporary:
+        write(temporary)
+        if spm:
+            shutil.copyfile(spm, temporary / PIECES)
+        write_export_json(
+            {"format": format, **model.described(), **said, "signature": dict(signed)}, temporary
+        )
 
 
 def write_tensors(model: DirectionModel, folder: Path) -> None:

@@ -35,6 +35,8 @@ class ExportFolder:
         source_tag, target_tag: the language tokens that its texts begin with; None if one has none.
         max_source_positions: the longest source, its tag and end of sentence included.
         files: name of every other file -> its hash.
+        scores_tag: the target's language token has a part in a translation's score, as in fairseq; forced, as by
+            transformers, it has none.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class ExportFolder:
     max_source_positions: int
     max_target_positions: int
     files: Mapping[str, str]
+    scores_tag: bool = True
 
     @property
     def max_source_tokens(self) -> int:
@@ -73,6 +76,7 @@ class ExportFolder:
             said["max_source_positions"],
             said["max_target_positions"],
             said["files"],
+            said.get("scores_tag", True),
         )
 
     def require_whole(self) -> None:

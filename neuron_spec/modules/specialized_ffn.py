@@ -74,7 +74,7 @@ class _MaskIndex:
     last: tuple[int, Compact] | None = field(default=None)
 
 
-def _version(tensor: Tensor) -> tuple[Any, ...]:
+def version(tensor: Tensor) -> tuple[Any, ...]:
     """Changes when the tensor is moved, converted or written to, other than through ``.data``."""
     return id(tensor), tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device
 
@@ -130,7 +130,7 @@ def _columns(weight: Tensor, index: Tensor) -> Tensor:
     return weight.gather(1, index.expand(len(weight), -1))
 
 
-class _GatheringLinear(nn.Linear):
+class GatheringLinear(nn.Linear):
     """A Linear that can run with some of its weights.
 
     They are gathered anew in each training step; in evaluation once per direction, and reused over all
@@ -150,13 +150,13 @@ class _GatheringLinear(nn.Linear):
     def _gathered(self, key: tuple[Any, ...], gather: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         if self.training or torch.is_grad_enabled():
             return gather()
-        key = (*key, _version(self.weight), _version(self.bias))
+        key = (*key, version(self.weight), version(self.bias))
         if self._reused is None or self._reused[0] != key:
             self._reused = key, gather()
         return self._reused[1]
 
 
-class SpecializedFC1(_GatheringLinear):
+class SpecializedFC1(GatheringLinear):
     """``fc1`` of an FFN, specialized once it has masks; a plain Linear before.
 
     Attributes:
@@ -172,6 +172,7 @@ class SpecializedFC1(_GatheringLinear):
         self.route: Route | None = None
         # Called with the pre-activations of all neurons, ``[T, B, F]``, dropped ones too; for that it multiplies.
         self.watch: Callable[[Tensor], None] | None = None
+        self.batch_first = False  # hidden vectors are [B, T, F], as outside fairseq
         self.activation: Callable[[Tensor], Tensor] = F.relu
         self.dropped_neurons = "bias"
         self.frozen_weights: Sequence[str] = FROZEN_WEIGHTS  # of dropped neurons, with "frozen"
@@ -193,8 +194,8 @@ class SpecializedFC1(_GatheringLinear):
         mask = self.neuron_mask
         assert mask is not None
         # The buffer is replaced or overwritten when a checkpoint is loaded, or moves to a device.
-        if self._index is None or self._index.version != _version(mask):
-            self._index = _MaskIndex(mask, _version(mask), mask.sum(1).tolist())
+        if self._index is None or self._index.version != version(mask):
+            self._index = _MaskIndex(mask, version(mask), mask.sum(1).tolist())
         return self._index
 
     def keeps_all(self, row: int) -> bool:
@@ -293,15 +294,16 @@ class SpecializedFC1(_GatheringLinear):
         return weight, bias
 
     def _mask_of(self, route: Route) -> Tensor:
-        """bool ``[F]`` if all sentences take the same row, else ``[B, F]``."""
+        """bool ``[F]`` if all sentences take the same row, else ``[B, F]``, or ``[B, 1, F]`` where B comes first."""
         assert self.neuron_mask is not None
         if route.rows is None:
             return self.neuron_mask[route.distinct[0]]
         last = len(self.neuron_mask) - 1  # row R, one past it, keeps all
-        return self.neuron_mask[route.rows.clamp(max=last)] | (route.rows > last).unsqueeze(1)
+        kept = self.neuron_mask[route.rows.clamp(max=last)] | (route.rows > last).unsqueeze(1)
+        return kept.unsqueeze(1) if self.batch_first else kept
 
 
-class SpecializedFC2(_GatheringLinear):
+class SpecializedFC2(GatheringLinear):
     """``fc2`` of the same FFN: narrow where ``fc1`` was."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -321,7 +323,7 @@ class SpecializedFC2(_GatheringLinear):
         assert fc1.route is not None
         compact = fc1.compact(*fc1.route.distinct)
         # The constants depend on the other layer's bias.
-        key = (*fc1._key(), _version(fc1.bias))
+        key = (*fc1._key(), version(fc1.bias))
         return F.linear(hidden, *self._gathered(key, lambda: self._columns(fc1, compact)))
 
     def _frozen(self, hidden: Tensor, own: Tensor) -> Tensor:

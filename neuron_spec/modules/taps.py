@@ -25,8 +25,8 @@ Tap = Callable[[Tensor], Tensor | None]
 class Tappable(Protocol):
     """A model with sites."""
 
-    def ffn_layers(self) -> dict[str, SpecializedFC1]: ...
-    def attentions(self) -> dict[str, SpecializedAttention]: ...
+    def ffn_layers(self) -> Mapping[str, SpecializedFC1 | nn.Linear]: ...
+    def attentions(self) -> Mapping[str, SpecializedAttention]: ...
     def get_submodule(self, target: str) -> nn.Module: ...
 
 
@@ -59,7 +59,8 @@ def tapped(
             undo.callback(reader.register_forward_pre_hook(before, prepend=is_shown).remove)
 
         for fc1 in fc1s.values():
-            change(fc1, "ffn_path", "multiply")  # a gathered hidden vector lacks the dropped neurons
+            if hasattr(fc1, "ffn_path"):  # a plain Linear gathers nothing
+                change(fc1, "ffn_path", "multiply")  # a gathered hidden vector lacks the dropped neurons
         for site in {**(taps or {}), **(before_masks or {})}.keys() & attentions.keys():
             change(attentions[site], "watched", True)
         for site, show in (before_masks or {}).items():

@@ -28,6 +28,7 @@ SITE_KINDS = ("heads", "neurons", "both")
 SILENCED = ("bias", "zero")  # what a dropped neuron emits instead of what it computes
 DROPPED_NEURONS = (*SILENCED, "frozen")
 FROZEN_WEIGHTS = ("fc1.weight", "fc1.bias", "fc2.weight")
+ACTIVE_RULES = ("relu", "gate")  # a neuron is active where what it hands on is > 0, or its gate is
 FFN_PATHS = ("auto", "gather", "multiply")
 # Which directions are compared.
 GROUPS = {

@@ -18,10 +18,11 @@ from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.checkpoints import checkpoint_sha256
 from neuron_spec.backends.fairseq.compat import add_over_processes, gather_without_gpu
 from neuron_spec.backends.fairseq.data_bin import data_sha256
-from neuron_spec.backends.fairseq.profiling import DTYPES, NeuronCounter, profile_signature
+from neuron_spec.backends.fairseq.profiling import NeuronCounter
 from neuron_spec.errors import ModelError
 from neuron_spec.models.neuron_spec_transformer import NeuronSpecTransformer
 from neuron_spec.neurons.choices import WHOLE, Part, part_flag
+from neuron_spec.neurons.counting import DTYPES, profile_signature
 from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
 

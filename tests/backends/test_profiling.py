@@ -14,11 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neuron_spec.backends.fairseq import profiling
 from neuron_spec.backends.fairseq.profiling import NeuronCounter
 from neuron_spec.cli.main import main
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
+from neuron_spec.neurons import counting
 from neuron_spec.neurons.activations import ActivationCounts, side_of
 from neuron_spec.neurons.choices import WHOLE, Part
 from neuron_spec.neurons.stability import are_split, part_of
@@ -193,7 +193,7 @@ def test_dropped_neurons_are_active_where_their_constant_is(workshop):
 def test_it_does_not_matter_how_many_rows_are_added_up_at_a_time(
     workshop, built, expected, monkeypatch, rows
 ):
-    monkeypatch.setattr(profiling, "_ROWS_AT_A_TIME", rows)
+    monkeypatch.setattr(counting, "_ROWS_AT_A_TIME", rows)
     task, model = built
     assert same(count(workshop, model, workshop.batches(task)), expected)
 

@@ -137,6 +137,8 @@ class CTranslate2Translator:
     def _tag_nats(self, sources: Sequence[list[str]], found: Sequence[Sequence[_Found]]) -> list[float]:
         """The log-likelihood of each sentence's language token; 0 where the choice does not depend on it."""
         nats, lenpen = [0.0] * len(sources), self._search.lenpen
+        if not self._folder.scores_tag:
+            return nats
         asked = [i for i, of in enumerate(found) if self._tag and (self._scores or _depends(of, lenpen))]
         for i, of in zip(asked, self._scored([(sources[i], []) for i in asked]), strict=True):
             nats[i] = of[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from neuron_spec.errors import ModelError
-from neuron_spec.export.direction_model import DirectionModel, padded
+from neuron_spec.export.direction_model import DirectionModel, padded, write_tensors
+from neuron_spec.export.folder import QUANTIZATIONS
 
 # fairseq's name of an activation -> CTranslate2's.
 _ACTIVATIONS = {
@@ -89,6 +92,13 @@ def write(model: DirectionModel, folder: Path, quantization: str) -> None:
     spec.validate()
     spec.optimize(quantization)
     spec.save(str(folder))
+
+
+def writer(model: DirectionModel, format: str, quantization: str | None) -> Callable[[Path], None]:
+    """What writes a model into a folder, for CTranslate2 or as ``safetensors``; float32 where nothing else is asked for."""
+    if format == "ctranslate2":
+        return partial(write, model, quantization=quantization or QUANTIZATIONS[0])
+    return partial(write_tensors, model)
 
 
 def _vocabulary(symbols: list[str]) -> list[str]:

@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.arguments import LOSS_OF
     from neuron_spec.artifacts import hash_file, hash_state, signature
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.backends.fairseq.profiling import DTYPES
     from neuron_spec.errors import NeuronSpecError
+    from neuron_spec.neurons.counting import DTYPES
     from neuron_spec.neurons.masks import NeuronMasks
     from neuron_spec.studies.ablation import measure
     from neuron_spec.studies.ablation.page import PAGE, write_ablation

@@ -1,0 +1,166 @@
+"""Models and tokenizers of transformers from a folder or by name, and models with their masks and deltas in a folder.
+
+A folder of ours is what ``save_pretrained`` writes, the plain model, and beside it masks, deltas and a model card.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuron_spec.artifacts import write_text
+from neuron_spec.backends.huggingface.specialization import require_specialization, specialize, weights_sha256
+from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
+from neuron_spec.neurons.counting import DTYPES
+from neuron_spec.neurons.masks import NeuronMasks
+
+MASKS = "neuron_masks.safetensors"
+CARD = "README.md"
+_SAVED = "saved_with"  # in the masks' metadata
+
+
+def require_transformers() -> None:
+    """Raises: NeuronSpecError if the library is not installed, which is an extra."""
+    if importlib.util.find_spec("transformers") is None:
+        raise NeuronSpecError(
+            "transformers is not installed",
+            mend="pip install 'neuron_spec[huggingface]'",
+        )
+
+
+def _from_pretrained(kind: str, name: str | os.PathLike[str], **options: Any) -> Any:
+    require_transformers()
+    import transformers
+
+    try:
+        return getattr(transformers, kind).from_pretrained(str(name), **options)
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:  # what it says of a folder without a model, of another kind of one
+        raise ArtifactError(
+            "transformers cannot load it",
+            where=name,
+            got=str(error).strip().splitlines()[0],
+            expected="the folder or name of an encoder-decoder and its tokenizer",
+        ) from error
+
+
+def load_model(name: str | os.PathLike[str], dtype: str = "fp32", *, cpu: bool = False) -> Any:
+    """A model in eval mode on the GPU, if there is one; specialized if its folder says so.
+
+    Args:
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        ArtifactError: if it cannot be loaded.
+    """
+    if (Path(name) / MASKS).is_file():
+        model = load_specialized(name, dtype=DTYPES[dtype])
+    else:
+        model = _from_pretrained("AutoModelForSeq2SeqLM", name, dtype=DTYPES[dtype])
+    return model.to("cuda" if torch.cuda.is_available() and not cpu else "cpu").eval()
+
+
+def load_tokenizer(name: str | os.PathLike[str]) -> Any:
+    """Raises: ArtifactError if it cannot be loaded."""
+    return _from_pretrained("AutoTokenizer", name)
+
+
+def save_specialized(model: Any, folder: str | os.PathLike[str], tokenizer: Any = None) -> None:
+    """Write a specialized model: the plain one by ``save_pretrained``, its masks beside it, and a model card.
+
+    Masks say of which weights they are, and are written last: a folder without them is no specialized model.
+
+    Raises:
+        ModelError: if the model has no masks.
+    """
+    state = require_specialization(model)
+    if state.masks is None:
+        raise ModelError("a model without masks", mend="call model.save_pretrained(folder)")
+    folder = Path(folder)
+    (folder / MASKS).unlink(missing_ok=True)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    saved = {
+        "weights_sha256": weights_sha256(model),
+        "model_type": model.config.model_type,
+        "dropped_neurons": state.dropped_neurons,
+    }
+    masks = NeuronMasks(state.masks.directions, state.masks.kept, {**state.masks.metadata, _SAVED: saved})
+    write_text(folder / CARD, model_card(model))
+    masks.save(folder / MASKS)
+
+
+def load_specialized(
+    folder: str | os.PathLike[str],
+    *,
+    model_class: Any = None,
+    allow_other_checkpoint: bool = False,
+    **options: Any,
+) -> Any:
+    """The model that `save_specialized` wrote, specialized.
+
+    Args:
+        model_class: of transformers; None: ``AutoModelForSeq2SeqLM``.
+        options: of ``from_pretrained``, such as ``dtype=torch.bfloat16``.
+
+    Raises:
+        ArtifactError: if the folder has no masks, or there is no model in it.
+        ModelError: if the masks are not of these weights, unless ``allow_other_checkpoint``.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArtifactError(
+            "no such folder",
+            where=folder,
+            mend="of a hub's, load what huggingface_hub.snapshot_download(name) returns",
+        )
+    masks = NeuronMasks.load(folder / MASKS)
+    if model_class is None:
+        model = _from_pretrained("AutoModelForSeq2SeqLM", folder, **options)
+    else:
+        model = model_class.from_pretrained(str(folder), **options)
+    saved = masks.metadata.pop(_SAVED, {})
+    if not allow_other_checkpoint and saved.get("weights_sha256") != (ours := weights_sha256(model)):
+        raise ModelError(
+            "the masks were saved with other weights",
+            where=folder,
+            got=f"weights {ours[:12]}",
+            expected=f"weights {str(saved.get('weights_sha256'))[:12]}",
+            mend="save both with save_specialized; load in float32 or bfloat16; or pass allow_other_checkpoint=True",
+        )
+    dropped = saved.get("dropped_neurons", "bias")
+    return specialize(model, masks, dropped_neurons=dropped, allow_other_checkpoint=True)
+
+
+def model_card(model: Any) -> str:
+    """The text of a model card: what it is, its directions and how much each keeps, and how it is loaded."""
+    state = require_specialization(model)
+    assert state.masks is not None
+    masks, name = state.masks, getattr(model.config, "_name_or_path", "") or ""
+    dropped = masks.sparsity()
+    kept = {
+        direction: 100 * (1 - sum(float(of[row]) for of in dropped.values()) / len(dropped))
+        for row, direction in enumerate(masks.names)
+    }
+    base = [f"base_model: {name}"] if name and not Path(name).exists() else []
+    method, k = masks.metadata.get("method"), masks.metadata.get("k_percent")
+    lines = [
+        "---", "library_name: transformers", *base, "pipeline_tag: translation", "tags:", "- translation",
+        "- neuron-specialization", "---", "", f"# {model.config.model_type}, specialized per translation direction", "",
+        "Each translation direction runs through feed-forward neurons of its own (Neuron Specialization, Tan, Wu and Monz, "
+        f"EMNLP 2024), which `{MASKS}` names; all other weights are shared. Without the masks the weights are another model.",
+        "", *([f"Neurons were selected by `{method}`{', k per direction in the file' if k else ''}.", ""] if method else []),
+        "| direction | neurons kept, % |", "|---|---:|", *(f"| {one} | {percent:.1f} |" for one, percent in kept.items()),
+        "", "```python", "from neuron_spec.backends.huggingface import direction, load_specialized", "",
+        'model = load_specialized("FOLDER")  # of a hub\'s, what huggingface_hub.snapshot_download(name) returns',
+        f'with direction(model, "{masks.names[0]}"):', "    model.generate(**batch)", "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
