@@ -33,6 +33,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
+def test_the_readme_is_short_and_plain_fairseq_lines_name_the_user_dir() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(fairseq-(?:train|generate|validate|interactive) .*)$", text, re.MULTILINE)
+    assert len(lines) >= 2 and all("--user-dir" in line for line in lines)
+
+
 def test_the_reference_has_every_name() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\.\. auto\w+:: neuron_spec\.(\w+)", page, re.MULTILINE)) - {"neurons"}

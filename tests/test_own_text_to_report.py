@@ -103,7 +103,7 @@ def test_text_becomes_a_report(own):
     assert {*card["langs"]} == {*LANGS} and {*card["pairs"]["train"]} == {*PAIRS}
     assert is_specialized(read_checkpoint(own / "specialized" / "checkpoint_last.pt"))
     report = (own / "report.md").read_text(encoding="utf-8")
-    assert "8 directions of English, deu_Latn, pt_BR, nld_Latn; " in report
+    assert "8 directions of English, German (deu_Latn), Portuguese (pt_BR), Dutch (nld_Latn); " in report
     rows = [" ".join(line.split()) for line in report.splitlines()]
     assert any(row.startswith("| deu_Latn-pt_BR | Germanic, Romance |") for row in rows)
     for part in (

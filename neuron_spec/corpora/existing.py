@@ -327,7 +327,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
             temporary.symlink_to(place.resolve(), target_is_directory=place.is_dir())
     symbols, joining = _joining(found)
     corpus = Description(
-        name=output.resolve().name,
+        name=found.path.resolve().name,
         sources=[{"name": f"a data-bin made elsewhere: {found.path.resolve().name}", "licence": "not known here"}],
         families=families,
         notes={

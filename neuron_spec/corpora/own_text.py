@@ -164,7 +164,7 @@ def build(
             )
         }
         corpus = Description(
-            name=output.resolve().name,
+            name=text.train[0].paths[0].resolve().parent.name,  # the folder of the text
             sources=[
                 {
                     "name": f"{split}, {of.pair}: {', '.join(path.name for path in of.paths)}",

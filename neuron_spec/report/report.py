@@ -140,8 +140,8 @@ def _what_it_is(run: Run, comparisons: Mapping[Path, Comparison]) -> list[Block]
     named = [code for score in tested for code in (score.direction.source, score.direction.target)]
     codes = dict.fromkeys(run.card["langs"] if run.card and "langs" in run.card else named)
     around = [code for code in codes if is_pivot(code)]
-    of = [language(code).name if is_english(code) else code for code in around]
-    others = plain(", ".join(code for code in codes if code not in around))
+    of = [language(code).name if is_english(code) else _named(code) for code in around]
+    others = plain(", ".join(_named(code) for code in codes if code not in around))
     what = (
         f"{counted(len(tested), 'direction')} between {plain(', '.join(of))} and "
         if all(score.direction.foreign for score in tested)
@@ -158,6 +158,12 @@ def _what_it_is(run: Run, comparisons: Mapping[Path, Comparison]) -> list[Block]
     left_out += [] if run.card else [f"Left out: {plain(_no_card(run))}."]
     texts = [*left_out, *findings(comparisons), _reach(run, pairs)]
     return [Paragraph(what), Bullets(systems), *map(Paragraph, texts)]
+
+
+def _named(code: str) -> str:
+    """``de``, but ``German (deu_Latn)``: what a code of more parts stands for, where that is known."""
+    of = language(code)
+    return code if code in (of.code, of.name) or of.name == of.code else f"{of.name} ({code})"
 
 
 def _no_card(run: Run) -> str:

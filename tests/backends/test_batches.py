@@ -18,6 +18,7 @@ from neuron_spec.backends.fairseq.batches import (
     padding_percent,
 )
 from neuron_spec.directions import Direction, direction_id
+from neuron_spec.errors import ModelError
 
 PAD, EOS = 1, 2
 TEMPERATURE = ("--sampling-method", "temperature", "--sampling-temperature", "5")
@@ -376,3 +377,9 @@ def test_nothing_to_batch(workshop):
     _, task, _ = workshop.build()
     task.load_dataset("valid")
     assert task.dataset("valid").batch_by_size([], max_tokens=200, required_batch_size_multiple=8) == []
+
+
+def test_a_batch_too_small_for_a_sentence_is_named():
+    with pytest.raises(ModelError, match="a sentence is longer than a batch may be") as caught:
+        cut(np.arange(3), np.array([[2, 3], [4, 9], [1, 1]]), max_tokens=8)
+    assert "--max-tokens 9 or more" in str(caught.value)

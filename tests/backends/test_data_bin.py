@@ -39,6 +39,36 @@ def test_missing_dictionary(copy):
         check_data_bin(copy, LANGS, "valid", DIRECTIONS)
 
 
+def test_dictionaries_of_one_side_are_one(copy):
+    file = copy / "dict.qb.txt"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line.replace(" 1\n", " 7\n") for line in lines))  # counts do not matter
+    check_data_bin(copy, LANGS, "valid", DIRECTIONS)
+    file.write_text("".join([*lines[:-2], lines[-1], lines[-2]]))
+    check_data_bin(copy, LANGS, "valid", parse_directions("qb-en"))  # a side each
+    with pytest.raises(ArtifactError, match="dictionaries of one side differ") as caught:
+        check_data_bin(copy, LANGS, "valid", parse_directions("en-qa,qb-en,qa-en"))
+    assert "dict.qb.txt beside dict.en.txt" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0", b"word\n", b"a 1\na 1\n"])
+def test_a_dictionary_that_is_none(copy, content):
+    (copy / "dict.qa.txt").write_bytes(content)
+    with pytest.raises(ArtifactError, match="a dictionary cannot be read") as caught:
+        check_data_bin(copy, LANGS, "valid", DIRECTIONS)
+    assert "dict.qa.txt" in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_sentence_without_a_token(copy, size):
+    file = copy / "valid.qa-en.qa.idx"
+    content = bytearray(file.read_bytes())
+    content[26:30] = size.to_bytes(4, "little", signed=True)
+    file.write_bytes(content)
+    with pytest.raises(ArtifactError, match="a sentence without a token"):
+        check_data_bin(copy, LANGS, "valid", DIRECTIONS)
+
+
 def test_missing_split_or_direction(copy):
     with pytest.raises(ArtifactError, match="no dev set for en-qa"):
         check_data_bin(copy, LANGS, "dev", DIRECTIONS)

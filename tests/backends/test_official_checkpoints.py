@@ -209,6 +209,9 @@ def test_what_is_refused_leaves_nothing(made, workshop, tmp_path, capsys):
     wide = NeuronMasks.load(masks)
     wide.kept["encoder.layers.0"] = torch.ones(len(wide.directions), 7).bool()
     wide.save(tmp_path / "wide.safetensors")
+    other = NeuronMasks.load(masks)
+    other.metadata["checkpoint_sha256"] = "0" * 64
+    other.save(tmp_path / "other.safetensors")
     part = NeuronMasks.load(masks).of([Direction("en", "qa")])
     part.save(tmp_path / "part.safetensors")
     out = tmp_path / "out"
@@ -219,6 +222,7 @@ def test_what_is_refused_leaves_nothing(made, workshop, tmp_path, capsys):
     convert = ("checkpoint", "import-official", "--output", out, "--path")
     for words, said in (
         ((*export, tmp_path / "wide.safetensors", "--path", dense, "--output", out), "for another model"),
+        ((*export, tmp_path / "other.safetensors", "--path", dense, "--output", out), "profile of another checkpoint"),
         ((*export, masks, "--path", dense, "--output", tmp_path / "full"), "something is already here"),
         ((*export, tmp_path / "part.safetensors", "--path", dense, "--output", folder), "another folder of masks"),
         (("masks", "import-official", folder, "--path", dense, "--output", out), "a direction has no file"),

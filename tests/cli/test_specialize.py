@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +14,10 @@ from typing import Any
 import foreign_models
 import pytest
 import torch
-from fairseq import options
+from fairseq import options, tasks
 from foreign_models import PAIRS
 
-from neuron_spec.artifacts import training_command
+from neuron_spec.artifacts import hash_text, training_command
 from neuron_spec.backends.fairseq.asked import Asked
 from neuron_spec.backends.fairseq.checkpoints import is_specialized, read_checkpoint
 from neuron_spec.backends.fairseq.continuation import continued_flags
@@ -154,12 +155,59 @@ def test_what_contradicts_the_checkpoint_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def lengthen(lines: list[str]) -> None:
+    lines.append("extra 1\n")
+
+
+def reorder(lines: list[str]) -> None:
+    lines[20], lines[30] = lines[30], lines[20]
+
+
+@pytest.mark.parametrize(
+    ("change", "files", "said"),
+    [
+        (lengthen, "dict.qa.txt", "dictionaries of one side differ"),
+        (reorder, "dict.qa.txt", "dictionaries of one side differ"),
+        (lengthen, "dict.*", "the checkpoint was trained with another dictionary"),
+        (reorder, "dict.*", "the masks are for another dictionary"),
+    ],
+)
+def test_a_dictionary_that_is_not_the_checkpoints_is_refused(
+    data_bin: Path, dense: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    change: Callable[[list[str]], None], files: str, said: str,
+) -> None:  # fmt: skip
+    from neuron_spec.backends.fairseq.checkpoints import task_args, token_flags
+    from neuron_spec.backends.fairseq.commands import generation_config
+
+    cfg = generation_config(
+        dense, data_bin, parse_directions("en-qa,qa-en"), token_flags(task_args(read_checkpoint(dense)))
+    )
+    known = NeuronMasks.load(masks)
+    known.metadata["dictionary_sha256"] = hash_text(*tasks.setup_task(cfg.task).source_dictionary.symbols)
+    known.save(tmp_path / "masks.safetensors")
+    theirs = shutil.copytree(data_bin, tmp_path / "theirs")
+    words = ["specialize", theirs, "--path", dense, "--masks", tmp_path / "masks.safetensors"]
+    words += ["--save-dir", tmp_path / "run", "--dry-run", "--", *LENGTH, "--warmup-updates", "1"]
+    assert main([str(word) for word in words]) == 0
+    for file in theirs.glob(files):
+        lines = file.read_text().splitlines(keepends=True)
+        change(lines)
+        file.write_text("".join(lines))
+    assert main([str(word) for word in words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_training_needs_a_length_that_fits(specialize: Run, dense: Path, tmp_path: Path) -> None:
     assert "how long shall it train" in specialize("--dry-run")[2]
     assert "how long shall it train" in specialize("--dry-run", "--", "--max-update", "0")[2]
     code, _, errors = specialize("--dry-run", "--", "--max-update", "2")
     assert code == 2 and "--warmup-updates 2 as the checkpoint was trained" in errors
     assert specialize("--dry-run", "--", "--max-update", "2", "--warmup-updates", "1")[0] == 0
+    config = tmp_path / "warm-up.yaml"
+    config.write_text("warmup-updates: 3\n")
+    for words in (("--config", config, "--"), ("--", "--warmup-updates", "3")):
+        code, _, errors = specialize("--dry-run", *words, "--max-update", "2")
+        assert code == 2 and "got:      --max-update 2, and --warmup-updates 3\n" in errors
     assert specialize("--dry-run", "--", "--max-epoch", "2")[0] == 0
     decay = ("--lr-scheduler", "polynomial_decay")
     assert "give --max-update N" in specialize("--dry-run", "--", "--max-epoch", "2", *decay)[2]

@@ -220,7 +220,7 @@ def test_one_that_was_begun_is_ended_and_another_not_mixed_into_it(foreign, othe
     assert "another begun corpus is already here" in capsys.readouterr().err
     assert adopt(foreign) == 0
     assert not (foreign.parent / "ours" / "work").exists()
-    assert build.card_of(foreign.parent / "ours" / "data-bin")["name"] == "ours"
+    assert build.card_of(foreign.parent / "ours" / "data-bin")["name"] == "theirs"
 
 
 def test_a_data_bin_without_test_sets_may_be_evaluated_on_another_set(foreign):

@@ -99,6 +99,10 @@ def test_the_card_and_the_data_bin_say_the_same(corpus):
     assert not (corpus / "work").exists()
 
 
+def test_the_corpus_is_called_by_the_folder_of_its_text(text, corpus):
+    assert read_json(corpus / "corpus.json", "card")["name"] == text.name
+
+
 def test_sides_stay_together(corpus):
     for pair in PAIRS:
         source, target = pair.split("-")
@@ -310,6 +314,19 @@ def test_bad_text_leaves_nothing_behind(small, capsys, workers):
     assert data("--train", small / "text/train", "--output", small / "out", "--workers", workers) == 2
     assert "line 301" in capsys.readouterr().err
     assert not (small / "out").exists()
+
+
+def test_a_pair_without_a_fit_line_says_why(small, capsys):
+    for stem in ("valid", "test"):
+        write_pair(small / "text", "en-deu_Latn", sentences(30, seed=len(stem)), stem)
+    for code in ("en", "deu_Latn"):
+        write_pair(small / "text", "en-pt_BR", sentences(300, seed=2))
+        (small / f"text/train.en-deu_Latn.{code}").write_text("www.example.org\n" * 9 + "\n")
+    for stem in ("valid", "test"):
+        write_pair(small / "text", "en-pt_BR", sentences(30, seed=9 + len(stem)), stem)
+    words = [word for stem in ("train", "valid", "test") for word in (f"--{stem}", small / "text" / stem)]
+    assert data(*words, "--output", small / "out", *SMALL) == 2
+    assert "got:      0 fit; dropped: 1 empty, 9 web address\n" in capsys.readouterr().err
 
 
 def test_a_refusal_halfway_leaves_what_was_there(small, capsys):

@@ -138,6 +138,11 @@ BAD_MASKS = {
         "not a mask of neurons",
         "torch.bool [24]",
     ),
+    "a sparse mask": (
+        lambda of: {**of, "encoder.layers.0.fc1.weight": torch.eye(24, 6).to_sparse().bool()},
+        "not a mask of neurons",
+        "torch.bool [24, 6], torch.sparse_coo",
+    ),
     "an empty mask": (
         lambda of: {**of, "encoder.layers.0.fc1.weight": torch.ones(24, 0).bool()},
         "an empty mask",
