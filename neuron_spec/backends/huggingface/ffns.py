@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from neuron_spec.errors import ModelError
 from neuron_spec.neurons.choices import ACTIVE_RULES, SIDES
@@ -145,8 +145,3 @@ class Sites:
         ffn = self._found[target.removesuffix(".fc2")]
         module: nn.Module = ffn.activation if self._rule == "gate" else getattr(ffn.holder, ffn.down)
         return module
-
-
-def same_device(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor where the other is."""
-    return tensor if tensor.device == like.device else tensor.to(like.device)
