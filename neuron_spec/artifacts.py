@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.metadata
 import json
@@ -57,19 +56,27 @@ _TRAINED = "complete.txt"  # of scripts/once.sh: the command, then a hash for ea
 _POINTER = b"version https://git-lfs.github.com/spec/"
 OUTPUT = "OUTPUT"  # in a recorded command
 USER_DIR = '"$(neuron-spec user-dir)"'
+_HERE = re.sub(r"[^A-Za-z0-9]", "-", platform.node()) or "here"
 _RUNNING: ContextVar[str | None] = ContextVar("running", default=None)
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it into place only if the block succeeds."""
+    """Yield a temporary path beside ``path``; rename it into place only if the block succeeds.
+
+    What a killed process left there of the same is removed.
+    """
     final = Path(path)
     require_place(final, is_folder=False)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    temporary = _temporary(final)
     try:
         yield temporary
         os.replace(temporary, final)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(final)  # a write that fails names no file, and a user knows no temporary one
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -104,6 +111,46 @@ def require_place(path: str | os.PathLike[str], *, is_folder: bool) -> None:
         )
 
 
+def _temporary(final: Path) -> Path:
+    """A name beside ``final`` that no other process uses; what ended processes of this machine left there is removed."""
+    me = os.getpid()
+    ours = re.compile(
+        rf"\.{re.escape(final.name)}\.(?:{_HERE}-)?(\d+)\.tmp"
+    )  # earlier versions named no machine
+    for left in [*final.parent.iterdir()]:
+        if (match := ours.fullmatch(left.name)) and (int(match[1]) == me or not _is_running(int(match[1]))):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return final.with_name(f".{final.name}.{_HERE}-{me}.tmp")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """That something can be written at a path, before it is computed.
+
+    Raises:
+        ArtifactError: as `require_place`.
+        OSError: if the disk is full or read-only.
+    """
+    require_place(path, is_folder=False)
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**12))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def require_vacant(path: str | os.PathLike[str]) -> None:
     """Raises: ArtifactError if something is at ``path``, other than an empty folder, or no folder can be there."""
     if Path(path).is_file() or (Path(path).is_dir() and any(Path(path).iterdir())):
@@ -122,29 +169,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path).resolve()  # where a link to an empty folder leads
     if final.is_dir():
         final.rmdir()
-    for left in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
-        if not _is_running(left.suffixes[-2]):
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(final)
+    temporary.mkdir()
     try:
         yield temporary
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_running(process: str) -> bool:
-    """Whether there is a process of this number here, ``.1234``; what is no number may be anything."""
-    if not process[1:].isdecimal():
-        return True
-    try:
-        os.kill(int(process[1:]), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
 
 
 def completed_beside(output: Path, signature: Mapping[str, Any], *, what: str) -> bool:
@@ -205,11 +237,15 @@ def refuse_pointer(content: bytes, where: object) -> None:
         )
 
 
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name}, which JSON does not have, in a number's place")
+
+
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Raises: ArtifactError if the file is missing or not JSON."""
     content = require_file(path, what).read_bytes()
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise ArtifactError(f"{what} is not valid JSON", where=path, got=str(error)) from error
 
@@ -221,6 +257,7 @@ def save_tensors(
 
     The same content gives the same bytes.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     header = {key: json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
@@ -228,7 +265,12 @@ def save_tensors(
     with atomic_path(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # by the umask; the library's files are for their owner alone
-        save_file(ordered, temporary, metadata=header)
+        try:
+            save_file(ordered, temporary, metadata=header)
+        except SafetensorError as error:
+            if (number := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         os.chmod(temporary, mode)
         with open(temporary, "r+b") as file:  # the library writes the metadata in a random order
             size = int.from_bytes(file.read(8), "little")
@@ -465,9 +507,12 @@ def completed(
         quiet: say nothing, as of a piece of a whole.
 
     Raises:
-        ArtifactError: if what is there was made from something else, or is damaged.
+        ArtifactError: if what is there was made from something else, or is damaged; or if it is not there, and could not
+            be written either.
+        OSError: as `require_writable`.
     """
     if not is_already_here(where or path, signature_in(path, what), wanted, what=what):
+        require_writable(path)
         return False
     if not quiet:
         print(f"{where or path}: complete already", file=sys.stderr)

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 # As Python ends the traceback of one of ours: class, message, and then the end or an empty line.
 _IN_TRACEBACK = re.compile(rf"^{re.escape(__name__)}\.\w+: (.+?)(?=\n\n|\n?\Z)", re.DOTALL | re.MULTILINE)
+# What torch says of the others where processes work together, and one of them is gone.
+_LOST = re.compile(
+    r"gloo.*?(?:Connection (?:closed|reset) by peer|Timed out waiting)|Connection was likely closed",
+    re.DOTALL,
+)
+_ROOM = "make room, and run the command again: what is complete is kept"
+# What a disk or the system refuses; of other errors of the system we do not know that the user can mend them.
+_OF_SYSTEM = {
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("the disk quota is used up", _ROOM),
+    errno.EFBIG: ("a file may not grow any larger here", "raise `ulimit -f`, and run the command again"),
+    errno.EROFS: ("the disk is read-only", "name another folder"),
+    errno.EACCES: ("no permission", "name another folder, or have its permissions changed"),
+    errno.EPERM: ("no permission", "name another folder, or have its permissions changed"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "name another folder"),
+    errno.EISDIR: ("a folder stands where a file is needed", "name another file"),
+}
 
 
 class NeuronSpecError(Exception):
@@ -31,18 +49,35 @@ class NeuronSpecError(Exception):
 
 
 def message_in(error: BaseException) -> str | None:
-    """The message for the user behind an exception, if that is a `NeuronSpecError` or was raised in the place of one.
+    """The message for the user behind an exception, if that is a `NeuronSpecError` or was raised in the place of one, or
+    says that a disk is full and the like.
 
-    fairseq raises a bare ``Exception`` where a model cannot be loaded, and a process that started others one that holds
-    the text of theirs. Another exception, while ours was handled, is a bug.
+    fairseq raises a bare ``Exception`` where a model cannot be loaded, torch a ``RuntimeError`` where a file cannot be
+    written, and a process that started others one that holds the text of theirs. Another exception, while ours was handled,
+    is a bug.
     """
     inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, NeuronSpecError):
-        inner = inner.__context__ if type(inner) is Exception else None
-    if inner is not None:
-        return str(inner)
+    is_behind_torch = False
+    while inner is not None:
+        if isinstance(inner, NeuronSpecError) and not is_behind_torch:
+            return str(inner)
+        if isinstance(inner, OSError) and inner.errno in _OF_SYSTEM:
+            what, mend = _OF_SYSTEM[inner.errno]
+            return str(NeuronSpecError(what, where=inner.filename2 or inner.filename, mend=mend))
+        if isinstance(inner, RuntimeError) and _LOST.search(str(inner)):
+            return str(_lost(inner))
+        is_behind_torch |= isinstance(inner, RuntimeError)
+        inner = inner.__context__ if type(inner) in (Exception, RuntimeError) else None
     of_another_process = _IN_TRACEBACK.search(str(error))
     return of_another_process.group(1) if of_another_process else None
+
+
+def _lost(error: RuntimeError) -> NeuronSpecError:
+    return NeuronSpecError(
+        "another of the processes that work together has ended",
+        got=str(error).splitlines()[0],
+        mend="see what that one said, and start all of them again: a training goes on from its last checkpoint",
+    )
 
 
 class ArtifactError(NeuronSpecError):

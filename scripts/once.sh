@@ -17,4 +17,8 @@ fi
 "${command[@]}" "${@:2}"
 # Processes of several nodes may do this at once.
 unfinished=$mark.${HOSTNAME:-here}.$$.tmp
+for left in "$mark.${HOSTNAME:-here}".*.tmp; do # of those that were killed here
+  process=${left%.tmp} process=${process##*.}
+  kill -0 "$process" 2>/dev/null || rm -f "$left"
+done
 printf '%s\n' "$made_from" > "$unfinished" && mv "$unfinished" "$mark"

@@ -31,7 +31,7 @@ from neuron_spec.artifacts import (
     write_json,
     write_text,
 )
-from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.errors import ArtifactError, NeuronSpecError, message_in
 
 TENSORS = {"b": torch.arange(6).view(2, 3), "a": torch.tensor([True, False])}
 
@@ -288,3 +288,63 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path, umask):
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("t.safetensors", "j.json", "c.pt"), 0o666 & ~umask)
+
+
+def test_what_was_left_by_killed_processes_is_removed_and_what_others_write_is_not(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = artifacts._HERE
+    left = [
+        f".a.json.{host}-{ended.pid}.tmp",
+        f".a.json.{ended.pid}.tmp",
+        f".a.json.{host}-{os.getpid()}.tmp",
+    ]
+    kept = [
+        f".a.json.{host}-1.tmp",
+        f".a.json.other-{ended.pid}.tmp",
+        f".a.json.b.{host}-{ended.pid}.tmp",
+        "a.json.tmp",
+    ]
+    for name in (*left, *kept):
+        (tmp_path / name).write_text("half")
+    write_json(tmp_path / "a.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", *kept}
+    folder = tmp_path / f".f.{host}-{ended.pid}.tmp"
+    (folder / "inside").mkdir(parents=True)
+    with artifacts.atomic_folder(tmp_path / "f") as temporary:
+        (temporary / "file").write_text("whole")
+    assert not folder.exists() and (tmp_path / "f" / "file").read_text() == "whole"
+
+
+def test_what_cannot_be_written_is_refused_before_work(tmp_path):
+    made = signature("s", inputs={}, parameters={})
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ArtifactError, match="a folder is where a file"):
+        completed(tmp_path / "folder.json", made, what="thing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError) as caught:
+        completed(tmp_path / "file" / "below" / "a.json", made, what="thing")
+    assert "a file stands where a folder is needed" in message_in(caught.value)
+    assert not completed(tmp_path / "new" / "below" / "a.json", made, what="thing")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json"]
+
+
+@pytest.mark.parametrize(
+    "raised", [OSError(28, "No space left on device", "a.pt"), OSError(30, "Read-only", "a.pt")]
+)
+def test_a_full_disk_is_a_message_also_behind_torchs_error(raised):
+    try:
+        try:
+            raise raised
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")  # noqa: B904
+    except RuntimeError as error:
+        assert re.search(r"the disk is (full|read-only)\n  where:    a\.pt", message_in(error))
+    assert message_in(FileNotFoundError(2, "No such file")) is None
+    try:
+        try:
+            raise ArtifactError("ours")
+        except ArtifactError:
+            raise RuntimeError("a bug while ours was handled")  # noqa: B904
+    except RuntimeError as error:
+        assert message_in(error) is None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 import neuron_spec
 from neuron_spec.errors import ModelError, message_in
@@ -220,3 +221,30 @@ def test_sizes_that_differ_from_the_start_are_not_blamed_on_the_masks(
     with pytest.raises(ModelError, match="other layers or sizes than the checkpoint") as refused:
         workshop.build("--encoder-layers", "3", *masks)
     assert "encoder.layers.2: 48 neurons of 16 dimensions" in str(refused.value)
+
+
+def test_a_training_that_comes_upon_no_number_names_module_and_direction(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    """The weights are finite, their product is not."""
+    cfg, _, model = workshop.build()
+    with torch.no_grad():
+        model.encoder.layers[1].fc1.bias[2] = 1e38
+        model.encoder.layers[1].fc2.weight[:, 2] = 100
+    shape = [
+        f"--{side}-{name}={getattr(cfg.model, f'{side}_{name}'.replace('-', '_'))}"
+        for side in ("encoder", "decoder")
+        for name in ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
+    ]
+    start = workshop.save(tmp_path / "start.pt", cfg, model)
+    code, _, errors = fairseq(
+        "train", workshop.data_bin, "--task", "neuron_specialization", "--arch", "neuron_spec_transformer_tiny",
+        *shape, "--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings",
+        "--langs", "en,qa,qb,qm", "--lang-pairs", "en-qa", "--encoder-langtok", "src", "--decoder-langtok",
+        "--finetune-from-model", start, "--save-dir", tmp_path / "run", "--max-tokens", "200", "--max-update", "2",
+        "--optimizer", "adam", "--lr", "0.001", "--criterion", "label_smoothed_cross_entropy", "--num-workers", "0",
+    )  # fmt: skip
+    assert code == 2, errors
+    message = errors.rpartition("train: ")[2]
+    assert message.startswith("not a number") and "Traceback" not in message
+    assert "where:    encoder.layers.1.fc2" in message and "Inf in its output, in a batch of en-qa" in message

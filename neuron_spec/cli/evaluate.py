@@ -291,8 +291,10 @@ def _translate_and_score(args: argparse.Namespace, zero_shot: Path | None = None
     """With ``zero_shot``, of that data-bin, which is made of the given one's."""
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.commands import fixed_dictionary_in
+    from neuron_spec.backends.fairseq.data_bin import files_of
     from neuron_spec.backends.fairseq.generation import Translator, require_heeded
     from neuron_spec.backends.fairseq.likelihood import Likelihoods
+    from neuron_spec.corpora.binarize import sentences_in
     from neuron_spec.corpora.build import card_of, raw_texts
     from neuron_spec.scoring.evaluation import (
         LIKELIHOOD,
@@ -322,6 +324,16 @@ def _translate_and_score(args: argparse.Namespace, zero_shot: Path | None = None
     )
     directions = asked.directions
     raw = raw_texts(data_bin, args.gen_subset, directions) if args.references == "raw" else {}
+    for direction, lines in raw.items():
+        index = next(of for of in files_of(data_bin, args.gen_subset, [direction]) if of.suffix == ".idx")
+        if any(len(of_side) != sentences_in(index) for of_side in lines):
+            raise ArtifactError(
+                "the raw text is not that of the data-bin",
+                where=index,
+                got=f"{' and '.join(str(len(of_side)) for of_side in lines)} lines of {direction} beside it",
+                expected=f"{sentences_in(index)} sentences",
+                mend="put the text back that was binarized, or score the data-bin's: --references data-bin",
+            )
     if comet and not raw:
         comet.require_sources(directions, "score the raw text: leave out --references data-bin")
     lenpen = _length_penalty(args, asked)

@@ -1,4 +1,4 @@
-"""``neuron-spec COMMAND ...``: exit code 0 done, 2 bad input (one message), 1 a bug of ours."""
+"""``neuron-spec COMMAND ...``: exit code 0 done, 2 bad input (one message), 130 and 143 stopped, 1 a bug of ours."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
+from types import FrameType
 
 from neuron_spec import __version__
 from neuron_spec.arguments import inputs_required
@@ -96,11 +100,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.given = partial(_given, command, arguments[1:end], parsed)
         from neuron_spec.artifacts import running
 
-        with running(["neuron-spec", *arguments], getattr(parsed, "output", None)):
+        with running(["neuron-spec", *arguments], getattr(parsed, "output", None)), _stoppable(arguments):
             copy_context().run(module.run, parsed)  # what a command sets, such as the pivot, ends with it
     except Exception as error:
         if (message := message_in(error)) is None:
             raise
         print(f"neuron-spec {args.command}: {message}", file=sys.stderr)
         return 2
+    except (KeyboardInterrupt, _Stopped) as stop:
+        by = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        print(f"neuron-spec {args.command}: stopped by {by.name}; run it again to go on", file=sys.stderr)
+        return 128 + by
     return 0
+
+
+class _Stopped(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _stoppable(words: Sequence[str]) -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, its temporary files removed, unless others would wait for it.
+
+    A process that trains with others may be inside one of torch's calls, which no handler of Python's ends.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    is_alone = "WORLD_SIZE" not in os.environ and not any("--distributed-" in word for word in words)
+    is_ours = threading.current_thread() is threading.main_thread() and is_alone
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

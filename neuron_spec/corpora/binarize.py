@@ -71,11 +71,13 @@ class PartWriter(MMapIndexedDatasetBuilder):
         with open(index_file, "wb") as index:
             magic, code = MMapIndexedDataset.Index._HDR_MAGIC, _dtype_header_code(self._dtype)
             index.write(_INDEX_HEADER.pack(magic, 1, code, len(self._sizes)))
-            self._sizes.tofile(index)
+            index.write(self._sizes.tobytes())
             address = 0
             for start in range(0, len(self._sizes), _IDS_AT_ONCE):
                 sizes = np.array(self._sizes[start : start + _IDS_AT_ONCE], np.int64) * item_bytes
-                (address + np.cumsum(sizes) - sizes).tofile(index)
+                index.write(
+                    (address + np.cumsum(sizes) - sizes).tobytes()
+                )  # tofile does not say that a disk is full
                 address += int(sizes.sum())
 
 

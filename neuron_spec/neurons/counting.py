@@ -14,7 +14,8 @@ from torch import Tensor
 from neuron_spec.arguments import MISSING_DIRECTION
 from neuron_spec.artifacts import signature
 from neuron_spec.directions import Direction
-from neuron_spec.neurons.activations import ActivationCounts, side_of
+from neuron_spec.errors import ModelError
+from neuron_spec.neurons.activations import ActivationCounts, layer_order, side_of
 from neuron_spec.neurons.choices import Part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -69,6 +70,8 @@ class ActivationCounter:
         self._seen = ActivationCounts.zeros(directions, widths, device)
         # One buffer for all layers: fresh memory for each costs a CPU more than the counting.
         self._buffer = torch.empty(_ROWS_AT_A_TIME, max(widths.values()), device=device)
+        # Sums of what neurons hand on, by layer: of NaN and inf alike no finite number.
+        self._sums = {key: torch.zeros(len(self.directions), device=device) for key in widths}
         self._row = -1  # of the batch that is counted
         self._counted: dict[str, Tensor] = {}  # side -> fp32, 1 for its tokens that count
 
@@ -95,12 +98,26 @@ class ActivationCounter:
             active = self._buffer[: len(rows), : len(sums)]
             torch.gt(rows, 0, out=active)
             sums.addmv_(active.t(), is_counted)
+            self._sums[key][self._row] += rows.sum(dtype=torch.float32)
         self._seen.counts[key][self._row] += sums.long()
 
     def result(
         self, add_over_processes: Callable[[Tensor], Tensor] = lambda counts: counts
     ) -> ActivationCounts:
-        """The counts so far, on the CPU."""
+        """The counts so far, on the CPU.
+
+        Raises:
+            ModelError: if a hidden vector held NaN or inf.
+        """
+        for key in sorted(self._sums, key=layer_order):
+            if bad := add_over_processes((~self._sums[key].isfinite()).long()).nonzero().flatten().tolist():
+                raise ModelError(
+                    "not a number: NaN or inf among what the neurons of a layer hand on",
+                    where=key,
+                    got=f"in batches of {', '.join(str(self.directions[row]) for row in bad)}",
+                    expected="finite numbers: NaN is above nothing, and would count as a neuron that is off",
+                    mend="half precision overflows at 65504: profile without --fp16; else the checkpoint is damaged",
+                )
         seen = self._seen.counts, self._seen.tokens
         counts, tokens = ({key: add_over_processes(n).cpu() for key, n in of.items()} for of in seen)
         return ActivationCounts(self.directions, counts, tokens)

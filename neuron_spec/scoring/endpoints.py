@@ -103,6 +103,8 @@ class SentenceScores:
         try:
             header, *rows = csv.reader(read_text(path).splitlines())
             columns = np.array([[float(x or "nan") for x in row] for row in rows]).reshape(len(rows), -1).T
+            if any(x and not math.isfinite(float(x)) for row in rows for x in row):
+                raise ValueError("a score that is no finite number")
             scores = cls(**dict(zip(header, columns, strict=True)))
         except (ValueError, TypeError) as error:
             raise ArtifactError(

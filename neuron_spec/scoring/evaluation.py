@@ -24,6 +24,7 @@ from neuron_spec.artifacts import (
     is_already_here,
     read_json,
     require_file,
+    require_writable,
     signature_in,
     versions,
     write_json,
@@ -362,6 +363,7 @@ def is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
 
     Raises:
         ArtifactError: if it is another evaluation's, or unsigned.
+        OSError: if it is not whole, and nothing can be written there.
     """
     mark = folder / SIGNATURE
     is_unsigned = not mark.is_file() and any((folder / name).exists() for name in (HYPOTHESES, SCORES_JSON))
@@ -372,6 +374,8 @@ def is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
     is_whole = is_claimed and (folder / SCORES_JSON).is_file() and shared == _additions(wanted)
     if is_whole:
         print(f"{folder}: complete already", file=sys.stderr)
+    else:
+        require_writable(folder / SCORES_JSON)
     return is_whole
 
 
@@ -437,6 +441,8 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
         ) from error
     paths = {s.direction: (folder / SENTENCES / f"{s.direction}.csv", s.sentences) for s in scores}
     sentences = {d: SentenceScores.read(path, n) for d, (path, n) in paths.items() if path.is_file()}
+    for of in scores:
+        _require_numbers(of, folder / SCORES_JSON)
     outputs, note = [_read_outputs(folder, s) for s in scores], content.get("off_target_note")
     around = content.get(PIVOT, ENGLISH)
     return Evaluation(made_from, outputs, scores, families, tiers, sentences, note, around)
@@ -446,6 +452,20 @@ def _score(direction: str, values: Mapping[str, Any]) -> DirectionScore:
     """With what earlier versions did not write, where it follows from the rest."""
     of_lengths = lengths(values["hypothesis_tokens"], values["reference_tokens"])
     return DirectionScore(direction=Direction.parse(direction), **{**of_lengths, **values})
+
+
+def _require_numbers(of: DirectionScore, where: Path) -> None:
+    for f in fields(of):
+        kind, value = str(f.type), getattr(of, f.name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if kind.startswith(("int", "float")) and not is_number and not (value is None and "None" in kind):
+            raise ArtifactError(
+                "a score is not a number",
+                where=where,
+                got=f"{f.name} of {of.direction}: {value!r}",
+                expected="a finite number",
+                mend="evaluate again",
+            )
 
 
 def _read_outputs(folder: Path, of: DirectionScore) -> Outputs:

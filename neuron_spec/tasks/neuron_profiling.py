@@ -74,8 +74,6 @@ class NeuronProfilingTask(NeuronSpecializationTask):
         )
 
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> Any:
-        if not sample:  # what a process gets when there are fewer batches than processes
-            return torch.zeros(()), 0, {}
         if self._counter is None:
             assert isinstance(model, NeuronSpecTransformer)
             if torch.distributed.is_initialized():
@@ -89,6 +87,8 @@ class NeuronProfilingTask(NeuronSpecializationTask):
                     expected=self.args.profile_dtype,
                     mend="give one of the two; to neuron-spec profile, --fp16 or --bf16 before the --",
                 )
+        if not sample:  # what a process gets when there are fewer batches than processes
+            return torch.zeros(()), 0, {}
         with self._counter.counting(sample["net_input"], sample["id"]):
             return super().valid_step(sample, model, criterion)
 

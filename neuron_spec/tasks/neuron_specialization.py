@@ -26,9 +26,10 @@ from neuron_spec.backends.fairseq.checkpoints import (
     starts_of,
 )
 from neuron_spec.backends.fairseq.data_bin import check_data_bin
+from neuron_spec.backends.fairseq.finite import NotFinite
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, languages_of
 from neuron_spec.backends.fairseq.logged import require_logged, require_trackers
-from neuron_spec.directions import Direction, direction_id
+from neuron_spec.directions import Direction, direction_id, direction_of
 from neuron_spec.errors import ModelError
 from neuron_spec.languages import require_fairseq_codes
 from neuron_spec.models.neuron_spec_transformer import PLAIN, NeuronSpecTransformer
@@ -191,6 +192,14 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
             and not (model.dynamics or any(side.rows is not None for side in model.sides))
         ):
             logger.info(f"no masks: training on densely from {start}")
+
+    def train_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().train_step(sample, *args, **kwargs)
+        except NotFinite as error:
+            ids = sample["net_input"].get("distinct_ids") or ()
+            names = ", ".join(str(direction_of(number, self.langs)) for number in ids)
+            raise NotFinite(error.place, error.found, names) from error
 
     def build_criterion(self, args: Any, *rest: Any) -> Any:
         criterion = super().build_criterion(args, *rest)

@@ -12,6 +12,7 @@ from fairseq.data.multilingual.multilingual_utils import get_lang_tok
 
 from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.directions import parse_directions
+from neuron_spec.errors import ModelError
 
 PAD = 1
 
@@ -141,3 +142,18 @@ def test_no_gradient_comes_from_where_the_tag_is_asked_for(model, open_model):
             assert is_tag.any() and logits.grad is not None
             assert (not logits.grad[is_tag].any()) == is_zero
             assert logits.grad[batch["target"].ne(PAD) & ~is_tag].any()
+
+
+def test_a_loss_that_is_no_number_is_refused_with_its_direction(open_model):
+    model = open_model()
+    text, named = model.read("valid"), [str(d) for d in model.directions]
+    tag = model.model.decoder.dictionary.index(get_lang_tok("qb", "multilingual"))
+    with torch.no_grad():
+        model.model.decoder.embed_tokens.weight[tag] = (
+            torch.nan
+        )  # shared with the output, so of every direction
+    for row, name in enumerate(named):
+        with pytest.raises(ModelError, match=rf"not a number: the loss[\s\S]*{name}"):
+            model.sentence_likelihoods(text, row)
+    with pytest.raises(ModelError, match="not a number: the loss"):
+        model.mean_losses(text)

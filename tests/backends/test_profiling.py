@@ -21,6 +21,7 @@ from neuron_spec.errors import ModelError
 from neuron_spec.neurons import counting
 from neuron_spec.neurons.activations import ActivationCounts, side_of
 from neuron_spec.neurons.choices import WHOLE, Part
+from neuron_spec.neurons.selection import select
 from neuron_spec.neurons.stability import are_split, part_of
 from neuron_spec.tasks.neuron_profiling import NeuronProfilingTask
 
@@ -272,6 +273,15 @@ def test_other_batches_than_of_one_direction_are_refused(workshop, built, change
     assert not any(bool(tokens.any()) for tokens in counter.result().tokens.values())
 
 
+def test_counts_do_not_depend_on_threads(workshop, built, expected):
+    task, model = built
+    torch.set_num_threads(2)
+    try:
+        assert same(count(workshop, model, workshop.batches(task, max_tokens=2000)), expected)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_counts_of_processes_are_added(workshop, built, expected):
     task, model = built
     counter = NeuronCounter(model, parse_directions(workshop.lang_pairs), workshop.langs)
@@ -280,6 +290,49 @@ def test_counts_of_processes_are_added(workshop, built, expected):
             model(**batch["net_input"])
     twice = counter.result(lambda counts: counts * 2)  # as if another process had counted the same
     assert same(twice, expected + expected)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_layer_that_hands_on_no_numbers_is_named_with_its_directions(workshop, built, value):
+    task, model = built
+    tag = task.target_dictionary.index("__qa__")
+    fc1 = model.decoder.layers[1].fc1
+
+    def spoil(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return output.index_fill(2, torch.tensor([7]), value) if is_qa else output
+
+    fc1.register_forward_hook(spoil)
+    counter = NeuronCounter(model, parse_directions(workshop.lang_pairs), workshop.langs)
+    for batch in workshop.batches(task):
+        is_qa = bool((batch["net_input"]["prev_output_tokens"] == tag).any())
+        with counter.counting(batch["net_input"]), torch.no_grad():
+            model(**batch["net_input"])
+    with pytest.raises(ModelError, match=r"not a number[\s\S]*decoder\.layers\.1\n[\s\S]*batches of en-qa\n"):
+        counter.result()
+
+
+@pytest.mark.parametrize("flags", [[], ["--fp16"]])
+def test_half_precision_that_overflows_is_refused(workshop, tmp_path, capsys, flags):
+    """65504 is the largest number of fp16."""
+    cfg, _, model = workshop.build()
+    with torch.no_grad():
+        model.encoder.layers[0].fc1.bias[5] = 7e4
+    path = workshop.save(tmp_path / "large.pt", cfg, model)
+    output = tmp_path / "p.safetensors"
+    command = [
+        "profile",
+        str(workshop.data_bin),
+        "--path",
+        str(path),
+        "--output",
+        str(output),
+        "--cpu",
+        *flags,
+    ]
+    assert main(command) == (2 if flags else 0)
+    said = capsys.readouterr().err
+    assert not flags or ("encoder.layers.0" in said and "en-qa, qa-en" in said and "without --fp16" in said)
+    assert output.exists() != bool(flags)
 
 
 def test_other_activations_are_refused(workshop):
@@ -382,6 +435,18 @@ def test_half_precision_is_another_profile(workshop, checkpoint, expected, tmp_p
     command = ["profile", str(workshop.data_bin), "--path", str(checkpoint), "--output", str(output)]
     assert main([*command, "--cpu"]) == 2
     assert "another profile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "most"), [("--bf16", 0.02), ("--fp16", 0.004)])
+def test_the_sets_of_half_precision_differ_in_few_neurons(workshop, checkpoint, tmp_path, flag, most):
+    """docs/reliability.md has the figures of a trained model."""
+    full = select(profile(workshop, checkpoint, tmp_path / "full.safetensors"), k=95)
+    half = select(profile(workshop, checkpoint, tmp_path / "half.safetensors", flag), k=95)
+    differ, of = (
+        sum(int(count(full.kept[layer], half.kept[layer])) for layer in full.kept)
+        for count in (lambda a, b: (a != b).sum(), lambda a, b: a.numel())
+    )
+    assert differ <= most * of, f"{differ} of {of}"
 
 
 def test_the_precision_of_training_is_not_that_of_profiling(workshop, expected, tmp_path):

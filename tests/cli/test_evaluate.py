@@ -506,3 +506,17 @@ def test_logs_are_scored_by_comet_too(program, tmp_path, capsys):
     assert main([*words, "--comet", "m", "--comet-program", str(program)]) == 2
     assert "no sources" in capsys.readouterr().err
     assert not (tmp_path / "e-without").exists()
+
+
+def test_raw_text_that_is_not_the_data_bins_is_refused_before_translating(
+    evaluate, workshop, tmp_path, capsys, monkeypatch
+):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(workshop.data_bin.parent, corpus)
+    path = corpus / "raw" / "test.qa-en.en"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    monkeypatch.setattr(Translator, "translate", lambda *_: pytest.fail("translated"))
+    output = evaluate("short", status=2, data_bin=corpus / "data-bin")
+    said = capsys.readouterr().err
+    assert "the raw text is not that of the data-bin" in said and "19 and 20 lines" in said
+    assert not output.exists()

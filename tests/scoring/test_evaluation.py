@@ -306,6 +306,35 @@ def test_damaged_evaluations(tmp_path, evaluation):
         read_evaluation(tmp_path)
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", '"31.4"', "null", "true", "[1]"])
+def test_scores_that_are_no_numbers_are_refused(tmp_path, evaluation, capsys, value):
+    for name in ("one", "other"):
+        write_evaluation(tmp_path / name, evaluation)
+    path = tmp_path / "other" / "scores.json"
+    text = path.read_text(encoding="utf-8")
+    bleu = evaluation.scores[0].bleu
+    path.write_text(text.replace(f'"bleu": {bleu}', f'"bleu": {value}', 1), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != text
+    with pytest.raises(ArtifactError, match=r"not (a number|valid JSON)"):
+        read_evaluation(tmp_path / "other")
+    assert (
+        main(["compare", str(tmp_path / "one"), str(tmp_path / "other"), "--output", str(tmp_path / "c")])
+        == 2
+    )
+    assert str(path) in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_sentence_scores_that_are_no_numbers_are_refused(tmp_path, value):
+    path = tmp_path / "scores.csv"
+    SentenceScores(text_nll=np.array([1.5, np.nan]), text_tokens=np.array([2.0, np.nan])).write(path)
+    assert np.isnan(SentenceScores.read(path, 2).text_nll[1])
+    path.write_text(path.read_text().replace("1.5", value))
+    with pytest.raises(ArtifactError, match="damaged"):
+        SentenceScores.read(path, 2)
+
+
 def test_a_direction_given_twice():
     outputs = Outputs(EN_DE, HYPOTHESES, REFERENCES)
     with pytest.raises(DirectionError, match="en-de, en-de"):

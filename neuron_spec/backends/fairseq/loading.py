@@ -192,7 +192,11 @@ class TeacherForced:
     def sentence_likelihoods(
         self, text: Text, row: int, each_batch: Callable[[], Any] = lambda: None
     ) -> SentenceLikelihoods:
-        """Of a direction's set, the text and its tag apart."""
+        """Of a direction's set, the text and its tag apart.
+
+        Raises:
+            ModelError: if a likelihood is NaN or infinite.
+        """
         likelihoods = SentenceLikelihoods(*np.full((3, text.sentences[row]), np.nan))
         for batch in text.of(row):
             nats, is_text = self._token_nats(batch).double(), self._is_text(batch)
@@ -205,6 +209,7 @@ class TeacherForced:
                 ]
             )
             place = batch["id"].cpu().numpy()
+            self._require_finite(sums[:2].sum(), row)
             for values, found in zip(vars(likelihoods).values(), sums.cpu().numpy(), strict=True):
                 values[place] = found
             each_batch()
@@ -212,12 +217,28 @@ class TeacherForced:
 
     @torch.no_grad()
     def mean_losses(self, text: Text, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
-        """Each direction's loss; nothing waits for the device before the end."""
+        """Each direction's loss; nothing waits for the device before the end.
+
+        Raises:
+            ModelError: if one is NaN or infinite.
+        """
         sums = torch.zeros(len(self.directions), dtype=torch.float64, device=self.device)
         for row, batch in text.batches:
             sums[row] += self._loss(batch)
             each_batch()
+        for row, total in enumerate(sums):
+            self._require_finite(total, row)
         return [total / tokens for total, tokens in zip(sums.tolist(), text.tokens, strict=True)]
+
+    def _require_finite(self, loss: Tensor, row: int) -> None:
+        """Raises: ModelError if a direction's loss is NaN or infinite."""
+        if not bool(loss.isfinite()):
+            raise ModelError(
+                "not a number: the loss of a direction",
+                where=str(self.directions[row]),
+                got=float(loss),
+                mend="half precision overflows at 65504: leave out --fp16; else the checkpoint is damaged",
+            )
 
     def gradients(
         self, text: Text, row: int, each_batch: Callable[[], Any] = lambda: None

@@ -1,4 +1,4 @@
-"""What ``fairseq-*`` commands with our ``--user-dir`` say of mistakes: our message alone, last, and exit code 2.
+"""What ``fairseq-*`` commands with our ``--user-dir`` say of mistakes: our message alone, last, and exit code 2; 130 after Ctrl-C.
 
 ``LOGLEVEL=DEBUG`` shows Python's traceback too.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,13 +30,16 @@ def say_ours_last() -> None:
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    message = message_in(error) if isinstance(error, Exception) else None
+    is_stopped = isinstance(error, KeyboardInterrupt)
+    message = "stopped by SIGINT; run it again to go on" if is_stopped else None
+    if isinstance(error, Exception):
+        message = message_in(error)
     if message is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
         _before(kind, error, traceback)
     if message is not None:
         sys.stdout.flush()
         print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
-        sys.exit(_BAD_INPUT)
+        sys.exit(128 + signal.SIGINT if is_stopped else _BAD_INPUT)
 
 
 def require_task(add_args: Callable[[argparse.ArgumentParser], None]) -> None:
