@@ -26,6 +26,7 @@ COMMANDS = {
     "profile": "count how often each neuron is active, per direction and layer",
     "select": "select each direction's specialized neurons from a profile",
     "specialize": "go on training from a dense checkpoint, with masks or without",
+    "tune": "train a model of Hugging Face: specialized neurons of all directions, or deltas of some",
     "masks": "vote over several mask files; read and write those of the official code",
     "export": "a direction as a model of its own, without masks: for CTranslate2, stock fairseq, or as safetensors",
     "translate": "translate lines of text, by a checkpoint or an export",

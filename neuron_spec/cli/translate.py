@@ -6,6 +6,8 @@ are checked before any is translated, and one that the model could not read whol
 examples:
   echo "The light is on." | neuron-spec translate --path checkpoint.pt --direction en-de
   neuron-spec translate --path exported --direction en-de --input text.en --output text.de
+  neuron-spec translate --hf facebook/nllb-200-distilled-600M --delta de.delta.safetensors \\
+    --direction eng_Latn-deu_Latn --input text.eng --output text.deu
   printf 'en-de\\tThe light is on.\\nde-en\\tDas Licht ist an.\\n' | neuron-spec translate --path exported --json
 """
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 5  # bad lines in a message
 _RUN = ("ctranslate2", "fairseq")  # formats that can be run here
+_NOT_OF_HUGGINGFACE = {"data_bin", "spm", "missing_direction", "max_len_a", "max_len_b"}
 _DATA_BIN_AND_MASKS = {"data_bin": "--data-bin", "missing_direction": "--missing-direction"}
 
 
@@ -59,9 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path",
         type=Path,
-        required=True,
         metavar="PATH",
         help="a checkpoint, the folder of an export, or one that holds several",
+    )
+    parser.add_argument(
+        "--hf", metavar="MODEL", help="in place of --path: a model of Hugging Face, its folder or name"
+    )
+    parser.add_argument(
+        "--delta",
+        nargs="+",
+        default=[],
+        type=input_file("delta"),
+        metavar="FILE",
+        help="with --hf: deltas, each of its own direction; others run through the model as it is",
     )
     parser.add_argument(
         "--direction",
@@ -116,12 +129,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import require_file, write_text
+    from neuron_spec.artifacts import require_file
 
-    if not args.path.is_dir():
+    if (args.path is None) == (args.hf is None):
+        raise NeuronSpecError(
+            "a model to translate with", got="both or neither", expected="--path PATH, or --hf MODEL"
+        )
+    if args.path is not None and not args.path.is_dir():
         require_file(args.path, "checkpoint, or folder of exports,")
     if args.output and args.output.exists():
         raise ArtifactError("something is already here", where=args.output, mend="name another --output")
+    if args.hf is not None:
+        return _write(args, _by_huggingface(args))
+    if args.delta:
+        raise NeuronSpecError("deltas are of models of Hugging Face", got="--delta", expected="--hf MODEL")
     source: _Exports | _Checkpoint = _Exports(args) if args.path.is_dir() else _Checkpoint(args)
     lines = _directed(_read(args.input), args.direction or source.only, source.known)
     asked = list(dict.fromkeys(direction for direction, text in lines if text.strip()))
@@ -135,10 +156,47 @@ def run(args: argparse.Namespace) -> None:
         f"{_written(direction, text, found.get(n), as_json=args.json)}\n"
         for n, (direction, text) in enumerate(lines)
     )
+    _write(args, out)
+
+
+def _write(args: argparse.Namespace, out: str) -> None:
+    from neuron_spec.artifacts import write_text
+
     if args.output:
         write_text(args.output, out)
     else:
         sys.stdout.write(out)
+
+
+def _by_huggingface(args: argparse.Namespace) -> str:
+    """The translations of all lines.
+
+    Raises:
+        NeuronSpecError: if no direction is given, or a flag is, which is not heeded.
+    """
+    if args.direction is None:
+        raise NeuronSpecError("no direction", where="--hf", expected="--direction, by the tokenizer's codes")
+    if unheeded := sorted(args.given() & _NOT_OF_HUGGINGFACE):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unheeded)
+        raise NeuronSpecError("flags that --hf does not heed", got=flags, mend="leave them out")
+    from neuron_spec.backends.huggingface import load_delta, translate
+    from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
+
+    lines = _read(args.input)
+    model, tokenizer = load_model(args.hf, cpu=args.cpu), load_tokenizer(args.hf)
+    for file in args.delta:
+        load_delta(model, file)
+    one, tokens = args.direction, {"max_tokens": args.max_tokens} if "max_tokens" in args.given() else {}
+    found = translate(
+        model, tokenizer, lines, one.source, one.target, beam=args.beam, lenpen=args.lenpen, **tokens
+    )
+    if not args.json:
+        return "".join(f"{line}\n" for line in found)
+    values = [
+        {"direction": str(one), "source": line, "translation": to}
+        for line, to in zip(lines, found, strict=True)
+    ]
+    return "".join(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
 
 
 def _written(direction: Direction, text: str, found: Hypothesis | None, *, as_json: bool) -> str:

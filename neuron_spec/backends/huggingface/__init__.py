@@ -38,6 +38,7 @@ from neuron_spec.backends.huggingface.specialization import (  # noqa: E402
     unspecialize,
     weights_sha256,
 )
+from neuron_spec.backends.huggingface.translation import translate  # noqa: E402
 
 __all__ = [
     "NeuronCounter",
@@ -53,6 +54,7 @@ __all__ = [
     "save_delta",
     "save_specialized",
     "specialize",
+    "translate",
     "unspecialize",
     "weights_sha256",
 ]

@@ -197,6 +197,30 @@ def load_delta(
     return one
 
 
+def restore_delta(model: Any, path: str | os.PathLike[str]) -> None:
+    """Set the delta that a direction has to the values of its file, in its own parameters.
+
+    Raises:
+        ArtifactError: if the file is missing, damaged, or no delta.
+        DirectionError: if its direction has none.
+        ModelError: if it is of other neurons.
+    """
+    tensors, header = load_tensors(path, "delta")
+    if header.get("format") != _FORMAT:
+        raise ArtifactError("not a delta", where=path, mend="make one with save_delta")
+    one = _require_delta(require_specialization(model), header["direction"])
+    for key, (fc1, fc2) in _linears(model).items():
+        into, out = delta_of(fc1, one), delta_of(fc2, one)
+        theirs = unpack(tensors[f"{key}.neurons"], fc1.out_features).nonzero().flatten()
+        if not torch.equal(theirs, into.neurons.cpu()):
+            raise ModelError(
+                "the delta is of other neurons", where=path, got=key, mend="make it with the same masks"
+            )
+        with torch.no_grad():
+            for part, parameter in zip(_PARTS, (*into.parameters(), out.weight), strict=True):
+                parameter.copy_(tensors[f"{key}.{part}"])
+
+
 def delta_of(linear: RoutedFC1 | RoutedFC2, one: Direction) -> LinearDelta:
     """A direction's delta of one of our Linears, which has it."""
     delta = linear.deltas[str(one)]

@@ -9,7 +9,7 @@ Axis letters: R mask rows, B sentences, T tokens, D model, F ffn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,6 +184,11 @@ def direction(model: Any, asked: Asked) -> Iterator[Any]:
         yield model
     finally:
         running.ask(before)
+
+
+def through(model: Any, asked: Direction | str) -> AbstractContextManager[Any]:
+    """As `direction`, of any model: a plain one runs as it is."""
+    return nullcontext(model) if specialization_of(model) is None else direction(model, asked)
 
 
 def _route(state: Specialization, asked: Asked) -> tuple[Route, int | None]:
