@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from neuron_spec.arguments import input_file, real_number, whole_number
+from neuron_spec.arguments import input_file, output_folder, real_number, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 LOSSES = "losses.json"
@@ -52,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PAIRS",
         help="directions to train, such as eng_Latn-deu_Latn (default: both of each pair of --text)",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where everything goes")
+    parser.add_argument(
+        "--output", type=output_folder, required=True, metavar="DIR", help="where everything goes"
+    )
     parser.add_argument("--updates", type=number, default=1000, metavar="N", help="default %(default)s")
     parser.add_argument(
         "--lr", type=positive, metavar="X", help="peak, then linearly to 0 (default: joint 1e-4, delta 1e-3)"
