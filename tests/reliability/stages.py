@@ -158,7 +158,7 @@ def content(path: Path) -> str:
 
 def _leaves(value: Any, name: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
-        for key in value:
+        for key in sorted(value, key=str):  # safetensors keeps no order
             yield from _leaves(value[key], f"{name}/{key}")
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
