@@ -101,13 +101,13 @@ def require_place(path: str | os.PathLike[str], *, is_folder: bool) -> None:
             expected="a folder, or nothing yet",
             mend="name another place to write to",
         )
-    if not is_folder and here.is_dir():
+    if not is_folder and here.exists() and not here.is_file():
         raise ArtifactError(
             "nothing can be written here",
             where=here,
-            got="a folder",
+            got="a folder" if here.is_dir() else "a device or pipe, whose place a file would take",
             expected="a file, or nothing yet",
-            mend=f"name a file, such as one in it: {here / 'NAME'}",
+            mend=f"name a file, such as one in it: {here / 'NAME'}" if here.is_dir() else "name a file",
         )
 
 

@@ -135,9 +135,10 @@ def look_into(
                     number = _sentences(folder, split, pair, sides)
                     is_part = split == TRAIN and pair in pairs[split]
                     pairs[split][pair] = number + (pairs[split][pair] if is_part else 0)
+        # A test set is read from the first shard that has one.
+        read = found if split != TEST else {of: sets for of, sets in found.items() if split in sets}
         for pair in pairs[split]:
-            if split != TEST:
-                _require_from_shard0(found, split, pair)
+            _require_from_shard0(read, split, pair)
         if turned := [p for p in pairs[split] if Direction(p.target, p.source) in pairs[split]]:
             raise CorpusError(
                 f"the {split} set of a pair is there twice",
@@ -183,7 +184,7 @@ def _sets_in(folder: Path) -> dict[str, dict[Direction, set[str]]]:
 
 
 def _require_from_shard0(found: Mapping[Path, Mapping[str, Any]], split: str, pair: Direction) -> None:
-    """fairseq counts the shards that have a pair, and looks for it in the first so many."""
+    """Of shards whose first is read: fairseq counts those that have a pair, and looks for it in the first so many."""
     having = [pair in sets.get(split, {}) for sets in found.values()]
     if not all(having[: sum(having)]):
         lacking = list(found)[having.index(False)]
@@ -191,7 +192,7 @@ def _require_from_shard0(found: Mapping[Path, Mapping[str, Any]], split: str, pa
             f"a shard lacks the {split} set of a pair that later ones have",
             where=lacking,
             got=f"no {split}.{pair}",
-            expected="a pair from shard0 on, without a gap, where fairseq looks for it",
+            expected=f"a pair from {next(iter(found)).name} on, without a gap, where it is looked for",
             mend=f"copy its {split} files there, or leave the pair out with --lang-pairs",
         )
 
@@ -304,9 +305,10 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
         "families": dict(families),
         **notes,
     }
-    if is_built(output, parameters):
-        return
     data_bin = output / "data-bin"
+    if is_built(output, parameters):
+        _link({link: place for link, place in _links(found, data_bin) if not link.exists()})  # it was moved
+        return
     if data_bin.resolve() == found.path.resolve():
         raise CorpusError(
             "the data-bin cannot be adopted where it is",
@@ -322,9 +324,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
             raise CorpusError("a file is in the way of a link", where=link, mend="name another --output")
     if not is_begun:
         write_json(work / SIGNATURE, wanted)
-    for link, place in links.items():
-        with atomic_path(link) as temporary:
-            temporary.symlink_to(place.resolve(), target_is_directory=place.is_dir())
+    _link(links)
     symbols, joining = _joining(found)
     corpus = Description(
         name=found.path.resolve().name,
@@ -356,6 +356,12 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
         parameters=parameters,
     )
     shutil.rmtree(work)
+
+
+def _link(links: Mapping[Path, Path]) -> None:
+    for link, place in links.items():
+        with atomic_path(link) as temporary:
+            temporary.symlink_to(place.resolve(), target_is_directory=place.is_dir())
 
 
 def _links(found: DataBin, data_bin: Path) -> Iterator[tuple[Path, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,13 +47,14 @@ def test_there_are_many():
 def test_a_place_that_cannot_be_written_to_is_refused(action: argparse.Action, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     bad = ["file/x", "file/x/y", "dangling/x", "file" if action.metavar == "DIR" else "folder"]
-    bad += ["dangling"] if action.metavar == "DIR" else []
-    for name in bad:
+    bad += ["dangling"] if action.metavar == "DIR" else ["pipe"]
+    for name in [*bad, "/dev/null"]:
         with pytest.raises(ArtifactError, match="nothing can be written"), inputs_required():
             action.type(str(tmp_path / name))
     for name in ("new", "new/deep", "folder/x"):
         with inputs_required():
             assert action.type(str(tmp_path / name)) == tmp_path / name
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder", "dangling"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder", "pipe", "dangling"}

@@ -136,6 +136,15 @@ def resize(number: int):
     return spoil
 
 
+def shift(folder: Path) -> None:
+    """A token of the first sentence to the second, in their sizes and not in where they begin."""
+    file = folder / "train.en-tlh.en.idx"
+    content = bytearray(file.read_bytes())
+    first, second = struct.unpack_from("<2i", content, 26)
+    struct.pack_into("<2i", content, 26, first - 1, second + 1)
+    file.write_bytes(content)
+
+
 def rename_code(folder: Path) -> None:
     for path in list(folder.glob("*pt_BR*")):
         path.rename(folder / path.name.replace("pt_BR", "TLH"))
@@ -169,8 +178,10 @@ def shards_whose_first_lacks(split: str):
         (turn, [], ["there twice", "train.tlh-en"]),
         (resize(0), [], ["a sentence without a token", "train.en-tlh.en.idx", "sentence 1 has 0"]),
         (resize(-1), [], ["a sentence without a token", "sentence 1 has -1"]),
+        (shift, [], ["does not begin where the one before it ends", "sentence 2, from byte"]),
         (rename_code, [], ["two codes differ in capitals alone", "TLH and tlh"]),
         (shards_whose_first_lacks("valid"), [], ["a shard lacks the valid set", "shard0", "valid.en-tlh"]),
+        (shards_whose_first_lacks("test"), [], ["a shard lacks the test set", "shard0", "test.en-tlh"]),
         (shards_whose_first_lacks("train"), [], ["a shard lacks the train set", "shard0", "train.en-tlh"]),
         (lambda folder: [path.write_bytes(b"\xff\xfe\0") for path in folder.glob("dict.*")], [], ["a dictionary cannot be read"]),
         (unlink(), ["--lang-pairs", "en-deu_Latn"], ["a pair in neither direction", "en-deu_Latn"]),
@@ -209,13 +220,22 @@ def test_another_data_bin_of_the_same_counts_is_not_the_same(foreign, other, cap
     assert (foreign.parent / "ours/data-bin/train.en-tlh.en.bin").resolve().parent == foreign
 
 
+def test_the_same_at_another_place_is_complete_and_its_links_lead_there(foreign, capsys):
+    assert adopt(foreign) == 0
+    ours = foreign.parent / "ours"
+    card, moved = (ours / "corpus.json").read_bytes(), foreign.rename(foreign.with_name("moved"))
+    assert adopt(moved) == 0
+    assert "complete already" in capsys.readouterr().err and (ours / "corpus.json").read_bytes() == card
+    links = [path for path in (ours / "data-bin").iterdir() if path.is_symlink()]
+    assert links and {path.resolve().parent for path in links} == {moved}
+
+
 def test_one_that_was_begun_is_ended_and_another_not_mixed_into_it(foreign, other, capsys, monkeypatch):
     from neuron_spec.corpora import existing
 
     with monkeypatch.context() as patch:
         patch.setattr(existing, "write_card", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            adopt(foreign)
+        assert adopt(foreign) == 130
     assert adopt(other) == 2
     assert "another begun corpus is already here" in capsys.readouterr().err
     assert adopt(foreign) == 0

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuron_spec.artifacts import hash_file, hash_text, require_file
 from neuron_spec.directions import Direction, did_you_mean
@@ -20,6 +20,7 @@ from neuron_spec.languages import is_code
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
 
+_AT_ONCE = 2**22  # sentences
 _MAGIC_BYTES = 9  # by which fairseq knows the format
 
 
@@ -211,6 +212,13 @@ def check_complete(index_file: Path) -> None:
             expected="1 or more, its end among them",
             mend="copy it again, or binarize the corpus again",
         )
+    if (number := _misplaced(sizes, pointers, index.dtype().itemsize)) is not None:
+        raise ArtifactError(
+            "index of a data file is damaged: a sentence that does not begin where the one before it ends",
+            where=index_file,
+            got=f"sentence {number + 1}, from byte {int(pointers[number])}",
+            mend="copy it again, or binarize the corpus again",
+        )
     got = os.path.getsize(data_file) if data_file.is_file() else 0
     if got != expected:
         raise ArtifactError(
@@ -220,6 +228,20 @@ def check_complete(index_file: Path) -> None:
             expected=f"{expected} bytes",
             mend="copy it again, or binarize the corpus again",
         )
+
+
+def _misplaced(sizes: Any, pointers: Any, item_bytes: int) -> int | None:
+    """The number of the first sentence, from 0, that does not begin where the one before it ends; None if all do."""
+    import numpy as np
+
+    address = 0
+    for start in range(0, len(sizes), _AT_ONCE):
+        lengths = np.asarray(sizes[start : start + _AT_ONCE], np.int64) * item_bytes
+        ends = address + np.cumsum(lengths)
+        if (is_wrong := pointers[start : start + _AT_ONCE] != ends - lengths).any():
+            return start + int(is_wrong.argmax())
+        address = int(ends[-1])
+    return None
 
 
 def joining_of(symbols: Sequence[str], where: object) -> str:
