@@ -81,6 +81,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_link(link: Path, place: Path) -> None:
+    """Write a link to a file or folder, in place of another link if there is one."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(link)
+    temporary.symlink_to(place.resolve(), target_is_directory=place.is_dir())
+    os.replace(temporary, link)
+
+
 def require_place(path: str | os.PathLike[str], *, is_folder: bool) -> None:
     """Raises: ArtifactError if a file or folder cannot be at ``path``: one is in the way there, or above it."""
     here = Path(path)

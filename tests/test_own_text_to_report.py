@@ -32,7 +32,7 @@ ENVIRONMENT = {
 # What the toy text and the time of a test need; all else is as the page has it.
 SMALL = {
     "configs/quickstart/": "configs/smoke/",
-    "--max-update 300": "--max-update 15 --disable-validation",
+    "--max-update 300": "--max-update 15 --warmup-updates 5 --disable-validation",
     "--warmup-updates 50 --max-tokens 1000 --update-freq 12": "--warmup-updates 5 --max-tokens 750 --update-freq 2",
     "--vocab-size 6000": "--vocab-size 300 --valid-size 30 --test-size 6",
     "pretrain.yaml": "pretrain.yaml --max-update 40 --total-num-update 40 --disable-validation",

@@ -15,7 +15,7 @@ from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
-from neuron_spec.artifacts import atomic_path, hash_file
+from neuron_spec.artifacts import hash_file, write_link
 from neuron_spec.corpora.build import (
     TEST,
     TRAIN,
@@ -124,8 +124,7 @@ def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards
     for folder in folders:
         link = output / "data-bin" / folder.name
         if link.is_symlink() or not link.exists():
-            with atomic_path(link) as temporary:
-                temporary.symlink_to(folder.resolve(), target_is_directory=True)
+            write_link(link, folder)
         elif not os.path.samefile(link, folder):
             raise CorpusError("a built shard is in the way", where=link, mend="name another --output")
     if is_built(output, parameters):

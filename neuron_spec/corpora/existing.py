@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_spec.artifacts import (
     SIGNATURE,
-    atomic_path,
     completed,
     hash_file,
     hash_text,
     signature,
     write_json,
+    write_link,
 )
 from neuron_spec.backends.fairseq.data_bin import check_complete, read_dictionary, shards_of
 from neuron_spec.corpora.build import (
@@ -360,8 +360,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
 
 def _link(links: Mapping[Path, Path]) -> None:
     for link, place in links.items():
-        with atomic_path(link) as temporary:
-            temporary.symlink_to(place.resolve(), target_is_directory=place.is_dir())
+        write_link(link, place)
 
 
 def _links(found: DataBin, data_bin: Path) -> Iterator[tuple[Path, Path]]:

@@ -195,7 +195,7 @@ CHANGED = {
     "a tag that is a number": (say(target_tag=5), "description was changed"),
     "a direction that is a number": (say(direction=5), "description was changed"),
     "a negative length": (say(max_source_positions=-5), "description was changed"),
-    "an infinite length": (say(max_source_positions=float("inf")), "description was changed"),
+    "an infinite length": (say(max_source_positions=float("inf")), "not valid JSON"),
     "a list": (lambda folder: (folder / EXPORT_JSON).write_text("[]"), "not an export"),
 }
 
