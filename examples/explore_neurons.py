@@ -25,7 +25,8 @@ from pathlib import Path
 
 from neuron_spec import ActivationCounts
 
-DATA = next(folder for folder in (Path("data"), Path("../data")) if folder.is_dir()) / "quickstart"
+HERE = Path("data/quickstart")  # of a checkout, or of what `neuron-spec init` wrote
+DATA = HERE if HERE.is_dir() else ".." / HERE  # opened in examples/
 profile = ActivationCounts.load(DATA / "profile.safetensors")
 print("directions:", ", ".join(profile.names))
 print("neurons in each layer:", profile.widths)

@@ -228,7 +228,8 @@ def require_file(path: str | os.PathLike[str], what: str, mend: str | None = Non
         ArtifactError: if it is not a file, or a Git-LFS pointer.
     """
     if not Path(path).is_file():
-        raise ArtifactError(f"{what} not found", where=path, mend=mend)
+        got = "a folder" if Path(path).is_dir() else None
+        raise ArtifactError(f"{what} not found", where=path, got=got, mend=mend)
     with open(path, "rb") as file:
         refuse_pointer(file.read(len(_POINTER)), path)
     return Path(path)

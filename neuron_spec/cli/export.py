@@ -124,6 +124,8 @@ def _of_huggingface(args: argparse.Namespace) -> None:
             quantization=args.quantization,
             spm=args.spm,
         )
+    if not all((folder / PIECES).is_file() for folder in folders.values()):
+        print(f"no {PIECES} beside the tokenizer: to translate text, name one with --spm", file=sys.stderr)
     print(_table(folders), file=sys.stderr)
     print("\n".join(map(str, folders.values())))
 

@@ -1,6 +1,6 @@
 """Translate lines of text, in their order, by a checkpoint or by what neuron-spec export made of one.
 
-A line is translated as it is; a blank one stays blank. Without --direction each line says its own: en-de<TAB>text. Lines
+A line is translated as it is; a blank one stays blank. Without --direction each other line says its own: en-de<TAB>text. Lines
 are checked before any is translated, and one that the model could not read whole is refused, never cut.
 
 examples:
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from neuron_spec.backends.fairseq.generation import Translator
 
 _SHOWN = 5  # bad lines in a message
+_COMPOSE = (
+    "a direction without masks is translated through those of others, --missing-direction compose, or through all "
+    "neurons, --missing-direction dense"
+)
 _RUN = ("ctranslate2", "fairseq")  # formats that can be run here
 _NOT_OF_HUGGINGFACE = {"data_bin", "spm", "missing_direction", "max_len_a", "max_len_b"}
 _DATA_BIN_AND_MASKS = {"data_bin": "--data-bin", "missing_direction": "--missing-direction"}
@@ -80,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--direction",
         type=Direction.parse,
         metavar="en-de",
-        help="of all lines; without it, each names its own",
+        help="of all lines; without it, each names its own; --hf needs it",
     )
     parser.add_argument(
         "--input",
@@ -90,7 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=output_file, metavar="FILE", help="default: standard output")
     parser.add_argument(
-        "--json", action="store_true", help="a JSON object a line: direction, source, translation, score"
+        "--json",
+        action="store_true",
+        help="a JSON object a line: direction, source, translation, and, but for --hf, the score: nats a token at "
+        "--lenpen 1",
     )
     add_text_resources(
         parser, spm="the SentencePiece model (default: the export's, or the one beside the data-bin)"
@@ -133,7 +140,9 @@ def run(args: argparse.Namespace) -> None:
 
     if (args.path is None) == (args.hf is None):
         raise NeuronSpecError(
-            "a model to translate with", got="both or neither", expected="--path PATH, or --hf MODEL"
+            "a model to translate with",
+            got="--path and --hf" if args.hf else "none",
+            expected="--path PATH, or --hf MODEL",
         )
     if args.path is not None and not args.path.is_dir():
         require_file(args.path, "checkpoint, or folder of exports,")
@@ -144,8 +153,8 @@ def run(args: argparse.Namespace) -> None:
     if args.delta:
         raise NeuronSpecError("deltas are of models of Hugging Face", got="--delta", expected="--hf MODEL")
     source: _Exports | _Checkpoint = _Exports(args) if args.path.is_dir() else _Checkpoint(args)
-    lines = _directed(_read(args.input), args.direction or source.only, source.known)
-    asked = list(dict.fromkeys(direction for direction, text in lines if text.strip()))
+    lines = _directed(_read(args.input), args.direction or source.only, source.known, source.composable)
+    asked = list(dict.fromkeys(direction for direction, text in lines if direction and text.strip()))
     pieces = source.segmented(lines, asked)
     found: dict[int, Hypothesis] = {}
     for direction in asked:
@@ -199,12 +208,17 @@ def _by_huggingface(args: argparse.Namespace) -> str:
     return "".join(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
 
 
-def _written(direction: Direction, text: str, found: Hypothesis | None, *, as_json: bool) -> str:
+def _written(direction: Direction | None, text: str, found: Hypothesis | None, *, as_json: bool) -> str:
     translation = joined(found.tokens) if found else ""
     if not as_json:
         return translation
     score = None if found is None or found.score is None else round(found.score, 6)
-    values = {"direction": str(direction), "source": text, "translation": translation, "score": score}
+    values = {
+        "direction": str(direction) if direction else None,
+        "source": text,
+        "translation": translation,
+        "score": score,
+    }
     return json.dumps(values, ensure_ascii=False)
 
 
@@ -223,9 +237,12 @@ def _read(file: Path | None) -> list[str]:
 
 
 def _directed(
-    lines: Sequence[str], direction: Direction | None, known: Sequence[Direction]
-) -> list[tuple[Direction, str]]:
-    """The direction and text of each line.
+    lines: Sequence[str],
+    direction: Direction | None,
+    known: Sequence[Direction],
+    composable: Sequence[Direction] = (),
+) -> list[tuple[Direction | None, str]]:
+    """The direction and text of each line; a blank one need not name a direction.
 
     Raises:
         DirectionError: if one names none, or none that is known.
@@ -236,16 +253,25 @@ def _directed(
                 "no such direction here",
                 got=str(direction),
                 expected=_some(known),
-                mend=did_you_mean(direction, known),
+                mend=_COMPOSE if direction in composable else did_you_mean(direction, known),
             )
         return [(direction, line) for line in lines]
     by_name = {str(of): of for of in known}
-    directed, bad = [], []
+    without_masks = {str(of) for of in composable}
+    directed: list[tuple[Direction | None, str]] = []
+    bad, mend = (
+        [],
+        f"if all lines are of one direction, name it: --direction {known[0]}; a folder of exports ",
+    )
+    mend += "knows the directions that were exported"
     for number, line in enumerate(lines, start=1):
         name, tab, text = line.partition("\t")
         if tab and name in by_name:
             directed.append((by_name[name], text))
+        elif not line.strip():
+            directed.append((None, line))
         else:
+            mend = _COMPOSE if tab and name in without_masks else mend
             bad.append(
                 f"line {number}: {f'direction {name!r}' if tab else f'{line[:30]!r}, which has no tab'}"
             )
@@ -254,8 +280,7 @@ def _directed(
             "lines whose direction is not known",
             got=_shown(bad),
             expected=f"{known[0]}<TAB>text, with one of {_some(known)}",
-            mend=f"if all lines are of one direction, name it: --direction {known[0]}; a folder of exports "
-            "knows the directions that were exported",
+            mend=mend,
         )
     return directed
 
@@ -276,10 +301,12 @@ class _Source:
 
     Attributes:
         known: the directions that it translates.
+        composable: further directions, whose languages it knows, that `--missing-direction` would add.
         only: the direction of lines that name none; None: they have to.
     """
 
     known: Sequence[Direction]
+    composable: Sequence[Direction] = ()
     only: Direction | None = None
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -288,7 +315,7 @@ class _Source:
         self.search = Search(**{name: value for name, value in vars(args).items() if name in names})
 
     def segmented(
-        self, lines: Sequence[tuple[Direction, str]], asked: Sequence[Direction]
+        self, lines: Sequence[tuple[Direction | None, str]], asked: Sequence[Direction]
     ) -> list[list[str]]:
         """The pieces of each line, none of a blank one.
 
@@ -298,7 +325,7 @@ class _Source:
         ways = {direction: (self.pieces(direction), self.max_source_tokens(direction)) for direction in asked}
         segmented, bad = [], []
         for number, (direction, text) in enumerate(lines, start=1):
-            pieces, most = ways[direction] if text.strip() else (None, 0)
+            pieces, most = ways[direction] if direction and text.strip() else (None, 0)
             segmented.append(pieces.of(text) if pieces else [])
             if len(segmented[-1]) > most:
                 bad.append(f"line {number}: {len(segmented[-1])} pieces, of at most {most}")
@@ -360,7 +387,8 @@ class _Exports(_Source):
             raise ArtifactError(
                 "the export has no SentencePiece model",
                 where=file.parent,
-                mend="name the one of training: --spm FILE",
+                mend="name the one of training (NLLB's and M2M-100's is on their hub page, sentencepiece.bpe.model): "
+                "--spm FILE",
             )
         return Pieces(file)
 
@@ -402,7 +430,10 @@ class _Checkpoint(_Source):
                 got=f"--missing-direction {args.missing_direction}",
                 mend="leave it out",
             )
-        self.known = masked if masked and args.missing_direction == MISSING_DIRECTION[0] else everything
+        self.known = everything
+        if masked and args.missing_direction == MISSING_DIRECTION[0]:
+            self.known = masked
+            self.composable = [direction for direction in everything if direction not in masked]
         spm: Path | None = args.spm or pieces_model(self._asked.data_bin)
         if spm is None:
             raise ArtifactError(
@@ -413,7 +444,7 @@ class _Checkpoint(_Source):
         self._spm = spm
 
     def segmented(
-        self, lines: Sequence[tuple[Direction, str]], asked: Sequence[Direction]
+        self, lines: Sequence[tuple[Direction | None, str]], asked: Sequence[Direction]
     ) -> list[list[str]]:
         if asked:
             self._translator = self.translator(replace(self._asked, directions=[*asked]))

@@ -289,6 +289,11 @@ def test_adapters_cannot_be_exported(run, workshop, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_in_a_checkpoints_place_is_said(run, specialized, tmp_path):
+    words = ["--direction", "en-qa", "--format", "safetensors", "--output", tmp_path / "out"]
+    assert "got:      a folder" in refused(run("export", "--path", specialized.parent, *words))
+
+
 def test_a_checkpoint_of_another_task_is_refused(run, workshop, tmp_path):
     cfg, _, model = workshop.build()
     path = workshop.save(tmp_path / "other.pt", cfg, model)
@@ -341,10 +346,12 @@ def test_directions_of_one_stream_keep_their_order_and_blank_lines_stay_blank(ru
         for name in ("en-qa", "qa-en")
     }
     assert alone["en-qa"] != alone["qa-en"]
-    stream = "en-qa\tba ko\nqa-en\tba ko\nen-qa\t\nqa-en\tmu\nen-qa\tmu"
+    stream = "en-qa\tba ko\nqa-en\tba ko\nen-qa\t\nqa-en\tmu\n\nen-qa\tmu"
     code, out, _ = run("translate", "--path", specialized, *flags, stdin=stream)
     first, second = (alone[name].splitlines() for name in ("en-qa", "qa-en"))
-    assert (code, out.split("\n")) == (0, [first[0], second[0], "", second[1], first[1], ""])
+    assert (code, out.split("\n")) == (0, [first[0], second[0], "", second[1], "", first[1], ""])
+    blank = run("translate", "--path", specialized, *flags, "--json", stdin="\n")[1]
+    assert json.loads(blank) == {"direction": None, "source": "", "translation": "", "score": None}
 
 
 def test_two_exports_of_a_direction_in_one_folder_are_refused(run, exported, tmp_path):
@@ -364,6 +371,7 @@ LINES = {
     "an unknown direction": ("en-qa\tba\nen-xx\tba\n", [], "line 2: direction 'en-xx'"),
     "no direction": ("en-qa\tba\nba ko\n", [], "line 2: 'ba ko', which has no tab"),
     "a direction without masks": ("qm-en\tba\n", [], "line 1: direction 'qm-en'"),
+    "one that compose would add": ("en-qa\tba\nqb-qa\tba\n", [], "--missing-direction compose"),
     "too long": (f"ba\n{'ba ' * 60}\n", ["--direction", "en-qa"], "line 2: "),
     "a zero byte": ("ba\nb\0a\0\n", ["--direction", "en-qa"], "standard input, line 2"),
     "not UTF-8": ("ba\n\udcff\n", ["--direction", "en-qa"], "standard input, line 2"),
@@ -403,7 +411,8 @@ def test_numbers_without_measure_are_refused(run, exported, capsys, flags):
 
 def test_composed_masks_translate_a_direction_without(run, specialized):
     words = ["--path", specialized, "--direction", "qb-qa", "--cpu", "--max-len-b", "20"]
-    assert "no such direction here" in refused(run("translate", *words, stdin="ba\n"))
+    said = refused(run("translate", *words, stdin="ba\n"))
+    assert "no such direction here" in said and "--missing-direction compose" in said
     code, out, _ = run("translate", *words, "--missing-direction", "compose", stdin="ba\n")
     assert (code, out.count("\n")) == (0, 1)
 

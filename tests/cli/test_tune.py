@@ -114,6 +114,7 @@ def test_bad_requests_end_with_one_message(files, tmp_path, capsys, words, said)
     ("words", "said"),
     [
         (["translate", "--direction", "en-de"], "--path PATH, or --hf MODEL"),
+        (["translate", "--hf", "m", "--path", "p", "--direction", "en-de"], "--path and --hf"),
         (["translate", "--hf", "m"], "no direction"),
         (["translate", "--hf", "m", "--direction", "en-de", "--max-len-a", "1"], "--max-len-a"),
         (["tune", "--hf", "m", "--mode", "delta", "--text", "t", "--output", "o"], "--masks FILE"),

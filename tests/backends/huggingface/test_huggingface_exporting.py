@@ -158,7 +158,7 @@ def test_the_pieces_are_the_tokenizers(tokenizer, tmp_path):
     assert all(pieces.of(line) == tokenizer.tokenize(line) for lines in TEXT.values() for line in lines)
 
 
-def test_nllb_is_exported_and_translated_without_a_sentencepiece_model(tmp_path):
+def test_nllb_is_exported_and_translated_without_a_sentencepiece_model(tmp_path, capsys):
     nllb = tiny_tokenizers.nllb()
     model = build(vocab_size=len(nllb))
     export(model, nllb, "eng_Latn-deu_Latn", tmp_path / "out")
@@ -170,6 +170,12 @@ def test_nllb_is_exported_and_translated_without_a_sentencepiece_model(tmp_path)
     inputs = nllb([TEXT["en"][0]], text_target=[TEXT["de"][0]], return_tensors="pt")
     with torch.no_grad():
         wanted = model(**inputs).logits.log_softmax(-1).gather(2, inputs["labels"].unsqueeze(2)).flatten()
+    for part in (model, nllb):
+        part.save_pretrained(tmp_path / "model")  # tokenizer.json alone
+    command = ["export", "--hf", str(tmp_path / "model"), "--format", "ctranslate2"]
+    command += ["--direction", "eng_Latn-deu_Latn", "--output", str(tmp_path / "theirs")]
+    assert main(command) == 0
+    assert "to translate text, name one with --spm" in capsys.readouterr().err
     translator = ctranslate2.Translator(str(tmp_path / "out"), device="cpu", intra_threads=1)
     source, target = (nllb.convert_ids_to_tokens(inputs[key][0])[:-1] for key in ("input_ids", "labels"))
     (found,) = translator.score_batch([source], [target])
