@@ -257,6 +257,16 @@ def pairs_of(square: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def require_overlaps(square: Tensor) -> None:
+    """Raises: NeuronSpecError if a pair of a matrix has no overlap: with NaN, no labelling would be as good as another."""
+    if not square[pairs_of(square)].isfinite().all():
+        raise NeuronSpecError(
+            "overlaps that are not numbers",
+            got=f"{int((~square.isfinite()).sum())} of {square.numel()} are NaN or infinite",
+            mend="leave out directions without neurons, whose overlap has no meaning",
+        )
+
+
 def family_contrast(iou: Tensor, families: Sequence[str]) -> tuple[float, float]:
     """Mean IoU (fraction) of pairs within one family, and of pairs between two families.
 
@@ -336,7 +346,9 @@ def _by_family(iou: Tensor, families: Sequence[str]) -> tuple[Tensor, Tensor]:
             mend="choose more languages",
         )
     names = sorted(members)
-    return iou[known][:, known].double(), torch.tensor([names.index(families[i]) for i in known])
+    square = iou[known][:, known].double()
+    require_overlaps(square)
+    return square, torch.tensor([names.index(families[i]) for i in known])
 
 
 def diagonal_test(change: Tensor, *, permutations: int = PERMUTATIONS, seed: int) -> PermutationTest:

@@ -305,6 +305,7 @@ def _translate_and_score(args: argparse.Namespace, zero_shot: Path | None = None
         without_additions,
     )
     from neuron_spec.scoring.metrics import Outputs
+    from neuron_spec.scoring.zero_shot import require_same_beside
 
     data_bin = zero_shot or args.data_bin
     require_heeded(args.fairseq_flags)
@@ -352,6 +353,8 @@ def _translate_and_score(args: argparse.Namespace, zero_shot: Path | None = None
             **({"zero_shot": True} if zero_shot else {}),
         },
     )
+    if zero_shot:
+        require_same_beside(args.output, wanted)
     if is_evaluated(args.output, wanted):
         return
     evaluation, likelihoods = _complete(args.output), None

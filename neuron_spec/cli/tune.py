@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from neuron_spec.arguments import input_file, output_folder, real_number, whole_number
@@ -104,7 +105,16 @@ def run(args: argparse.Namespace) -> None:
             "a delta needs to know which neurons are its direction's own", expected="--masks FILE",
             mend="make one with neuron-spec profile --hf and neuron-spec select",
         )  # fmt: skip
-    from neuron_spec.artifacts import completed, hash_text, read_json, signature, write_json
+    from neuron_spec.artifacts import (
+        SIGNATURE,
+        completed,
+        hash_text,
+        is_already_here,
+        read_json,
+        signature,
+        signature_in,
+        write_json,
+    )
     from neuron_spec.backends.huggingface import add_delta, specialize, weights_sha256
     from neuron_spec.backends.huggingface.directed_text import DirectedText
     from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
@@ -112,8 +122,10 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.huggingface.training import SpecializedTrainer, TextLoss, text_loss
     from neuron_spec.neurons.masks import NeuronMasks
 
+    claim = args.output / SIGNATURE
+    _require_ours(args.output, claim)
     text = of_files(args.text, args.lang_pairs)
-    valid = of_files(args.valid) if args.valid else {}
+    valid = of_files(args.valid, flag="--valid") if args.valid else {}
     model, tokenizer = load_model(args.hf, cpu=args.cpu), load_tokenizer(args.hf)
     base = weights_sha256(model)
     masks = None if args.masks is None else NeuronMasks.load(args.masks)
@@ -148,6 +160,12 @@ def run(args: argparse.Namespace) -> None:
         return {str(one): round(loss.per_token, 6) for one, loss in found.items()}
 
     is_first, before = trainer.is_world_process_zero(), args.output / "losses-before.json"
+    # From here on the folder is this training's: with another model or other flags nothing in it goes on.
+    if (
+        not is_already_here(args.output, signature_in(claim, "training"), signed, what="training")
+        and is_first
+    ):
+        write_json(claim, signed)
     # Before anything moved; a training that goes on has it from then.
     checkpoints = [*(args.output / "checkpoints").glob("checkpoint-*/trainer_state.json")]
     if not before.is_file() and not checkpoints and is_first:
@@ -171,6 +189,15 @@ def run(args: argparse.Namespace) -> None:
     for name, loss in ended.items():
         print(f"{name}  {started[name]:.4f} -> {loss:.4f}", file=sys.stderr)
     print(args.output)
+
+
+def _require_ours(folder: Path, claim: Path) -> None:
+    """Raises: ArtifactError if a folder holds something, such as the model that is to be tuned, and no training of ours."""
+    from neuron_spec.artifacts import require_vacant
+
+    is_ours = claim.is_file() or (folder / LOSSES).is_file()
+    if not is_ours and any(path.is_file() for path in folder.rglob("*")):
+        require_vacant(folder)
 
 
 def _arguments(args: argparse.Namespace) -> Any:

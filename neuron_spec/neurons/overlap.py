@@ -21,7 +21,7 @@ from torch import Tensor
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError, NeuronSpecError
 from neuron_spec.neurons.choices import GROUPS, SIDES
-from neuron_spec.statistics import NothingToCompare, correlation_of, pairs_of
+from neuron_spec.statistics import NothingToCompare, correlation_of, pairs_of, require_overlaps
 
 # Overlap and sparsity -------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ def cluster(iou: Tensor, languages: Sequence[str]) -> Tree:
 
     Raises:
         NothingToCompare: if there are fewer than two languages.
-        NeuronSpecError: if ``iou`` is not square.
+        NeuronSpecError: if ``iou`` is not square, of other languages, or has no overlap of a pair.
 
     Examples:
         >>> import torch
@@ -338,7 +338,9 @@ def cluster(iou: Tensor, languages: Sequence[str]) -> Tree:
     """
     from scipy.cluster.hierarchy import linkage
 
-    pairs_of(iou)
+    require_overlaps(iou)
+    if len(languages) != len(iou):
+        raise NeuronSpecError("one code per language", got=f"{len(languages)} codes", expected=len(iou))
     if len(languages) < 2:
         raise NothingToCompare("a dendrogram needs two languages", got=len(languages), expected="2 or more")
     distances = off_diagonal(1 - iou).double().clamp(min=0)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from neuron_spec.artifacts import SCORES_JSON, write_text
+from neuron_spec.artifacts import SCORES_JSON, SIGNATURE, is_already_here, signature_in, write_text
 from neuron_spec.directions import Direction
 from neuron_spec.languages import UNKNOWN, family_of
 from neuron_spec.pages.page import Paragraph, Section, Table
 from neuron_spec.pages.tables import Cell, csv_text, fixed, markdown_table, percent
 from neuron_spec.scoring.endpoints import BLEU, CHRF, NLL
-from neuron_spec.scoring.evaluation import Evaluation, read_evaluation
+from neuron_spec.scoring.evaluation import Evaluation, read_evaluation, without_additions
 from neuron_spec.scoring.metrics import DirectionScore
 
 COMPOSED, ALL_NEURONS = "composed", "dense-neurons"
 VARIANTS = (COMPOSED, ALL_NEURONS)  # folders of an evaluation of zero-shot directions, and names of systems
+_NEURONS = "--missing-direction"  # the flag by which the two differ
 TABLE_CSV, TABLE_MD = "zero-shot.csv", "zero-shot.md"
 # Of a direction: field -> title and decimals.
 _FIGURES = {
@@ -38,7 +40,34 @@ def read_variants(folder: Path) -> dict[str, Evaluation]:
         name: read_evaluation(folder / name) for name in VARIANTS if (folder / name / SCORES_JSON).is_file()
     }
     last = list(found.values())[-1:]
-    return {name: of for name, of in found.items() if of.signature["inputs"] == last[0].signature["inputs"]}
+    return {
+        name: of
+        for name, of in found.items()
+        if _but_for_neurons(of.signature) == _but_for_neurons(last[0].signature)
+    }
+
+
+def require_same_beside(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """That the other variant, if it is beside this one's folder, is of the same but for its neurons: one table has both.
+
+    Raises:
+        ArtifactError: if it is of other directions, text, weights, masks, or ways to translate.
+    """
+    for name in VARIANTS:
+        beside = folder.parent / name
+        if name != folder.name and (mark := beside / SIGNATURE).is_file():
+            here = signature_in(mark, "signature of an evaluation")
+            is_already_here(beside, _but_for_neurons(here or {}), _but_for_neurons(wanted), what="evaluation")
+
+
+def _but_for_neurons(signed: Mapping[str, Any]) -> dict[str, Any]:
+    made = without_additions(signed)
+    parameters = dict(made.get("parameters") or {})
+    flags = [*parameters.get("fairseq_flags", ())]
+    if _NEURONS in flags:  # the flag and its value
+        place = flags.index(_NEURONS)
+        del flags[place : place + 2]
+    return made | {"parameters": parameters | {"fairseq_flags": flags}}
 
 
 def members(

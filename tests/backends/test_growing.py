@@ -13,7 +13,7 @@ from neuron_spec.backends.fairseq.growing import add_languages
 from neuron_spec.backends.fairseq.loading import TeacherForced
 from neuron_spec.cli.main import main
 from neuron_spec.corpora import build, toy
-from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.errors import ArtifactError, DirectionError, ModelError
 from neuron_spec.neurons.masks import NeuronMasks
 
 PAIRS = "en-qa,qb-en"
@@ -119,6 +119,16 @@ def test_languages_that_cannot_be_added_are_refused(workshop, checkpoint, new_co
     (other / "dict.qn.txt").write_text("c 1\n")
     with pytest.raises(ModelError, match="model's own pieces"):
         add_languages(checkpoint, ["qn"], tmp_path / "x.pt", other)
+    for code in ("", "..", "a/b", "qn qo"):
+        with pytest.raises(DirectionError, match="not a language code"):
+            add_languages(checkpoint, [code], tmp_path / "x.pt", workshop.data_bin)
+    for lang in ("en", "qa", "qb", "qm"):  # as many pieces, one of which is to be the language's token
+        lines = (workshop.data_bin / f"dict.{lang}.txt").read_text(encoding="utf-8").splitlines()
+        (other / f"dict.{lang}.txt").write_text("\n".join([*lines[:-1], "__qn__ 1", ""]), encoding="utf-8")
+    (other / "dict.qn.txt").unlink()
+    with pytest.raises(ModelError, match="pieces of text already"):
+        add_languages(checkpoint, ["qn"], tmp_path / "x.pt", other)
+    add_languages(checkpoint, ["qo"], tmp_path / "qo.pt", other)
     cfg, _, model = workshop.build(
         "--adapters", "language", "--adapter-size", "4", arch="neuron_spec_adapters_tiny"
     )

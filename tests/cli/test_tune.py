@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backends" / "huggingface"))
 tiny_tokenizers = pytest.importorskip("tiny_tokenizers", reason="needs the extra huggingface")
@@ -125,3 +127,86 @@ def test_what_is_missing_or_not_heeded_is_said(words, said, capsys, tmp_path, mo
     assert main(words) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def _ended_early(files, output, *more, mode: str = "delta") -> None:
+    """A training that was ended behind its first checkpoint."""
+    from neuron_spec.backends.huggingface.training import SpecializedTrainer
+
+    def save(self, *given, **named):
+        whole(self, *given, **named)
+        raise KeyboardInterrupt
+
+    whole = SpecializedTrainer._save_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpecializedTrainer, "_save_checkpoint", save)
+        tune(files, output, *more, mode=mode, status=130)
+    assert (output / "checkpoints" / "checkpoint-2").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("mode", "changed"),
+    [("joint", "lr"), ("delta", "updates"), ("joint", "valid"), ("joint", "hf"), ("delta", "hf")],
+)
+def test_what_another_training_left_is_not_gone_on_with(files, tmp_path, capsys, mode, changed):
+    output = tmp_path / "out"
+    _ended_early(files, output, mode=mode)
+    value = {"lr": "0.02", "updates": "6"}.get(changed)
+    if changed == "valid":
+        value = f"{TO_DE}={files}/text.{TO_DE}.eng_Latn,{files}/text.{TO_DE}.deu_Latn"
+    elif changed == "hf":
+        value = str(_of_other_weights(files, tmp_path))
+    left = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    tune(files, output, f"--{changed}", str(value), mode=mode, status=2)
+    assert "another training is already here" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == left
+    tune(files, output, mode=mode)  # with its own it does
+
+
+def _of_other_weights(files: Path, folder: Path) -> Path:
+    from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
+
+    model = load_model(files / "model", cpu=True)
+    with torch.no_grad():
+        model.get_encoder().layers[0].fc1.weight.mul_(2)
+    for part in (model, load_tokenizer(files / "model")):
+        part.save_pretrained(folder / "other")
+    return folder / "other"
+
+
+@pytest.mark.parametrize("mode", ["joint", "delta"])
+def test_a_folder_that_holds_something_else_is_left(files, tmp_path, capsys, mode):
+    """Such as the model that is to be tuned."""
+    model = tmp_path / "model"
+    shutil.copytree(files / "model", model)
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    tune(files, model, "--hf", str(model), mode=mode, status=2)
+    assert "something is already here" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_before_work_starts(files, tmp_path, capsys, bad):
+    from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
+
+    model, damaged, output = (
+        load_model(files / "model", cpu=True),
+        str(tmp_path / "damaged"),
+        tmp_path / "out",
+    )
+    with torch.no_grad():
+        model.get_decoder().layers[1].fc2.weight[1, 2] = bad
+    for part in (model, load_tokenizer(files / "model")):
+        part.save_pretrained(damaged)
+    source, text = str(files / f"text.{TO_DE}.eng_Latn"), str(files / "text")
+    words = ["--hf", damaged, "--output", str(output)]
+    for more in (
+        ["tune", "--mode", "joint", "--text", text, "--cpu"],
+        ["translate", "--direction", TO_DE, "--input", source, "--cpu"],
+        ["export", "--direction", TO_DE, "--format", "safetensors"],
+        ["profile", "--text", text, "--cpu"],
+    ):
+        assert main([more[0], *words, *more[1:]]) == 2
+        said = capsys.readouterr().err
+        assert "weights that are not numbers" in said and "decoder.layers.1.fc2.weight" in said
+        assert not output.exists()

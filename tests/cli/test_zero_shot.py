@@ -187,6 +187,39 @@ def test_test_sets_of_other_sentences_are_no_references(workshop, run, specializ
         assert json.loads((folder / "composed" / "scores.json").read_text())["directions"].keys() == {"qa-qb"}
 
 
+@pytest.mark.parametrize("changed", ["beam", "directions", "masks"])
+def test_one_table_sets_no_different_evaluations_side_by_side(
+    workshop, run, specialized, tmp_path, capsys, changed
+):
+    given = ["--zero-shot", "--no-likelihood", "--lang-pairs", "qa-qb"]
+    run("z", specialized, *given, end=["--missing-direction", "compose"])
+    before, path = texts(tmp_path / "z"), specialized
+    table = (tmp_path / "z" / "zero-shot.csv").read_bytes()
+    if changed == "beam":
+        given += ["--beam", "3"]
+    elif changed == "directions":
+        given[-1] = "qa-qb,qb-qa"
+    else:
+        cfg, task, model = workshop.build()
+        masks = workshop.masks(model)
+        model.set_masks(
+            NeuronMasks(masks.directions, {key: ~of for key, of in masks.kept.items()}), task.langs
+        )
+        path = workshop.save(tmp_path / "other.pt", cfg, model)
+    capsys.readouterr()
+    run("z", path, *given, end=["--missing-direction", "dense"], status=2)
+    assert "another evaluation is already here" in capsys.readouterr().err
+    assert not (tmp_path / "z" / "dense-neurons").exists() and texts(tmp_path / "z") == before
+    assert (tmp_path / "z" / "zero-shot.csv").read_bytes() == table
+    run("other", path, *given, end=["--missing-direction", "dense"])
+
+
+def test_a_language_into_itself_is_no_pair(run, specialized, tmp_path, capsys):
+    run("z", specialized, "--zero-shot", "--lang-pairs", "qa-qa", status=2)
+    assert "from a language into itself" in capsys.readouterr().err
+    assert not (tmp_path / "z").exists()
+
+
 def test_a_report_shows_them(run, specialized, tmp_path):
     folder = run("z", specialized, "--zero-shot", "--lang-pairs", "qa-qb")
     of_run = small_run.write_run(tmp_path / "run", families={"de": "Germanic"}, systems={"specialized": 0.3})

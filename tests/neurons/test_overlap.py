@@ -454,3 +454,21 @@ def test_adjusted_iou_is_unknown_where_sizes_alone_fix_the_iou():
     assert adjusted_iou(kept, kept[1:2]).isnan().tolist() == [[True], [False], [True]]
     languages = compared("decoder", [Direction("en", code) for code in ("de", "nl", "ru")])
     assert languages.between_languages(kept, adjusted_iou)[0, 1].isnan()
+
+
+def test_overlaps_that_are_no_numbers_are_not_tested_but_refused():
+    """NaN is not above NaN: of no relabelling would it be said that it separates as well."""
+    iou = torch.rand(4, 4, generator=torch.Generator().manual_seed(1))
+    iou = (iou + iou.T) / 2
+    bad = iou.clone()
+    bad[0, 1] = bad[1, 0] = float("nan")
+    for test in (
+        lambda of: permutation_test(of, list("AABB"), seed=1),
+        lambda of: family_contrast(of, list("AABB")),
+        lambda of: cluster(of, list("abcd")),
+    ):
+        test(iou)
+        with pytest.raises(NeuronSpecError, match="not numbers"):
+            test(bad)
+    with pytest.raises(NeuronSpecError, match="one code per language"):
+        cluster(iou, ["a", "b"])

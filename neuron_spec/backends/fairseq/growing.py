@@ -65,10 +65,13 @@ def add_languages(path: Path, langs: Sequence[str], output: Path, data_bin: Path
 
     Raises:
         ArtifactError: if the checkpoint, a dictionary or the data-bin is missing, or another file is at ``output``.
-        ModelError: if the model knows a language already, is of another kind, or its dictionary is another.
-        DirectionError: if fairseq would part a code.
+        ModelError: if the model knows a language already or has its token as a piece, is of another kind, or its dictionary is
+            another.
+        DirectionError: if one is no language code, or fairseq would part it.
     """
     require_fairseq_codes(langs)
+    for lang in langs:
+        Direction(lang, lang)  # refuses what is no code
     state = read_checkpoint(path)
     trained = task_args(state, path)
     if known := [lang for lang in langs if lang in trained.langs]:
@@ -84,6 +87,14 @@ def add_languages(path: Path, langs: Sequence[str], output: Path, data_bin: Path
     more = [*trained.langs, *langs]
     symbols = {side: _symbols(trained, path, data_bin, side) for side in _ROWS_OF}
     _require_same_pieces(trained, path, data_bin, langs)
+    pieces = {symbol for of in symbols.values() for symbol in of(trained.langs)}
+    if taken := {_token(trained, lang, kind) for lang in langs for kind in _kinds(trained)} & pieces:
+        raise ModelError(
+            "tokens of new languages that are pieces of text already: a language would share its row with one",
+            where=path,
+            got=", ".join(sorted(taken)),
+            mend="name the language by another code",
+        )
     signed = signature(
         "add-language",
         inputs={"checkpoint": weights_sha256(state), "masks": hash_state(masks_of(state))},

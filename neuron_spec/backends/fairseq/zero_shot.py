@@ -45,6 +45,12 @@ def zero_shot_directions(
         asked = parse_directions(lang_pairs)
         for direction in asked:
             direction_id(direction, trained.langs)
+        if same := [str(of) for of in asked if of.source == of.target]:
+            raise DirectionError(
+                "a direction from a language into itself",
+                got=", ".join(same),
+                mend="name two languages, or leave it out",
+            )
         if has_data := [str(of) for of in asked if frozenset((of.source, of.target)) in seen]:
             raise DirectionError(
                 "no zero-shot directions: they have training data, or their reverse has",

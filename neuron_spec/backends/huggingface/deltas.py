@@ -26,6 +26,7 @@ from neuron_spec.backends.huggingface.layers import LinearDelta, RoutedFC1, Rout
 from neuron_spec.backends.huggingface.specialization import (
     DELTAS,
     Specialization,
+    require_finite,
     require_masks,
     require_specialization,
     specialization_of,
@@ -159,9 +160,7 @@ def load_delta(
         ModelError: if it is of another model: other layers, widths or, unless ``allow_other_checkpoint``, weights; or if
             the model has masks.
     """
-    tensors, header = load_tensors(path, "delta")
-    if header.get("format") != _FORMAT:
-        raise ArtifactError("not a delta", where=path, mend="make one with save_delta")
+    tensors, header = _read(path)
     one, widths = Direction.parse(header["direction"]), header["widths"]
     ours = {key: ffn.width for key, ffn in ffns(model).items()}
     if widths != ours:
@@ -181,15 +180,8 @@ def load_delta(
         raise ModelError(
             "the delta is of another model", where=path, **differences(shapes, wanted, at_most=4)
         )
-    theirs = header["base"]["weights_sha256"]
-    if not allow_other_checkpoint and (base := weights_sha256(model)) != theirs:
-        raise ModelError(
-            "the delta is of other weights",
-            where=path,
-            got=f"weights {base[:12]}",
-            expected=f"weights {theirs[:12]}, of {header['base']['name'] or header['base']['model_type']}",
-            mend="load the model that it was trained on, in float32 or bfloat16, or pass allow_other_checkpoint=True",
-        )
+    if not allow_other_checkpoint:
+        _require_base(model, header, path)
     for key, (fc1, fc2) in _linears(specialize(model)).items():
         values = (tensors[f"{key}.{part}"].to(fc1.weight) for part in _PARTS)
         _put(fc1, fc2, one, kept[key].nonzero().flatten(), *values)
@@ -203,12 +195,11 @@ def restore_delta(model: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         ArtifactError: if the file is missing, damaged, or no delta.
         DirectionError: if its direction has none.
-        ModelError: if it is of other neurons.
+        ModelError: if it is of other neurons or weights.
     """
-    tensors, header = load_tensors(path, "delta")
-    if header.get("format") != _FORMAT:
-        raise ArtifactError("not a delta", where=path, mend="make one with save_delta")
+    tensors, header = _read(path)
     one = _require_delta(require_specialization(model), header["direction"])
+    _require_base(model, header, path)
     for key, (fc1, fc2) in _linears(model).items():
         into, out = delta_of(fc1, one), delta_of(fc2, one)
         theirs = unpack(tensors[f"{key}.neurons"], fc1.out_features).nonzero().flatten()
@@ -219,6 +210,43 @@ def restore_delta(model: Any, path: str | os.PathLike[str]) -> None:
         with torch.no_grad():
             for part, parameter in zip(_PARTS, (*into.parameters(), out.weight), strict=True):
                 parameter.copy_(tensors[f"{key}.{part}"])
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, header = load_tensors(path, "delta")
+    if header.get("format") != _FORMAT:
+        raise ArtifactError("not a delta", where=path, mend="make one with save_delta")
+    is_whole = (
+        isinstance(header.get("direction"), str)
+        and isinstance(header.get("widths"), dict)
+        and isinstance(header.get("base"), dict)
+        and isinstance(header["base"].get("weights_sha256"), str)
+        and all(
+            value.dtype == torch.uint8 if key.endswith(".neurons") else value.is_floating_point()
+            for key, value in tensors.items()
+        )
+    )
+    if not is_whole:
+        raise ArtifactError(
+            "a damaged delta",
+            where=path,
+            expected="direction, widths and base in its header; bits of neurons, and weights",
+            mend="save it again with save_delta",
+        )
+    require_finite(tensors, path)
+    return tensors, header
+
+
+def _require_base(model: Any, header: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    of = header["base"]
+    if (ours := weights_sha256(model)) != (theirs := of["weights_sha256"]):
+        raise ModelError(
+            "the delta is of other weights",
+            where=path,
+            got=f"weights {ours[:12]}",
+            expected=f"weights {theirs[:12]}, of {of.get('name') or of.get('model_type')}",
+            mend="load the model that it was trained on, in float32 or bfloat16, or pass allow_other_checkpoint=True",
+        )
 
 
 def delta_of(linear: RoutedFC1 | RoutedFC2, one: Direction) -> LinearDelta:

@@ -24,7 +24,7 @@ from neuron_spec.backends.huggingface.text import language_token, use_languages
 from neuron_spec.directions import Direction, as_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.export.direction_model import NEURON_MASK, DirectionModel, Side, cut, write_folder
-from neuron_spec.export.folder import EXPORT_JSON, PIECES, ExportFolder, Pieces
+from neuron_spec.export.folder import EXPORT_JSON, PIECES, QUANTIZATIONS, ExportFolder, Pieces
 from neuron_spec.neurons.choices import SIDES
 
 KINDS = ("m2m_100", "mbart")
@@ -96,9 +96,17 @@ def export(
         spm: the SentencePiece model; None: the tokenizer's, if it is beside it.
 
     Raises:
-        ModelError, DirectionError: as `direction_model`.
+        ModelError, DirectionError: as `direction_model`; or if there is no such format or quantization.
         ArtifactError: if something else is there, or the SentencePiece model is of another vocabulary.
     """
+    if format not in ("ctranslate2", "safetensors"):
+        raise ModelError("no such format", got=repr(format), expected="ctranslate2 or safetensors")
+    if quantization is not None and (format != "ctranslate2" or quantization not in QUANTIZATIONS):
+        raise ModelError(
+            "no such quantization",
+            got=f"{quantization!r} of {format}",
+            expected=f"of ctranslate2, {', '.join(QUANTIZATIONS)}",
+        )
     (one,) = as_directions([asked])
     folder, spm = Path(folder), spm or _pieces_model(tokenizer)
     state = specialization_of(model)

@@ -13,7 +13,12 @@ from typing import Any
 import torch
 
 from neuron_spec.artifacts import write_text
-from neuron_spec.backends.huggingface.specialization import require_specialization, specialize, weights_sha256
+from neuron_spec.backends.huggingface.specialization import (
+    require_finite,
+    require_specialization,
+    specialize,
+    weights_sha256,
+)
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 from neuron_spec.neurons.counting import DTYPES
 from neuron_spec.neurons.masks import NeuronMasks
@@ -59,11 +64,13 @@ def load_model(name: str | os.PathLike[str], dtype: str = "fp32", *, cpu: bool =
 
     Raises:
         ArtifactError: if it cannot be loaded.
+        ModelError: if weights are not finite.
     """
     if (Path(name) / MASKS).is_file():
         model = load_specialized(name, dtype=DTYPES[dtype])
     else:
         model = _from_pretrained("AutoModelForSeq2SeqLM", name, dtype=DTYPES[dtype])
+    require_finite(dict(model.named_parameters()), name)
     return model.to("cuda" if torch.cuda.is_available() and not cpu else "cpu").eval()
 
 

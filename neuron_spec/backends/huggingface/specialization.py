@@ -8,7 +8,7 @@ Axis letters: R mask rows, B sentences, T tokens, D model, F ffn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -227,6 +227,19 @@ def weights_sha256(model: Any) -> str:
         value = own[key].detach()
         hashes.append(hash_state({key: value.to(torch.bfloat16) if value.is_floating_point() else value}))
     return hash_text(*hashes)
+
+
+def require_finite(weights: Mapping[str, Tensor], where: object) -> None:
+    """Raises: ModelError if there are NaN or inf among weights, through which every output is one too."""
+    for key, value in weights.items():
+        # A sum of finite numbers may overflow: it only says where to look.
+        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+            raise ModelError(
+                "weights that are not numbers",
+                where=f"{where}, {key}",
+                got=f"{int((~value.isfinite()).sum())} of {value.numel()} are NaN or infinite",
+                mend="the model is damaged, its training diverged, or its weights overflow in half precision",
+            )
 
 
 def _require_fc1_fc2(found: dict[str, FFN]) -> None:

@@ -78,17 +78,20 @@ def pairs_of(asked: Direction, text: Any) -> Iterator[Any]:
             yield sides[asked.source], sides[asked.target]
 
 
-def of_files(names: Sequence[str], lang_pairs: str | None = None) -> dict[Direction, Lines]:
+def of_files(
+    names: Sequence[str], lang_pairs: str | None = None, *, flag: str = "--text"
+) -> dict[Direction, Lines]:
     """The files of each direction, as ``--text`` names those of pairs (`parallel_files.find_files`), for `pairs_of`.
 
     Args:
         lang_pairs: the directions; None: both of each pair.
+        flag: what named them, for messages.
 
     Raises:
         CorpusError: if files are missing, or are not those of a direction.
     """
     sides = {}
-    for files in find_files(names, "--text"):
+    for files in find_files(names, flag):
         source, target = files.codes
         sides[files.pair] = files
         sides[Direction(target, source)] = files

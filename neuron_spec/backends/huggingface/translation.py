@@ -49,6 +49,8 @@ def translate(
         DirectionError: if the tokenizer has no such language, or the model's masks no such direction.
         NeuronSpecError: if a line is longer than the model's positions: none is translated then, and none is cut.
     """
+    if isinstance(lines, str):  # whose letters would be translated
+        raise NeuronSpecError("not a list of lines", got=repr(lines)[:80], expected="[line, ...]")
     one = Direction(source, target)
     use_languages(tokenizer, one)
     if (state := specialization_of(model)) is not None:

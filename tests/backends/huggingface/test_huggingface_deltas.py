@@ -303,6 +303,23 @@ def test_damaged_files_are_refused(tmp_path):
         save_tensors(path, change, header)
         with pytest.raises((ModelError, ArtifactError), match=r"of another model|damaged"):
             load_delta(model, path)
+    for key in ("direction", "widths", "base"):
+        for other in ({}, {key: 3}):
+            save_tensors(path, tensors, {name: of for name, of in header.items() if name != key} | other)
+            with pytest.raises(ArtifactError, match="damaged"):
+                load_delta(model, path)
+    for key, value in (
+        ("encoder.layers.0.neurons", tensors["encoder.layers.0.neurons"].float()),
+        ("encoder.layers.0.fc1.bias", tensors["encoder.layers.0.fc1.bias"].long()),
+    ):
+        save_tensors(path, tensors | {key: value}, header)
+        with pytest.raises(ArtifactError, match="damaged"):
+            load_delta(model, path)
+    bad = tensors["decoder.layers.0.fc2.weight"].clone()
+    bad[0, 0] = float("nan")
+    save_tensors(path, tensors | {"decoder.layers.0.fc2.weight": bad}, header)
+    with pytest.raises(ModelError, match=r"not numbers(.|\n)*decoder.layers.0.fc2.weight"):
+        load_delta(model, path)
     save_tensors(path, tensors, {})
     with pytest.raises(ArtifactError, match="not a delta"):
         load_delta(model, path)

@@ -226,3 +226,12 @@ def test_flags_that_cannot_be_heeded_are_refused(words, said, tokenizer, tmp_pat
     tokenizer.save_pretrained(tmp_path / "model")
     assert main(["export", "--hf", str(tmp_path / "model"), "--output", str(tmp_path / "out"), *words]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "how", [{"format": "onnx"}, {"quantization": "int4"}, {"format": "safetensors", "quantization": "int8"}]
+)
+def test_formats_that_there_are_not_are_refused(tokenizer, tmp_path, how):
+    with pytest.raises(ModelError, match="no such"):
+        export(build(), tokenizer, "en-de", tmp_path / "out", **how)
+    assert not (tmp_path / "out").exists()

@@ -363,6 +363,16 @@ def test_going_on_with_another_training_is_refused(changed, tmp_path):
     ) in str(caught.value)
 
 
+def test_deltas_do_not_go_on_with_another_base(tmp_path):
+    how: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    trainer_of(with_deltas(*DIRECTIONS), tmp_path, **how).train()
+    model = with_deltas(*DIRECTIONS)
+    with torch.no_grad():
+        model.get_encoder().layers[0].fc1.weight.mul_(2)
+    with pytest.raises(ModelError, match="of other weights"):
+        trainer_of(model, tmp_path, **{**how, "max_steps": 4}).train(resume_from_checkpoint=True)
+
+
 def test_what_would_not_be_heeded_is_refused(tmp_path):
     for given, said in (
         ({"per_device_train_batch_size": 4}, "per_device_train_batch_size"),

@@ -139,3 +139,8 @@ def test_bad_requests_are_refused(nllb, given, kind, said):
 def test_nothing_is_nothing(nllb):
     assert translate(*nllb, [], EN, DE, progress=False) == []
     assert translate(*nllb, ["", " "], EN, DE, progress=False) == ["", ""]
+
+
+def test_a_string_is_no_list_of_lines(nllb):
+    with pytest.raises(NeuronSpecError, match="not a list of lines"):
+        translate(*nllb, "The light is on.", "eng_Latn", "deu_Latn")
