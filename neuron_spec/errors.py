@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 
 # As Python ends the traceback of one of ours: class, message, and then the end or an empty line.
 _IN_TRACEBACK = re.compile(rf"^{re.escape(__name__)}\.\w+: (.+?)(?=\n\n|\n?\Z)", re.DOTALL | re.MULTILINE)
@@ -24,6 +25,12 @@ _OF_SYSTEM = {
     errno.ENOTDIR: ("a file stands where a folder is needed", "name another folder"),
     errno.EISDIR: ("a folder stands where a file is needed", "name another file"),
 }
+
+
+def some(names: Sequence[str], at_most: int = 5, *, between: str = ", ") -> str:
+    """A list short enough for a message."""
+    more = f"{between.strip(', ')} and {len(names) - at_most} more" if len(names) > at_most else ""
+    return (between.join(names[:at_most]) or "nothing") + more
 
 
 class NeuronSpecError(Exception):

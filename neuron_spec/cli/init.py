@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from neuron_spec.arguments import output_folder
-from neuron_spec.errors import ArtifactError
+from neuron_spec.errors import ArtifactError, some
 from neuron_spec.shared import FOLDERS, shared_files
 
 
@@ -50,7 +50,7 @@ def write_shared(folder: Path) -> None:
         raise ArtifactError(
             "files of another version, or changed ones, are here",
             where=folder,
-            got=", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else ""),
+            got=some(changed),
             expected="none of its files, or the same",
             mend="choose another folder",
         )

@@ -34,7 +34,7 @@ from neuron_spec.arguments import (
 )
 from neuron_spec.backends.ctranslate2 import require_ctranslate2
 from neuron_spec.directions import Direction, did_you_mean
-from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
+from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError, some
 from neuron_spec.export.folder import (
     CHECKPOINT,
     EXPORT_JSON,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from neuron_spec.backends.fairseq.asked import Asked
     from neuron_spec.backends.fairseq.generation import Translator
 
-_SHOWN = 5  # bad lines in a message
 _COMPOSE = (
     "a direction without masks is translated through those of others, --missing-direction compose, or through all "
     "neurons, --missing-direction dense"
@@ -252,7 +251,7 @@ def _directed(
             raise DirectionError(
                 "no such direction here",
                 got=str(direction),
-                expected=_some(known),
+                expected=some([*map(str, known)], at_most=40),
                 mend=_COMPOSE if direction in composable else did_you_mean(direction, known),
             )
         return [(direction, line) for line in lines]
@@ -278,19 +277,11 @@ def _directed(
     if bad:
         raise DirectionError(
             "lines whose direction is not known",
-            got=_shown(bad),
-            expected=f"{known[0]}<TAB>text, with one of {_some(known)}",
+            got=some(bad, between="; "),
+            expected=f"{known[0]}<TAB>text, with one of {some([*map(str, known)], at_most=40)}",
             mend=mend,
         )
     return directed
-
-
-def _some(known: Sequence[Direction]) -> str:
-    return ", ".join(map(str, known[:40])) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
-
-
-def _shown(bad: Sequence[str]) -> str:
-    return "; ".join(bad[:_SHOWN]) + (f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
 
 
 # Models ----------------------------------------------------------------------------------------
@@ -331,7 +322,9 @@ class _Source:
                 bad.append(f"line {number}: {len(segmented[-1])} pieces, of at most {most}")
         if bad:
             raise NeuronSpecError(
-                "lines too long for the model's positions", got=_shown(bad), mend="split them into sentences"
+                "lines too long for the model's positions",
+                got=some(bad, between="; "),
+                mend="split them into sentences",
             )
         return segmented
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from neuron_spec.artifacts import refuse_pointer
@@ -24,12 +24,6 @@ _TOKEN = re.compile(rf"'?{_LETTER}+(?:[-.,]{_LETTER}+)*|\.{{2,}}|\S")
 
 LENGTH_RATIO = 3.0
 LETTER_FRACTION = 0.6
-
-
-def some(names: Sequence[str], at_most: int = 5) -> str:
-    """A list short enough for a message."""
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return (", ".join(names[:at_most]) or "nothing") + more
 
 
 def require_known(langs: Iterable[str], available: Collection[str], what: str) -> None:

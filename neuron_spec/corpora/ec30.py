@@ -26,8 +26,8 @@ from neuron_spec.corpora.build import (
     write_card,
     write_raw,
 )
-from neuron_spec.corpora.checks import require_equal, require_known, some
-from neuron_spec.errors import CorpusError
+from neuron_spec.corpora.checks import require_equal, require_known
+from neuron_spec.errors import CorpusError, some
 from neuron_spec.languages import ENGLISH, language
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 

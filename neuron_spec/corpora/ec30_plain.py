@@ -43,10 +43,10 @@ from neuron_spec.corpora.build import (
     write_pieces,
     write_raw,
 )
-from neuron_spec.corpora.checks import check_disk, some
+from neuron_spec.corpora.checks import check_disk
 from neuron_spec.corpora.ec30_text import PlainText, TrainingText, lines_estimated, read_held_out, sides_of
 from neuron_spec.corpora.sharding import in_processes, report_progress
-from neuron_spec.errors import CorpusError
+from neuron_spec.errors import CorpusError, some
 from neuron_spec.languages import ENGLISH
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 

@@ -35,9 +35,9 @@ from neuron_spec.corpora.build import (
     write_card,
     write_raw,
 )
-from neuron_spec.corpora.checks import require_distinct, require_equal, some
+from neuron_spec.corpora.checks import require_distinct, require_equal
 from neuron_spec.directions import Direction, parse_directions
-from neuron_spec.errors import ArtifactError, CorpusError
+from neuron_spec.errors import ArtifactError, CorpusError, some
 from neuron_spec.languages import is_code, require_fairseq_codes
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
 

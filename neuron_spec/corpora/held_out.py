@@ -15,12 +15,12 @@ from typing import Any
 import sentencepiece
 
 from neuron_spec.corpora.build import TEST, VALID, Pairs
-from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize, require_distinct, some
+from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize, require_distinct
 from neuron_spec.corpora.parallel_files import ParallelFiles
 from neuron_spec.corpora.sharding import in_processes, report_progress
 from neuron_spec.corpora.splitting import HeldOutTexts
 from neuron_spec.directions import Direction
-from neuron_spec.errors import CorpusError
+from neuron_spec.errors import CorpusError, some
 from neuron_spec.languages import is_english
 
 DEFAULT_HELD_OUT = 1000  # lines of a pair for each set, and no more than

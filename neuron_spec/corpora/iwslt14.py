@@ -31,8 +31,8 @@ from tqdm import tqdm
 from neuron_spec.artifacts import hash_file, hash_text, refuse_pointer, require_file
 from neuron_spec.corpora import splitting
 from neuron_spec.corpora.build import SPLITS, TEST, TRAIN, VALID, Corpus
-from neuron_spec.corpora.checks import decoded_text, fault_of_lengths, normalize, require_known, some
-from neuron_spec.errors import CorpusError
+from neuron_spec.corpora.checks import decoded_text, fault_of_lengths, normalize, require_known
+from neuron_spec.errors import CorpusError, some
 from neuron_spec.languages import ENGLISH
 
 RELEASE = "2014-01"

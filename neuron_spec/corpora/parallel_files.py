@@ -15,9 +15,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
-from neuron_spec.corpora.checks import decoded_text, some
+from neuron_spec.corpora.checks import decoded_text
 from neuron_spec.directions import Direction
-from neuron_spec.errors import CorpusError
+from neuron_spec.errors import CorpusError, some
 from neuron_spec.languages import is_code, require_fairseq_codes
 
 _GZIP = b"\x1f\x8b"

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from neuron_spec.directions import Direction, direction_id, direction_of
 from neuron_spec.errors import ModelError
+from neuron_spec.modules.finite import not_finite
 from neuron_spec.modules.specialized_attention import SpecializedAttention
 from neuron_spec.modules.specialized_ffn import Route, SpecializedFC1, SpecializedFC2
 from neuron_spec.neurons.activations import ATTENTIONS
@@ -559,15 +560,13 @@ class NeuronSpecTransformer(TransformerModel):
         Raises:
             ModelError: as `upgrade_state_dict_named`, or if weights are missing, too many, of another shape or not finite.
         """
-        for name, value in state_dict.items():
-            # The sum is one pass without a copy; it may overflow where every number is finite.
-            if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
-                raise ModelError(
-                    "the checkpoint has weights that are no numbers",
-                    where=name,
-                    got=f"{int((~value.isfinite()).sum())} of {value.numel()} are NaN or infinite",
-                    mend="its training diverged: take an earlier checkpoint, or train with a lower --lr",
-                )
+        if found := not_finite(state_dict):
+            raise ModelError(
+                "the checkpoint has weights that are no numbers",
+                where=found[0],
+                got=found[1],
+                mend="its training diverged: take an earlier checkpoint, or train with a lower --lr",
+            )
         try:
             return super().load_state_dict(state_dict, *args, **kwargs)
         except RuntimeError as error:  # torch's, of all keys

@@ -18,7 +18,7 @@ from neuron_spec.backends.fairseq.checkpoints import task_args
 from neuron_spec.backends.fairseq.data_bin import directions_in, folder_with, shards_of, split_prefix
 from neuron_spec.corpora.build import TRAIN, corpus_folder, raw_file
 from neuron_spec.directions import Direction, direction_id, direction_of, parse_directions
-from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError
+from neuron_spec.errors import ArtifactError, CorpusError, DirectionError, ModelError, some
 from neuron_spec.languages import is_pivot, pivot
 
 _SHOWN = 12  # directions in a message
@@ -93,7 +93,7 @@ def require_composable(state: dict[str, Any], langs: Sequence[str], directions: 
         raise ModelError(
             "sets that cannot be composed: the encoder's are of a direction from the same source, the decoder's of one "
             "into the same target",
-            got=_some(lacking),
+            got=some(lacking, _SHOWN),
             mend="name others with --lang-pairs, or run these through all neurons alone: -- --missing-direction dense",
         )
 
@@ -145,10 +145,11 @@ def _aligned_by(
     around = [lang for lang in langs if is_pivot(lang)] if pivot() else langs
     thirds = [lang for lang in around if {Direction(pair.source, lang), Direction(pair.target, lang)} <= here]
     if not thirds:
+        sets = sorted(str(of) for of in here if pair.source in (of.source, of.target))
         raise ArtifactError(
             f"no references: no {subset} set of {pair}, nor one of each of the two with the same third language",
             where=data_bin,
-            got=f"sets of {_some(sorted(str(of) for of in here if pair.source in (of.source, of.target))) or 'neither'}",
+            got=f"sets of {some(sets, _SHOWN) if sets else 'neither'}",
             mend="leave the pair out of --lang-pairs",
         )
     for third in thirds:
@@ -175,8 +176,3 @@ def _is_same(data_bin: Path, subset: str, pair: Direction, third: str, *, raw: b
         return True
     texts = [read_lines(raw_file(data_bin, subset, of.source, of.target, third)) for of in of_both]
     return texts[0] == texts[1]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -21,6 +21,7 @@ from neuron_spec.backends.huggingface.ffns import FFN, ffns, require_relu
 from neuron_spec.backends.huggingface.layers import RoutedFC1, RoutedFC2, Running, routed
 from neuron_spec.directions import Direction, as_directions, did_you_mean
 from neuron_spec.errors import DirectionError, ModelError
+from neuron_spec.modules.finite import not_finite
 from neuron_spec.modules.specialized_ffn import Route
 from neuron_spec.neurons.choices import FFN_PATHS, SILENCED
 from neuron_spec.neurons.masks import NeuronMasks
@@ -231,15 +232,13 @@ def weights_sha256(model: Any) -> str:
 
 def require_finite(weights: Mapping[str, Tensor], where: object) -> None:
     """Raises: ModelError if there are NaN or inf among weights, through which every output is one too."""
-    for key, value in weights.items():
-        # A sum of finite numbers may overflow: it only says where to look.
-        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
-            raise ModelError(
-                "weights that are not numbers",
-                where=f"{where}, {key}",
-                got=f"{int((~value.isfinite()).sum())} of {value.numel()} are NaN or infinite",
-                mend="the model is damaged, its training diverged, or its weights overflow in half precision",
-            )
+    if found := not_finite(weights):
+        raise ModelError(
+            "weights that are not numbers",
+            where=f"{where}, {found[0]}",
+            got=found[1],
+            mend="the model is damaged, its training diverged, or its weights overflow in half precision",
+        )
 
 
 def _require_fc1_fc2(found: dict[str, FFN]) -> None:

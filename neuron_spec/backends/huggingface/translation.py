@@ -15,9 +15,7 @@ from tqdm import tqdm
 from neuron_spec.backends.huggingface.specialization import specialization_of, through
 from neuron_spec.backends.huggingface.text import language_token, use_languages
 from neuron_spec.directions import Direction
-from neuron_spec.errors import ModelError, NeuronSpecError
-
-_SHOWN = 5  # bad lines in a message
+from neuron_spec.errors import ModelError, NeuronSpecError, some
 
 
 def translate(
@@ -122,10 +120,10 @@ def _begin(tokenizer: Any, target: str) -> dict[str, int]:
 
 def _require_short(tokens: dict[int, list[int]], most: int) -> None:
     if bad := {number: len(of) for number, of in tokens.items() if len(of) > most}:
-        shown = [f"line {number + 1}: {length} tokens" for number, length in list(bad.items())[:_SHOWN]]
+        shown = [f"line {number + 1}: {length} tokens" for number, length in bad.items()]
         raise NeuronSpecError(
             "lines too long for the model's positions",
-            got="; ".join(shown) + (f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""),
+            got=some(shown, between="; "),
             expected=f"at most {most} tokens each",
             mend="split them into sentences",
         )
