@@ -160,7 +160,8 @@ def _of_fairseq(args: argparse.Namespace) -> None:
         from neuron_spec.artifacts import shown_command
         from neuron_spec.backends.fairseq.exporting import stock_command
 
-        print(shown_command(stock_command(asked, *next(iter(folders.items())))), file=sys.stderr)
+        for of_direction in folders.items():
+            print(shown_command(stock_command(asked, *of_direction)), file=sys.stderr)
     print("\n".join(map(str, folders.values())))
 
 

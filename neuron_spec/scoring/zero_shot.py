@@ -111,9 +111,19 @@ def _cell(key: str, value: float | None) -> Cell:
     return percent(value, decimals) if key.endswith("fraction") else fixed(value, decimals)
 
 
+def _columns(variants: Mapping[str, Evaluation]) -> list[tuple[str, str]]:
+    """Figure and variant; a figure that no direction has, as the likelihood that was not measured, is left out."""
+    measured = [
+        key
+        for key in _FIGURES
+        if any(getattr(s, key) is not None for of in variants.values() for s in of.scores)
+    ]
+    return [(key, variant) for key in measured for variant in variants]
+
+
 def tables(variants: Mapping[str, Evaluation]) -> tuple[Table, Table]:
     """Of the groups, and of the directions: a column for each figure and variant."""
-    columns = [(key, variant) for key in _FIGURES for variant in variants]
+    columns = _columns(variants)
     header = [f"{_FIGURES[key][0]}, {variant}" for key, variant in columns]
     rows: list[list[Cell]] = []
     for name, number, figures in _rows(variants):
@@ -129,7 +139,7 @@ def write_table(folder: Path) -> None:
     """Write ``zero-shot.csv`` and ``zero-shot.md`` beside the evaluations of a folder."""
     variants = read_variants(folder)
     groups, directions = tables(variants)
-    columns = [(key, variant) for key in _FIGURES for variant in variants]
+    columns = _columns(variants)
     header = ("mean over", "directions", *(f"{key} {variant}" for key, variant in columns))
     rows = [[name, number, *(figures[of] for of in columns)] for name, number, figures in _rows(variants)]
     write_text(folder / TABLE_CSV, csv_text(header, rows))

@@ -75,6 +75,8 @@ def test_a_folder_for_each_direction_and_complete_ones_are_left(run, specialized
     code, out, err = run("export", *words)
     assert (code, out.split()) == (0, [str(exported / "en-qa"), str(exported / "qa-en")])
     assert f"{exported / 'en-qa'}: complete already" in err
+    # How stock fairseq runs each.
+    assert [line.split()[1] for line in err.splitlines() if line.startswith("fairseq-")] == out.split()
     assert before == {file: file.stat().st_mtime_ns for file in exported.rglob("*")}
 
 

@@ -115,6 +115,13 @@ def test_where_sets_keep_all_the_two_ways_and_the_dense_model_are_one(workshop, 
     assert not (dense / "composed").exists()
 
 
+def test_what_was_not_measured_has_no_column(run, specialized):
+    folder = run("z", specialized, "--zero-shot", "--lang-pairs", "qa-qb", "--no-likelihood")
+    for table in ("zero-shot.csv", "zero-shot.md"):
+        header = (folder / table).read_text(encoding="utf-8").casefold()
+        assert "chrf" in header and "nll," not in header and "nll composed" not in header
+
+
 def test_it_resumes_and_skips_what_is_complete(run, specialized, monkeypatch, capsys):
     asked = ("--zero-shot", "--lang-pairs", "qa-qb,qb-qa")
     folder = run("z", specialized, *asked)
