@@ -81,6 +81,7 @@ def test_the_package_uses_no_name_of_its_own_surface() -> None:
                 assert not {alias.name for alias in node.names} & {*neuron_spec.__all__}, path
 
 
+@pytest.mark.slow
 def test_every_name_works_where_fairseq_cannot_be_imported() -> None:
     python(
         "import sys\n"
@@ -117,6 +118,7 @@ def test_the_five_lines_are_five() -> None:
     assert len(lines) <= 7
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_as_a_script(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copytree(ROOT / "data", tmp_path / "data")

@@ -16,6 +16,8 @@ import torch
 
 from neuron_spec.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 # These need what was trained: test_systems.py, tests/cli/test_export.py and the last test here have it.
@@ -266,7 +268,6 @@ def test_the_gpu_script_refuses_what_it_does_not_know() -> None:
     assert (done.returncode, done.stderr) == (2, "unknown option: --wheel; see --help\n")
 
 
-@pytest.mark.slow
 def test_real_trainings_are_timed_in_turns(workshop: Any, checkpoint: Path, tmp_path: Path) -> None:
     profile, masks, config = (tmp_path / name for name in ("p.safetensors", "m.safetensors", "continue.yaml"))
     data_bin = str(workshop.data_bin)

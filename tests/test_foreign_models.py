@@ -18,6 +18,8 @@ from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.scoring.evaluation import read_evaluation
 
+pytestmark = pytest.mark.slow
+
 
 def command(*words: object) -> None:
     assert main([str(word) for word in words]) == 0

@@ -208,6 +208,7 @@ def test_a_comparison_comes_out_the_same(tmp_path: Path) -> None:
         assert_holds(read(tmp_path / "comparison.json"), differing)
 
 
+@pytest.mark.slow
 def test_an_ablation_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> None:
     command(
         "ablate", DATA_BIN, "--path", checkpoints / "dense.pt", "--masks", FROZEN / "masks/direction.safetensors",
@@ -224,6 +225,7 @@ def test_a_conflict_comes_out_the_same(checkpoints: Path, tmp_path: Path) -> Non
     assert_holds(read(tmp_path / "conflict.json"), read(FROZEN / "conflict/conflict.json"))
 
 
+@pytest.mark.slow
 def test_a_report_takes_what_studies_wrote(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for folder in ("corpus", "evaluation", "ablation", "conflict", "transfer", "adaptation"):

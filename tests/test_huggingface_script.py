@@ -82,6 +82,7 @@ def test_help_shows_every_option() -> None:
 
 
 @pytest.mark.experiment
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the extra huggingface")
 def test_the_smoke_run_and_again(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

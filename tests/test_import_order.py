@@ -191,6 +191,7 @@ def test_who_imports_a_heavy_package(package, allowed):
     assert not {module for module in importers if not allowed(module)}
 
 
+@pytest.mark.slow
 def test_the_core_runs_where_fairseq_cannot_be_imported():
     core = sorted(
         m
@@ -206,6 +207,7 @@ def test_the_core_runs_where_fairseq_cannot_be_imported():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_method_is_light():
     code = (
         "import sys, neuron_spec.neurons.selection, neuron_spec.neurons.overlap, neuron_spec.modules.specialized_ffn;"

@@ -28,6 +28,8 @@ from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.scoring.evaluation import read_evaluation
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 CORPORA = {
@@ -441,7 +443,6 @@ def test_a_sharded_test_set_is_evaluated_as_a_plain_one(
 # ------------------------------------------------------------------ processes
 
 
-@pytest.mark.slow
 def test_two_processes_of_torchrun_specialize_on_shards_as_one_does(
     sharded: Path, workshop: Any, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -497,7 +498,6 @@ def test_two_processes_of_torchrun_specialize_on_shards_as_one_does(
 
 
 @pytest.mark.experiment
-@pytest.mark.slow
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_a_tiny_run_from_text_to_comparison(corpus: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -561,7 +561,6 @@ def test_a_language_more_says_each_command_and_what_it_lacks() -> None:
 
 
 @pytest.mark.experiment
-@pytest.mark.slow
 def test_a_language_more_end_to_end(tmp_path: Path) -> None:
     def new_language() -> str:
         return run(SCRIPTS / "new_language.sh", "--smoke", "--run", tmp_path).stderr

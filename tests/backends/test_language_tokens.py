@@ -91,6 +91,7 @@ def of_source(train, tmp_path_factory) -> Path:
 # ---------------------------------------------------------------- generating
 
 
+@pytest.mark.slow
 def test_languages_are_the_same_in_any_spelling(generate, of_file, of_pairs, languages, tmp_path):
     generate(of_file, "--lang-dict", languages, *BOTH)
     generate(of_file, "--langs", ORDER, *BOTH)

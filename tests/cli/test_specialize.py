@@ -259,6 +259,7 @@ def test_complete_work_is_skipped_and_other_work_is_not(specialize: Run, masks: 
     assert specialize("--dry-run", "--", *flags, path=last, masks=masks, save_dir=tmp_path / "on")[0] == 0
 
 
+@pytest.mark.slow
 def test_the_line_can_be_pasted(specialize: Run, masks: Path, tmp_path: Path) -> None:
     flags = (*LENGTH, "--num-workers", "0", "--disable-validation", "--dropout", "0")
     assert specialize("--", *flags, masks=masks)[0] == 0

@@ -21,6 +21,8 @@ from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.report.report import write_report
 from neuron_spec.scoring.evaluation import read_evaluation
 
+pytestmark = pytest.mark.slow
+
 BETWEEN = ["qa-qb", "qa-qm", "qb-qa", "qb-qm", "qm-qa", "qm-qb"]
 Run = Callable[..., Path]
 

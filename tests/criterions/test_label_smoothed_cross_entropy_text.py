@@ -223,6 +223,7 @@ def test_half_precision_is_summed_in_single(workshop):
 # The real commands ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plain_fairseq_chooses_checkpoints_by_it_and_translates_with_them_without_the_plugin(
     workshop, tmp_path
 ):

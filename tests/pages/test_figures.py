@@ -384,6 +384,7 @@ def test_digits_follow_the_scale():
         assert cell_texts(axes)[0, 1].get_text() == text
 
 
+@pytest.mark.slow
 def test_the_order_of_the_input_changes_no_picture():
     order = torch.randperm(len(MIXED), generator=torch.Generator().manual_seed(0)).tolist()
     n = len(MIXED)

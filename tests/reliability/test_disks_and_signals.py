@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from stages import EVERY, SEED, STAGES, Ended, Line
 
-pytestmark = pytest.mark.reliability
+pytestmark = [pytest.mark.slow, pytest.mark.reliability]
 
 NAMES = [stage.name for stage in STAGES if stage.name not in ("continuation", "evaluate dense")]
 MESSAGES = {"full": "the disk is full", "readonly": "the disk is read-only"}

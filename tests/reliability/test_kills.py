@@ -13,7 +13,7 @@ from stages import EVERY, ROOT, SEED, STAGES, UPDATES, Line, kill_and_restart
 
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 
-pytestmark = pytest.mark.reliability
+pytestmark = [pytest.mark.slow, pytest.mark.reliability]
 
 # Two of every stage but those that are another's twin: 20 kills.
 KILLED = [stage.name for stage in STAGES if stage.name not in ("continuation", "evaluate dense")]

@@ -16,7 +16,7 @@ from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.neurons.activations import ActivationCounts
 
-pytestmark = pytest.mark.reliability
+pytestmark = [pytest.mark.slow, pytest.mark.reliability]
 
 GONE = "another of the processes that work together has ended"
 SOON = {"environment": {processes.SECONDS: "6"}}

@@ -76,6 +76,7 @@ def run(written, tmp_path) -> Path:
 # ---------------------------------------------------------------- one run
 
 
+@pytest.mark.slow
 def test_both_pages_and_their_figures(written):
     text, markup = ((written / f"report.{kind}").read_text() for kind in ("md", "html"))
     figures = re.findall(r"\]\(figures/(.*?)\.png\)", text)
@@ -210,6 +211,7 @@ def experiment(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_seeds_are_put_together_and_unfinished_ones_named(experiment):
     text = (experiment / "report.md").read_text()
     assert "seeds 1, 2." in text
@@ -561,6 +563,7 @@ def test_a_report_needs_no_fairseq():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["ablation", "conflict", "transfer"])
 def test_the_page_of_a_study_needs_no_fairseq(study):
     code = f"import sys, neuron_spec.studies.{study}.page; sys.exit('fairseq' in sys.modules)"

@@ -652,6 +652,7 @@ def generate(workshop, checkpoint, path, *flags, apart=False):
     return path
 
 
+@pytest.mark.slow
 def test_real_logs_score_as_the_plain_evaluation_however_printed(workshop, checkpoint, plain, tmp_path):
     model = workshop.data_bin.parent / "spm" / "sentencepiece.model"
     bpe = ("--bpe", "sentencepiece", "--sentencepiece-model", model)

@@ -463,6 +463,7 @@ def ablate(workshop, checkpoint, masks_file, tmp_path, capsys) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was_killed(ablate, tmp_path, monkeypatch, workshop, ablator, masks):
     passes = []
     losses = Ablator.losses

@@ -247,6 +247,7 @@ def test_a_direction_learns_and_translates_through_borrowed_masks(specialized, d
             assert moved.any() and not moved[~kept[lent]].any(), "only the lender's neurons learn"
 
 
+@pytest.mark.slow
 def test_lenders_are_signed_only_where_there_are_any(specialized, held_out, data_bin, tmp_path):
     results = make(specialized, data_bin, "0", borrow={"qm": "qa"}).run(tmp_path)
     borrowed = {"qm-en": "qa-en", "en-qm": "en-qa"}

@@ -21,6 +21,8 @@ from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.scoring.evaluation import read_evaluation
 from neuron_spec.studies.adapters.model import Adapter
 
+pytestmark = pytest.mark.slow
+
 ARCH = "neuron_spec_adapters_tiny"
 SIZE = 6
 FLAGS = ("--adapter-size", str(SIZE), "--adapters", "direction")
@@ -317,7 +319,6 @@ def test_beam_search_on_a_mixed_batch_equals_sentence_by_sentence(workshop, batc
 # The commands
 
 
-@pytest.mark.slow
 def test_train_and_generate_by_fairseqs_commands(workshop, checkpoint, tmp_path):
     root = Path(__file__).parents[2]
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

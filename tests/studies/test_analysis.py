@@ -380,6 +380,7 @@ def test_families_of_a_corpus_card(tmp_path):
 # The folder
 
 
+@pytest.mark.slow
 def test_a_folder_holds_numbers_page_pairs_and_figures(tmp_path):
     question = ask(["de", "nl", "ru"])
     made = signature("analyze", inputs={"masks": "0"}, parameters={"seed": 1})

@@ -44,6 +44,7 @@ def analyze(masks, tmp_path):
     return lambda *more: main(["analyze", str(masks), "--output", str(tmp_path / "out"), *map(str, more)])
 
 
+@pytest.mark.slow
 def test_an_analysis_is_written_once(analyze, profile, tmp_path, capsys):
     half = save_profile(tmp_path / "half.safetensors", seed=1)
     assert analyze("--profile", profile, half) == 0
@@ -103,6 +104,7 @@ def test_profiles_that_do_not_fit_write_nothing(analyze, profile, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", ["95", "100"])
 @pytest.mark.parametrize(
     ("pairs", "said"),
@@ -145,6 +147,7 @@ FLORES = {"en": "eng_Latn", "de": "deu_Latn", "nl": "nld_Latn", "ru": "rus_Cyrl"
 MBART = {"en": "en_XX", "de": "de_DE", "nl": "nl_XX", "ru": "ru_RU"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", [FLORES, MBART], ids=["flores", "mbart"])
 def test_other_codes_of_the_same_languages_change_nothing_but_names(analyze, codes, tmp_path, capsys):
     assert analyze() == 0
@@ -163,6 +166,7 @@ def test_other_codes_of_the_same_languages_change_nothing_but_names(analyze, cod
         assert other["sides"][side]["layers"] == found["layers"]
 
 
+@pytest.mark.slow
 def test_languages_without_family_are_named_once(tmp_path, capsys):
     profile = save_profile(
         tmp_path / "p.safetensors", directions=parse_directions("en-xx,xx-en,en-de,de-en,xx-de")

@@ -18,6 +18,8 @@ from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.studies.dynamic.masks import RunningCounts
 from neuron_spec.studies.dynamic.task import NeuronSpecDynamicTask, counted, scored
 
+pytestmark = pytest.mark.slow
+
 NONE = ("--dynamic-masks", "none")
 RESELECT = ("--dynamic-masks", "reselect", "--reselect-every", "2", "--collect-every", "1")
 # Steps as large as the gap, so that masks of four updates move.
@@ -470,7 +472,6 @@ def test_another_rule_does_not_go_on_with_a_checkpoint(workshop, masks, tmp_path
     assert "moved by another rule" in str(error.value.__context__)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -34,6 +34,8 @@ from neuron_spec.studies.conflict.measure import (
 )
 from neuron_spec.studies.transfer.measure import INTACT, Lookahead, Transfer, summarize_transfer
 
+pytestmark = pytest.mark.slow
+
 TWO = "en-qa,en-qb"
 
 

@@ -22,6 +22,8 @@ from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError, S
 from neuron_spec.studies.lass.measure import Masking, make_masks
 from neuron_spec.studies.lass.weight_masks import WeightMasks, magnitude_mask
 
+pytestmark = pytest.mark.slow
+
 DIRECTIONS = parse_directions("en-qa,qa-en")
 KEY = "decoder.layers.1.encoder_attn.k_proj.weight"
 
@@ -204,7 +206,6 @@ def test_a_training_holds_its_folder_after_we_are_gone(tmp_path):
         pass
 
 
-@pytest.mark.slow
 def test_the_real_commands(workshop, checkpoint, data_bin, tmp_path, monkeypatch):
     config = tmp_path / "finetune.yaml"
     config.write_text(workshop.fine_tuning())

@@ -17,6 +17,8 @@ from neuron_spec.errors import ArtifactError, DirectionError, ModelError
 from neuron_spec.studies.lass.model import NeuronSpecLass
 from neuron_spec.studies.lass.weight_masks import WeightMasks, pack
 
+pytestmark = pytest.mark.slow
+
 ARCH = "neuron_spec_lass_tiny"
 EN_QA, QA_EN = Direction("en", "qa"), Direction("qa", "en")
 

@@ -116,6 +116,7 @@ def test_a_new_study_has_its_command_and_stands_in_help_and_docs(elsewhere):
     assert row not in as_markdown()
 
 
+@pytest.mark.slow
 def test_a_new_study_stands_in_the_report(elsewhere):
     run = write_run(elsewhere / "run", systems={"dense": 0.3})
     python(elsewhere, "neuron_spec", "vowels", "mobile phone", "--output", "run/vowels-1")

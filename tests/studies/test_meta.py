@@ -18,6 +18,8 @@ from neuron_spec.studies.lass.weight_masks import WeightMasks, pack
 from neuron_spec.studies.meta.inner_steps import accumulate, adapt, reptile, restored
 from neuron_spec.studies.meta.task import rows_of, support_rows
 
+pytestmark = pytest.mark.slow
+
 PAD = 1
 FOMAML = ("--meta", "fomaml", "--inner-lr")
 REPTILE = ("--meta", "reptile", "--inner-lr")
@@ -364,7 +366,6 @@ def test_the_inner_loss_is_logged_in_bits(workshop):
     assert "inner_loss" not in Training(workshop, *NONE).run(1).logs[0]
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_update_freq(workshop, checkpoint, tmp_path):
     flags = ("--task", "neuron_spec_meta", *FOMAML, "0.3")
     one, other = workshop.trained_by_one_and_by_two_processes(checkpoint, tmp_path, *flags)

@@ -27,6 +27,8 @@ from neuron_spec.studies.pruning.importance import Importance, ImportanceMeter
 from neuron_spec.studies.pruning.measure import Rules, Voters, prune, prune_fine_tuned
 from neuron_spec.studies.pruning.sets import vote, without_least_important
 
+pytestmark = pytest.mark.slow
+
 PAIRS = "en-qa,qa-en,en-qb"
 
 
@@ -342,7 +344,6 @@ def test_what_was_measured_with_the_tag_in_the_loss_is_refused(
     assert "is already here" in said and "loss" in said
 
 
-@pytest.mark.slow
 def test_the_real_command_from_fine_tuning_to_training_with_the_masks(workshop, checkpoint, tmp_path):
     config = tmp_path / "finetune.yaml"
     flags = {"dropout": 0.3, "seed": 7, "share-all-embeddings": "true"}

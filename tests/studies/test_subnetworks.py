@@ -203,6 +203,7 @@ def seed(tmp_path_factory: pytest.TempPathFactory, workshop: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_holds_what_the_comparisons_hold(comparisons: Path, seed: Path, tmp_path: Path) -> None:
     assert main(["subnetworks", str(comparisons), "--seed", str(seed), "--output", str(tmp_path)]) == 0
     rows = list(csv.DictReader((tmp_path / "subnetworks.csv").read_text().splitlines()))

@@ -144,6 +144,7 @@ def test_depths_are_ordered_as_numbers_and_compared_with_the_deepest_dense_model
     assert found[2, "dense"].difference < found[2, "specialized"].difference < 0
 
 
+@pytest.mark.slow
 def test_table_csv_and_figure_are_written_and_the_same_again(k_sweep: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
     assert main(["sweep", str(k_sweep), "--output", str(output)]) == 0
@@ -166,6 +167,7 @@ def test_table_csv_and_figure_are_written_and_the_same_again(k_sweep: Path, tmp_
     assert files == {path.name: path.read_bytes() for path in output.iterdir()}
 
 
+@pytest.mark.slow
 def test_likelihoods_stand_before_bleu_where_they_are_known(depth_sweep: Path) -> None:
     for depth in (2, 10):
         for number, system in enumerate(("dense", "dense-continuation", "specialized")):

@@ -327,6 +327,7 @@ def test_beside_a_frozen_base_the_adapters_alone_are_trained(seed: Path, worksho
     assert trained_of(state, parameters_of(state)).keys() == parameters_of(state).keys()
 
 
+@pytest.mark.slow
 def test_the_benchmark_times_what_differs(benchmark_file: Path) -> None:
     found = json.loads(benchmark_file.read_text())["systems"]
     assert set(found) == {"dense", "specialized", "adapters-pair", "lass"}

@@ -16,6 +16,8 @@ from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.studies.unsharing.measure import unshared
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 48  # a multiple of 16: gathering adds no neuron
 SHAPE = ("--encoder-ffn-embed-dim", str(WIDTH), "--decoder-ffn-embed-dim", str(WIDTH))
 
