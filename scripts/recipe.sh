@@ -31,6 +31,9 @@ check_options() {
     ! $submit || refuse "--submit sends SLURM jobs: name the partition with --slurm"
     [[ $nodes == 1 ]] || refuse "--nodes is for SLURM jobs (--slurm); docs/recipes.md shows torchrun without SLURM"
   else
+    # Of the lines that sbatch reads, which know no quotes: nothing ends a word or a line, and no % a pattern.
+    [[ $run =~ ^[[:alnum:]_./@+,:=~-]*$ ]] ||
+      refuse "--run: got ${run@Q}, expected for SLURM jobs a path of letters, digits and _ . / @ + , : = ~ -"
     [[ -z $stop_after ]] || refuse "--stop-after is not for SLURM jobs: give them a time limit, and submit them again"
   fi
   if [[ $size == smoke ]]; then

@@ -250,6 +250,15 @@ def test_bad_arguments_are_refused_before_anything_runs(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("name", ["a b", "a\n#SBATCH --wrap=x", "a%j", "a;b", "$(touch ran)", "a\tb", 'a"b'])
+def test_a_folder_that_would_be_more_than_a_path_in_a_job_is_refused(name: str, tmp_path: Path) -> None:
+    arguments = [*CORPORA["ec30"], "--run", tmp_path / name, "--slurm", "p", "--gpus", 4]
+    done = recipe("ec30", *arguments, status=2)
+    assert "--run: got" in done.stderr and "expected for SLURM jobs a path" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_too_little_disk_is_said_before_hours_are_spent(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [*CORPORA["ec30"], "--run", folder, "--slurm", "p", "--gpus", 4]

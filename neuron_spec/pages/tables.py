@@ -34,10 +34,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as a CSV file; None is an empty cell."""
+    """A table as a CSV file; None is an empty cell. What a spreadsheet would take for a formula begins with an apostrophe."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows((header, *rows))
+    lines = ([_no_formula(cell) for cell in line] for line in (header, *rows))
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def _no_formula(cell: object) -> object:
+    if not isinstance(cell, str) or _NUMBER.fullmatch(cell):
+        return cell
+    is_like_one = cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return "'" * is_like_one + cell.replace(
+        "\r", " "
+    )  # else a line's end, which the csv module does not quote
 
 
 def shown(cell: Cell) -> str:

@@ -12,7 +12,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from neuron_spec.artifacts import HYPOTHESES, REFERENCES, SOURCES
-from neuron_spec.directions import Direction
+from neuron_spec.directions import Direction, as_directions
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.languages import language
 from neuron_spec.scoring.language_id import LanguageIdentifier
@@ -28,7 +28,8 @@ class Outputs:
     """What a system wrote for one direction: line i of each list is about test sentence i.
 
     Raises:
-        NeuronSpecError: if the lists are empty or of different length, or a text holds a line break.
+        NeuronSpecError: if the lists are empty or of different length, or a text holds a line break; or if the direction,
+            by which files are named, is none.
     """
 
     direction: Direction
@@ -37,6 +38,7 @@ class Outputs:
     sources: list[str] | None = None
 
     def __post_init__(self) -> None:
+        as_directions([self.direction])
         lengths = {len(lines) for lines in self.texts().values()}
         if lengths == {0} or len(lengths) > 1:
             raise NeuronSpecError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuron_spec.backends.fairseq.config import KEPT_CONFIG, keep_config, read_flags, updates_of
-from neuron_spec.errors import ArtifactError
+from neuron_spec.errors import ArtifactError, NeuronSpecError
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,11 +60,59 @@ def test_a_config_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         ("tokens-per-update: 8.5\nmax-tokens: 1000\n", "two whole numbers above 0"),
         ("tokens-per-update: 0\nmax-tokens: 1000\n", "two whole numbers above 0"),
         ("tokens-per-update: true\nmax-tokens: 1000\n", "two whole numbers above 0"),
+        ("help: true\n", "not for files"),
+        ("h: true\n", "not for files"),
+        ("distributed-init-method: tcp://elsewhere:1\n", "not for files"),
+        ("save-dir: --help\n", "not one number or word"),
+        ('arch: "transformer\\n--help"\n', "not one number or word"),
+        ("lr: abc\n", "argument --lr"),
+        ("optimizer: adamant\n", "argument --optimizer"),
+        ("max-tokens: many\n", "argument --max-tokens"),
     ],
 )
 def test_bad_configs_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(NeuronSpecError, match=message):
         read_flags(write(tmp_path, text))
+
+
+RUN = "__import__('pathlib').Path('ran').touch()"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "user-dir: other",
+        "user_dir: other",
+        "User-Dir: other",
+        "user-di: other",
+        "--user-dir: other",
+        "user-dir=other: true",
+        "common: {user-dir: other}",
+        "save-dir: --user-dir=other",
+        'save-dir: "x\\n--user-dir\\nother"',
+        f'lr: "{RUN}"',
+        f'langtoks: "{RUN}"',
+        f'sampling-weights: " {RUN}"',
+        f'adam-betas: "{RUN}"',
+        "lr: !!python/object/apply:os.system [touch ran]",
+    ],
+)
+def test_a_config_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in ("other", "x"):
+        (tmp_path / module).mkdir()
+        (tmp_path / module / "__init__.py").write_text("open('ran', 'w')")
+    with pytest.raises(NeuronSpecError) as caught:
+        read_flags(write(tmp_path, f"{line}\n"))
+    assert len(str(caught.value).splitlines()) < 8
+    assert not (tmp_path / "ran").exists()
+
+
+def test_negative_numbers_and_tuples_are_values(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "optimizer: adam\nweight-decay: -1.5e-3\nadam-betas: (0.9, 0.98)\nwandb-project: a, b\n"
+    )
+    assert read_flags(path)[3::2] == ["-0.0015", "(0.9, 0.98)", "a, b"]
 
 
 # ------------------------------------------------------------------ tokens per update

@@ -1,5 +1,8 @@
 """Tables: shape and alignment."""
 
+import csv
+import io
+
 import pytest
 
 from neuron_spec.pages.tables import csv_text, markdown_table
@@ -22,6 +25,14 @@ def test_table_without_rows_and_with_a_wrong_one():
     assert markdown_table(["a"], []) == "| a   |\n| --- |"
     with pytest.raises(ValueError, match="zip"):
         markdown_table(["a", "b"], [["x"]])
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(1)", "\t=1", "\r=1", "--x"])
+def test_text_is_no_formula_in_a_csv_file_and_numbers_stay_numbers(text):
+    (header, row) = csv.reader(io.StringIO(csv_text((text, "b"), [[text, -0.137]])))
+    escaped = f"'{text}".replace("\r", " ")
+    assert (header[0], row) == (escaped, [escaped, "-0.137"])
+    assert csv_text(("-", "c"), [["-0.137", "+1.20"], ["a=b", "zh-en"]]) == "'-,c\n-0.137,+1.20\na=b,zh-en\n"
 
 
 def test_a_csv_file_leaves_unknown_cells_empty_and_quotes_what_must_be():

@@ -125,11 +125,16 @@ def generation_config(
 
 
 def unknown_training_flags(flags: Sequence[str]) -> list[str]:
-    """Those of ``flags`` that ``fairseq-train`` with our task and the named ``--arch`` does not know."""
+    """Those of ``flags`` that ``fairseq-train`` with our task and the named ``--arch`` does not know.
+
+    Raises:
+        ModelError: if one has no such value.
+    """
     given = ["data", *flags]
     for name, default in (("--task", "neuron_specialization"), ("--arch", "neuron_spec_transformer")):
         if name not in flags:
             given += [name, default]
     parser = options.get_training_parser()
+    parser.error = lambda message: refuse(message, "fairseq-train")
     _, unknown = options.parse_args_and_arch(parser, input_args=given, parse_known=True)
     return [flag for flag in unknown if flag.startswith("--")]

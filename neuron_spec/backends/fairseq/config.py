@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,9 @@ TOKENS_PER_UPDATE = "tokens-per-update"
 MAX_TOKENS = "max-tokens"
 UPDATE_FREQ = "update-freq"
 KEPT_CONFIG = "config.yaml"  # beside the checkpoints
+# What a file may not ask for, since it may be a stranger's: to run code, to end the parser, or to take what another
+# machine sends for a process of this training.
+_NOT_FROM_A_FILE = ("user-dir", "help", "h", "distributed-init-method")
 
 
 def read_flags(
@@ -48,6 +53,7 @@ def read_flags(
             raise ArtifactError(
                 "config value is not one number, word or switch", where=f"{path}: {key}", got=repr(value)
             )
+        _require_plain(path, key, value)
         if value is not False:
             flags += [f"--{key}"] if value is True else [f"--{key}", str(value)]
     if kept is not None and _trained_with(kept) == config_file:
@@ -114,6 +120,38 @@ def _read(path: str | os.PathLike[str]) -> dict[Any, Any]:
     if not isinstance(config, dict):
         raise ArtifactError("config file is not a mapping of flags", where=path, got=type(config).__name__)
     return config
+
+
+def _require_plain(path: object, key: str, value: object) -> None:
+    """That a key is one flag, and one that a file may set, and its value no flag, nor several lines of them."""
+    if key.replace("_", "-").lower() in _NOT_FROM_A_FILE:
+        raise ArtifactError(
+            "config file has a key that is not for files",
+            where=path,
+            got=key,
+            mend="a config sets what is trained; give this on the command line, if it is meant",
+        )
+    if not re.fullmatch(r"\w[\w-]*", key, re.ASCII):
+        raise ArtifactError(
+            "config key is no flag's name", where=path, got=repr(key), expected="letters, digits, hyphens"
+        )
+    is_number = isinstance(value, int | float) or re.fullmatch(r"-[\d.]+(e-?\d+)?", str(value))
+    is_flag = str(value).startswith("-") and not is_number
+    if is_flag or not str(value).isprintable() or _calls(str(value)):
+        raise ArtifactError(
+            "config value is not one number or word",
+            where=f"{path}: {key}",
+            got=repr(value),
+            expected="one line that begins with no hyphen, and calls nothing",
+        )
+
+
+def _calls(text: str) -> bool:
+    """Whether fairseq, which without --user-dir runs some values as Python, would call something."""
+    try:
+        return any(isinstance(node, ast.Call) for node in ast.walk(ast.parse(text.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
 
 def _with_update_freq(

@@ -55,7 +55,9 @@ class LanguageTokens:
         source = values.get("encoder_langtok") or None
         target = "tgt" if values.get("decoder_langtok") else None
         # fairseq writes what it resolved into langtoks, which from then on wins over the two flags.
-        if main := (values.get("langtoks") or {}).get(_MAIN):
+        if not isinstance(langtoks := values.get("langtoks") or {}, Mapping):
+            raise ModelError("--langtoks is no dictionary", where=near, got=repr(langtoks))
+        if main := langtoks.get(_MAIN):
             if (source and source != main[0]) or (target and target != main[1]):
                 raise ModelError(
                     "flags contradict each other on language tokens",

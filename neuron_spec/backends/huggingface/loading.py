@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +43,22 @@ def _from_pretrained(kind: str, name: str | os.PathLike[str], **options: Any) ->
     require_transformers()
     import transformers
 
+    # Unset, transformers would ask on standard input, which may hold the text to translate.
     try:
-        return getattr(transformers, kind).from_pretrained(str(name), **options)
+        return getattr(transformers, kind).from_pretrained(str(name), **options, trust_remote_code=False)
     except (
         OSError,
         ValueError,
         ImportError,
-    ) as error:  # what it says of a folder without a model, of another kind of one
+        pickle.UnpicklingError,
+    ) as error:  # what it says of a folder without a model, of another kind of one, of weights that are not tensors alone
         raise ArtifactError(
             "transformers cannot load it",
             where=name,
-            got=str(error).strip().splitlines()[0],
+            # torch's own text for pickles would have the reader turn weights_only off.
+            got="weights in a pickle that holds more than tensors, or is damaged"
+            if isinstance(error, pickle.UnpicklingError)
+            else str(error).strip().splitlines()[0],
             expected="the folder or name of an encoder-decoder and its tokenizer",
         ) from error
 
@@ -116,10 +123,10 @@ def load_specialized(
 
     Args:
         model_class: of transformers; None: ``AutoModelForSeq2SeqLM``.
-        options: of ``from_pretrained``, such as ``dtype=torch.bfloat16``.
+        options: of ``from_pretrained``, such as ``dtype=torch.bfloat16``, but those by which a folder's own code would run.
 
     Raises:
-        ArtifactError: if the folder has no masks, or there is no model in it.
+        ArtifactError: if the folder has no masks, or there is no model in it; or if it holds code, which is not run.
         ModelError: if the masks are not of these weights, unless ``allow_other_checkpoint``.
     """
     folder = Path(folder)
@@ -128,6 +135,12 @@ def load_specialized(
             "no such folder",
             where=folder,
             mend="of a hub's, load what huggingface_hub.snapshot_download(name) returns",
+        )
+    if unsafe := {"trust_remote_code", "weights_only"} & {*options}:
+        raise ModelError(
+            "options by which code in a folder could run",
+            got=", ".join(sorted(unsafe)),
+            mend="load the model yourself, and call specialize(model, NeuronMasks.load(path))",
         )
     masks = NeuronMasks.load(folder / MASKS)
     if model_class is None:
@@ -157,8 +170,10 @@ def model_card(model: Any) -> str:
         direction: 100 * (1 - sum(float(of[row]) for of in dropped.values()) / len(dropped))
         for row, direction in enumerate(masks.names)
     }
-    base = [f"base_model: {name}"] if name and not Path(name).exists() else []
+    # Whatever a file says there, no markup: names alone.
+    base = [f"base_model: {name}"] if re.fullmatch(r"[\w./-]+", name) and not Path(name).exists() else []
     method, k = masks.metadata.get("method"), masks.metadata.get("k_percent")
+    method = method if re.fullmatch(r"[\w-]+", str(method or "")) else None
     lines = [
         "---", "library_name: transformers", *base, "pipeline_tag: translation", "tags:", "- translation",
         "- neuron-specialization", "---", "", f"# {model.config.model_type}, specialized per translation direction", "",

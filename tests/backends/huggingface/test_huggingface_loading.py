@@ -21,7 +21,7 @@ from neuron_spec.backends.huggingface import (
     specialize,
     unspecialize,
 )
-from neuron_spec.backends.huggingface.loading import CARD, MASKS, load_model
+from neuron_spec.backends.huggingface.loading import CARD, MASKS, load_model, load_tokenizer, model_card
 from neuron_spec.cli.main import main
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import ActivationCounts
@@ -113,6 +113,57 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
 
 
 # Through the command
+
+
+def test_a_folder_with_code_runs_none_and_asks_for_nothing(dense, tmp_path, monkeypatch):
+    """transformers would ask on standard input, of which the first line may be a text such as y."""
+    ran, folder = tmp_path / "ran", tmp_path / "model"
+    shutil.copytree(dense, folder)
+    (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w')\nclass Theirs: pass\n")
+    for file, kinds in (
+        ("config.json", ("AutoConfig", "AutoModelForSeq2SeqLM")),
+        ("tokenizer_config.json", ("AutoTokenizer",)),
+    ):
+        config = json.loads((folder / file).read_text())
+        named = dict.fromkeys(kinds, "theirs.Theirs" if "Tok" not in kinds[0] else ["theirs.Theirs", None])
+        theirs = {"model_type": "theirs", "tokenizer_class": "Theirs", "auto_map": named}
+        (folder / file).write_text(json.dumps({**config, **theirs}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ArtifactError, match="transformers cannot load it"):
+            load(folder)
+    assert not ran.exists()
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_weights_with_a_payload_are_not_run(dense, tmp_path):
+    ran, folder = tmp_path / "ran", tmp_path / "model"
+    shutil.copytree(dense, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.shared.weight": Payload(ran)}, folder / "pytorch_model.bin")
+    with pytest.raises(ArtifactError, match="transformers cannot load it") as error:
+        load_model(folder)
+    assert "weights_only" not in str(error.value)
+    assert not ran.exists()
+    for option in ("trust_remote_code", "weights_only"):
+        with pytest.raises(ModelError, match="code in a folder"):
+            load_specialized(dense, **{option: option == "trust_remote_code"})
+
+
+def test_a_card_has_no_markup_of_others(tmp_path):
+    model = build()
+    masks = random_masks(model)
+    evil = "x`\n<script>\n---\nlicense: mit"
+    specialize(model, NeuronMasks(masks.directions, masks.kept, {"method": evil}))
+    model.config._name_or_path = f"a/b\n{evil}"
+    assert not any(part in model_card(model) for part in ("<", "license", "a/b"))
 
 
 def run(*words: object) -> int:
