@@ -71,6 +71,10 @@ def message_in(error: BaseException) -> str | None:
         if isinstance(inner, OSError) and inner.errno in _OF_SYSTEM:
             what, mend = _OF_SYSTEM[inner.errno]
             return str(NeuronSpecError(what, where=inner.filename2 or inner.filename, mend=mend))
+        if type(inner).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+            mend = "give fewer --max-tokens, or --cpu, and run the command again: what is complete is kept"
+            got = str(inner).partition(". ")[0]
+            return str(NeuronSpecError("the GPU's memory is used up", got=got, mend=mend))
         if isinstance(inner, RuntimeError) and _LOST.search(str(inner)):
             return str(_lost(inner))
         is_behind_torch |= isinstance(inner, RuntimeError)

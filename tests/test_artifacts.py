@@ -347,3 +347,10 @@ def test_a_full_disk_is_a_message_also_behind_torchs_error(raised):
             raise RuntimeError("a bug while ours was handled")  # noqa: B904
     except RuntimeError as error:
         assert message_in(error) is None
+
+
+def test_a_gpu_without_memory_left_is_a_message():
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    message = message_in(error)
+    assert message is not None and "the GPU's memory is used up" in message and "--max-tokens" in message
+    assert message_in(RuntimeError("CUDA error: an illegal instruction")) is None

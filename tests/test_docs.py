@@ -40,6 +40,18 @@ def test_the_readme_is_short_and_plain_fairseq_lines_name_the_user_dir() -> None
     assert len(lines) >= 2 and all("--user-dir" in line for line in lines)
 
 
+@pytest.mark.parametrize("page", ["faults", "reliability", "safety"])
+def test_the_tests_that_a_page_names_exist(page: str) -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    tests = [name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)]
+    rows = re.findall(
+        r"^\|.*\| (.*) \|$", (ROOT / f"docs/{page}.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = [name for row in rows for name in re.findall(r"`(\w+)(?:\.\.\.)?`", row)]
+    assert len(named) > 5
+    assert [name for name in named if not any(name in test for test in tests)] == []
+
+
 def test_the_reference_has_every_name() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\.\. auto\w+:: neuron_spec\.(\w+)", page, re.MULTILINE)) - {"neurons"}

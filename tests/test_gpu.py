@@ -118,7 +118,32 @@ def test_half_precision_selects_nearly_the_same_neurons(run, precision):
         assert (kept ^ half.kept[layer]).float().mean() < 0.03
 
 
+def test_counting_twice_gives_the_same_bytes(workshop, run, checkpoint, tmp_path):
+    again = tmp_path / "again.safetensors"
+    command("profile", workshop.data_bin, "--path", checkpoint, "--output", again)
+    assert again.read_bytes() == (run / "profile-fp32.safetensors").read_bytes()
+
+
+def test_memory_that_is_used_up_is_a_message_and_leaves_nothing(workshop, checkpoint, tmp_path):
+    words = ["profile", workshop.data_bin, "--path", checkpoint, "--output", tmp_path / "profile.safetensors"]
+    code = (
+        "import sys, torch; from neuron_spec.cli.main import main; "
+        "torch.cuda.set_per_process_memory_fraction(1e-6); sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "the GPU's memory is used up" in done.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
 # Training -----------------------------------------------------------------------------------------
+
+
+def test_a_loss_scale_that_overflows_is_lowered_and_no_fault(workshop, run, checkpoint, tmp_path):
+    train(workshop, checkpoint, run / "masks-cpu.safetensors", tmp_path, "--fp16", "--fp16-init-scale", 2**40)
+    state = read_checkpoint(tmp_path / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 6
+    assert all(bool(value.isfinite().all()) for value in state["model"].values())
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "frozen"])

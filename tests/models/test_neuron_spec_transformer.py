@@ -430,6 +430,15 @@ def test_a_missing_direction_may_be_composed(workshop, batch, ffn_path):
         log_probabilities(model, all_in(net_input, "qm-qb", langs))
 
 
+def test_what_a_missing_direction_gets_may_change_between_passes(workshop, batch):
+    _, _, model = workshop.build("--missing-direction", "dense")
+    model.set_masks(workshop.masks(model, ["en-qa", "qa-en"]), workshop.langs)
+    log_probabilities(model, batch["net_input"])
+    model.set_languages(workshop.langs, "error")
+    with pytest.raises(ModelError, match="directions without masks"):
+        log_probabilities(model, batch["net_input"])
+
+
 # Beam search
 
 
