@@ -16,10 +16,11 @@ import torch
 
 import neuron_spec
 from neuron_spec.artifacts import _HERE, write_text
+from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.backends.fairseq.compat import value_of
 from neuron_spec.cli.main import main
 from neuron_spec.directions import Direction
-from neuron_spec.errors import DirectionError, ModelError, NeuronSpecError
+from neuron_spec.errors import ArtifactError, DirectionError, ModelError, NeuronSpecError
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.scoring.metrics import Outputs
 
@@ -170,6 +171,19 @@ def test_a_checkpoint_runs_no_code(
         ["specialize", workshop.data_bin, "--path", path, "--masks", "none", "--save-dir", "run", "--dry-run", "--", "--max-update", 1],
     ):  # fmt: skip
         assert main([str(word) for word in words]) == (0 if name in ("user_dir", "adam_betas") else 2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_calls_something_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({**state, "extra_state": Payload()}, tmp_path / "stranger.pt")
+    with pytest.raises(ArtifactError, match="checkpoint cannot be read") as error:
+        read_checkpoint(tmp_path / "stranger.pt")
+    assert "weights_only" not in str(error.value)
     assert not (tmp_path / "ran").exists()
 
 

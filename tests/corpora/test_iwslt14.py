@@ -372,6 +372,12 @@ def test_names_that_lead_out_of_an_archive_and_links_lead_nowhere(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before and not Path("/tmp/escaped-too").exists()
 
 
+def test_no_more_of_an_archive_is_read_than_its_largest_file_may_have(archive, monkeypatch):
+    monkeypatch.setattr(iwslt14, "_LARGEST", 1000)
+    with pytest.raises(CorpusError, match="far larger than any file of the release"):
+        iwslt14.read(archive, langs=["de"])
+
+
 def test_entities_are_refused(unpacked):
     test = unpacked / "de-en" / "IWSLT14.TED.tst2010.de-en.de.xml"
     declared = '<!DOCTYPE mteval [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>\n'
