@@ -191,6 +191,18 @@ def test_the_loss_of_the_text_leaves_the_language_token_out(tmp_path):
     assert first["loss"] == pytest.approx(everything / (tokens + len(lines["eng_Latn-deu_Latn"])), rel=1e-3)
 
 
+def test_text_without_a_token_that_counts_has_no_loss(tmp_path):
+    model = build()
+    text = {"en-de": rows(3), "de-en": [{"input_ids": [5, 2], "labels": [-100, -100]}]}
+    with pytest.raises(CorpusError, match=r"no text to measure a loss on\n  where:    de-en"):
+        text_loss(model, DirectedText(text, None, model))
+    with pytest.raises(CorpusError, match="no text to measure"):
+        trainer_of(model, tmp_path, DirectedText(text, None, model))
+    for wrong in (text, None, "en-de"):
+        with pytest.raises(CorpusError, match="not tokenized text"):
+            text_loss(model, wrong)
+
+
 def test_smoothing_is_in_the_loss_and_not_in_the_text_loss(tmp_path):
     logs = {}
     for smoothing in (0.0, 0.2):
