@@ -234,6 +234,9 @@ def _arguments(args: argparse.Namespace) -> Any:
         args.lr = {"joint": 1e-4, "delta": 1e-3}[args.mode]
     if args.warmup_updates is None:
         args.warmup_updates = args.updates // 10
+    checkpointing = "activation_checkpointing"  # of transformers 6; until 5.24 it had the other name alone
+    if not hasattr(Seq2SeqTrainingArguments, checkpointing):
+        checkpointing = "gradient_checkpointing"
     return Seq2SeqTrainingArguments(
         str(args.output / "checkpoints"),
         max_steps=args.updates,
@@ -250,5 +253,5 @@ def _arguments(args: argparse.Namespace) -> Any:
         bf16=args.bf16,
         use_cpu=args.cpu,
         report_to=[],
-        **({"gradient_checkpointing": True} if args.gradient_checkpointing else {}),
+        **({checkpointing: True} if args.gradient_checkpointing else {}),
     )

@@ -224,6 +224,10 @@ class SpecializedTrainer(Seq2SeqTrainer):
             if (state := specialization_of(model)) is not None:
                 state.row(one)
         if state is not None and state.deltas:
+            _require_args_of_deltas(args)
+            args.ddp_find_unused_parameters = (
+                True  # a batch has gradients for its own direction's delta alone
+            )
             of_each = [delta_parameters(model, one) for one in train_dataset.directions]
             freeze_all_but(model, {name for parameters in of_each for name in parameters})
         self.max_tokens, self.temperature = max_tokens, temperature
@@ -411,3 +415,20 @@ def _require_args(args: Any, max_tokens: int | None, temperature: float) -> None
         raise ModelError("no such temperature", got=temperature, expected="1 (as there is text) or more")
     if max_tokens is not None and max_tokens < 1:
         raise ModelError("no such size of a batch", got=max_tokens, expected="1 token or more")
+
+
+def _require_args_of_deltas(args: Any) -> None:
+    """Raises: ModelError if transformers' arguments would leave deltas without gradients, or processes waiting."""
+    kwargs = getattr(args, "gradient_checkpointing_kwargs", None) or {}
+    if args.gradient_checkpointing and kwargs.get("use_reentrant"):
+        raise ModelError(
+            "reentrant checkpointing hands on no gradients where inputs have none, as with a frozen base",
+            got="use_reentrant True",
+            expected="use_reentrant False, which is the default",
+        )
+    if args.ddp_find_unused_parameters is False:
+        raise ModelError(
+            "a batch of one direction leaves the other deltas unused",
+            got="ddp_find_unused_parameters False",
+            mend="leave it out",
+        )

@@ -394,6 +394,16 @@ def test_what_would_not_be_heeded_is_refused(tmp_path):
     ):
         with pytest.raises(ModelError, match=said):
             trainer_of(build(), tmp_path, **given)
+    for given, said in (
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            "reentrant",
+        ),
+        ({"ddp_find_unused_parameters": False}, "unused"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            trainer_of(with_deltas(*DIRECTIONS), tmp_path, **given)
+        trainer_of(build(), tmp_path, **given)
     trainer = trainer_of(build(), tmp_path, per_device_train_batch_size=4, max_tokens=None)
     assert max(map(len, trainer.order())) == 4
     with pytest.raises(ModelError, match="no text to evaluate on"):
@@ -402,11 +412,12 @@ def test_what_would_not_be_heeded_is_refused(tmp_path):
 
 # Processes -----------------------------------------------------------------------------------
 
+OF_TWO_PROCESSES = ("joint", "delta", "joint checkpointed", "delta checkpointed")
 _PROGRAM = """
 import sys
 import test_huggingface_training as t
 import torch
-for kind in ("joint", "delta"):
+for kind in t.OF_TWO_PROCESSES:
     found = t._trained(kind, sys.argv[1], accumulation=1, ddp_backend="gloo")
     if torch.distributed.get_rank() == 0:
         torch.save(found, f"{sys.argv[1]}/{kind}.pt")
@@ -415,7 +426,9 @@ torch.distributed.destroy_process_group()
 
 
 def _trained(kind: str, folder: str | Path, *, accumulation: int, **given: Any) -> dict[str, Any]:
+    kind, _, is_checkpointed = kind.partition(" ")
     model = _prepared(kind, dropout=0.0)
+    given |= {"gradient_checkpointing": True} if is_checkpointed else {}
     trainer = trainer_of(
         model, Path(folder), valid=text_of(model), gradient_accumulation_steps=accumulation, max_steps=5, optim="sgd",
         learning_rate=0.5, logging_steps=5, **given,
@@ -448,12 +461,12 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(tmp_path):
     ]
     said = [run.communicate(timeout=300)[0] for run in runs]
     assert all(run.returncode == 0 for run in runs), "\n".join(said)[-3000:]
-    for kind in ("joint", "delta"):
+    for kind in OF_TWO_PROCESSES:
         one, two = (
             _trained(kind, tmp_path, accumulation=2),
             torch.load(tmp_path / f"{kind}.pt", weights_only=True),
         )
-        start = weights(_prepared(kind))
+        start = weights(_prepared(kind.partition(" ")[0]))
         for name, value in one["weights"].items():
             torch.testing.assert_close(two["weights"][name], value, atol=1e-6, rtol=1e-4)
         assert sum(not torch.equal(value, start[name]) for name, value in one["weights"].items()) > 5
