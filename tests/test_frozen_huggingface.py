@@ -45,14 +45,14 @@ def test_a_specialized_model_is_loaded_and_computes_the_same() -> None:
     assert_close(logits(unspecialize(model)), RECORDED["plain"])
 
 
-@pytest.mark.parametrize(("name", "atol"), [("delta", 1e-5), ("delta-bf16", 0.2)])
+@pytest.mark.parametrize(("name", "atol"), [("delta", 1e-5), ("delta-bf16", 0.01)])
 def test_a_delta_is_loaded_on_its_base_and_computes_the_same(name: str, atol: float) -> None:
     base = unspecialize(load_specialized(FROZEN / "specialized"))
     assert str(load_delta(base, FROZEN / f"{name}.safetensors")) == WITH_DELTA
     assert_close(logits(base, WITH_DELTA), RECORDED["delta"][WITH_DELTA], atol)
     assert_close(logits(base, WITHOUT), RECORDED["plain"])
     difference = torch.tensor(RECORDED["delta"][WITH_DELTA]) - torch.tensor(RECORDED["plain"])
-    assert float(difference.abs().max()) > 1
+    assert float(difference.abs().max()) > 0.1
 
 
 def test_a_profile_is_selected_from_and_its_masks_fit_the_model() -> None:
