@@ -70,6 +70,7 @@ setup(
         "official-scoring": ["sacremoses>=0.1"],
         "export": ["ctranslate2>=4.5"],
         "huggingface": ["transformers[torch]>=5", "datasets>=3"],
+        "comparison": ["peft>=0.17"],  # of scripts/huggingface/comparison.py, beside huggingface
         "tracking": [
             "tensorboard>=2.10",
             "wandb>=0.15",

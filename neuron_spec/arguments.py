@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
 from neuron_spec.artifacts import require_file, require_place
-from neuron_spec.errors import ArtifactError
+from neuron_spec.errors import ArtifactError, NeuronSpecError
 
 # Of the tests that commands make, unless they are asked for others.
 PERMUTATIONS = 10_000
@@ -159,6 +159,52 @@ def add_model_and_text(
     add_lang_pairs(parser, directions)
     if subset is not None:
         parser.add_argument("--gen-subset", default=subset, metavar="NAME", help=what_for)
+
+
+def add_huggingface(parser: argparse.ArgumentParser) -> None:
+    """``--hf`` and ``--text``, in place of a data-bin and ``--path``, which are then not required."""
+    parser.add_argument(
+        "--hf",
+        metavar="MODEL",
+        help="in place of DATA_BIN and --path: a model of Hugging Face, its folder or name",
+    )
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        metavar="FILES",
+        help="with --hf, parallel files of each pair, by the tokenizer's codes: eng_Latn-deu_Latn=dev.eng,dev.deu, a .tsv "
+        "of two columns, or a folder or prefix of PREFIX.en-de.en, PREFIX.en-de.de",
+    )
+
+
+def is_huggingface(
+    args: argparse.Namespace, of_fairseq: Sequence[str], of_huggingface: Sequence[str] = ()
+) -> bool:
+    """Whether ``--hf`` and ``--text`` were given, or a data-bin and ``--path``.
+
+    Args:
+        of_fairseq, of_huggingface: further flags of one of the two, as attributes.
+
+    Raises:
+        NeuronSpecError: if neither is there whole, or there are flags of both.
+    """
+    given = args.given()
+    fairseq, huggingface = (
+        [name for name in names if name in given]
+        for names in (("data_bin", "path", *of_fairseq), ("hf", "text", *of_huggingface))
+    )
+    if huggingface and getattr(args, "fairseq_flags", None):
+        fairseq.append("--")
+    needed = {"hf", "text"} if huggingface else {"data_bin", "path"}
+    if (fairseq and huggingface) or not needed <= given:
+        names = {"data_bin": "DATA_BIN", "--": "--"}
+        said = [names.get(name, f"--{name.replace('_', '-')}") for name in (*fairseq, *huggingface)]
+        raise NeuronSpecError(
+            "a checkpoint of fairseq's on a data-bin, or a model of Hugging Face on text, is run",
+            got=", ".join(said) or "neither",
+            expected="DATA_BIN --path FILE, or --hf MODEL --text FILES",
+        )
+    return bool(huggingface)
 
 
 def add_lang_pairs(parser: argparse.ArgumentParser, which: str) -> None:

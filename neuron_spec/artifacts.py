@@ -49,6 +49,8 @@ _PACKAGES = (
     "fairseq",
     "fairseq-fixed",
     "ctranslate2",
+    "transformers",
+    "tokenizers",
 )
 
 _COMPARED = ("stage", "inputs", "parameters")  # of two signatures; versions may differ
@@ -227,6 +229,10 @@ def require_file(path: str | os.PathLike[str], what: str, mend: str | None = Non
     Raises:
         ArtifactError: if it is not a file, or a Git-LFS pointer.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArtifactError(
+            f"not the path of a {what}", got=repr(path)[:80], expected="a string or pathlib.Path"
+        )
     if not Path(path).is_file():
         got = "a folder" if Path(path).is_dir() else None
         raise ArtifactError(f"{what} not found", where=path, got=got, mend=mend)

@@ -6,9 +6,12 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from neuron_spec.errors import DirectionError
 from neuron_spec.languages import ENGLISH, UNKNOWN, family_of, is_code, is_pivot, pivot
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,13 @@ class Direction:
 
     def __post_init__(self) -> None:
         for code in (self.source, self.target):
-            if not is_code(code):
+            if not isinstance(code, str) or not is_code(code):
                 raise DirectionError(
                     "not a language code",
                     where=f"direction {str(self)!r}",
                     got=repr(code),
                     expected="letters, digits and underscores, or a known language such as zh-Hans or pt-BR",
-                    mend="write an underscore for the hyphen" if "-" in code else None,
+                    mend="write an underscore for the hyphen" if "-" in str(code) else None,
                 )
 
     def __str__(self) -> str:
@@ -109,7 +112,7 @@ class Direction:
         Raises:
             DirectionError: if ``text`` is not two language codes joined by a hyphen.
         """
-        parts = text.strip().split("-")
+        parts = text.strip().split("-") if isinstance(text, str) else []
         splits = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
         codes = [split for split in splits if all(map(is_code, split))]
         if len(codes) != 1:
@@ -133,8 +136,8 @@ def parse_directions(text: str | Iterable[str]) -> list[Direction]:
         >>> [direction.arrow for direction in parse_directions("de-en,en-de")]
         ['de→en', 'en→de']
     """
-    parts = text.split(",") if isinstance(text, str) else list(text)
-    directions = [Direction.parse(part) for part in parts if part.strip()]
+    parts = text.split(",") if isinstance(text, str) else _listed(text)
+    directions = [Direction.parse(part) for part in parts if part != "" and not str(part).isspace()]
     if not directions:
         raise DirectionError("no directions", got=repr(text), expected="such as 'de-en,en-de'")
     if len(set(directions)) < len(directions):
@@ -149,7 +152,13 @@ def as_directions(directions: Iterable[Direction | str]) -> list[Direction]:
     Raises:
         DirectionError: if a name is malformed.
     """
-    return [one if isinstance(one, Direction) else Direction.parse(one) for one in directions]
+    return [one if isinstance(one, Direction) else Direction.parse(one) for one in _listed(directions)]
+
+
+def _listed(directions: Iterable[T]) -> list[T]:
+    if isinstance(directions, str | Direction) or not isinstance(directions, Iterable):
+        raise DirectionError("not a list of directions", got=repr(directions), expected="['de-en', ...]")
+    return list(directions)
 
 
 def direction_id(direction: Direction, langs: Sequence[str]) -> int:

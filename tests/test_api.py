@@ -16,11 +16,13 @@ import torch
 import neuron_spec
 from neuron_spec import (
     ActivationCounts,
+    Direction,
     NeuronMasks,
     NeuronSpecError,
     adjusted_iou,
     cluster,
     compared,
+    dendrograms,
     family_contrast,
     family_of,
     iou_over_layers,
@@ -30,6 +32,7 @@ from neuron_spec import (
     other_direction,
     overlap_of,
     pairwise_iou,
+    parse_directions,
     select,
     select_again,
     select_shared_core,
@@ -296,3 +299,27 @@ def test_one_direction_s_masks_by_its_name_and_a_short_description(profile: Acti
     with pytest.raises(DirectionError, match="not in the"):
         masks["xx-yy"]
     assert name in repr(masks) and len(repr(masks)) < 100
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda masks: adjusted_iou(masks), "not the kept neurons of a layer"),
+        (lambda masks: pairwise_iou([[True]]), "not the kept neurons of a layer"),
+        (lambda masks: adjusted_iou(masks.kept["encoder.layers.0"], [1]), "not the kept neurons"),
+        (lambda masks: dendrograms(masks), "not trees by side"),
+        (lambda masks: masks.rows(None), "not a list of directions"),
+        (lambda masks: masks.rows("en-de"), "not a list of directions"),
+        (lambda masks: masks.rows([3]), "malformed direction"),
+        (lambda masks: masks.of(None), "not a list of directions"),
+        (lambda masks: parse_directions(None), "not a list of directions"),
+        (lambda masks: parse_directions([1]), "malformed direction"),
+        (lambda masks: Direction("en", None), "not a language code"),
+        (lambda masks: NeuronMasks.load(3), "not the path of a mask file"),
+        (lambda masks: ActivationCounts.load(None), "not the path of a profile"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_one_message(call, said):
+    masks = NeuronMasks.from_dict({"en-de": {"encoder.layers.0": torch.ones(4, dtype=torch.bool)}})
+    with pytest.raises(NeuronSpecError, match=said):
+        call(masks)

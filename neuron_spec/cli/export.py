@@ -9,6 +9,7 @@ examples:
   neuron-spec export --path checkpoint.pt --direction en-de --format ctranslate2 --output exported
   neuron-spec export --path checkpoint.pt --all --format ctranslate2 --quantization int8 --output exported
   neuron-spec export --hf FOLDER --direction eng_Latn-deu_Latn --format ctranslate2 --output exported
+  neuron-spec export --hf MODEL --delta deltas/*.safetensors --all --format ctranslate2 --output exported
   neuron-spec translate --path exported --direction en-de < text
 """
 
@@ -51,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a model of Hugging Face: a folder, its masks beside the weights if it has some, or a name",
     )
+    parser.add_argument(
+        "--delta",
+        nargs="+",
+        default=[],
+        type=input_file("delta"),
+        metavar="FILE",
+        help="with --hf: deltas that are merged, each into its own direction's export",
+    )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--direction", type=directions_flag, metavar="en-de,...", help="one, or several")
     which.add_argument("--all", action="store_true", help="every direction that it was trained on")
@@ -82,6 +91,8 @@ def run(args: argparse.Namespace) -> None:
         require_ctranslate2()
     if args.hf:
         _of_huggingface(args)
+    elif args.delta:
+        raise NeuronSpecError("deltas are of models of Hugging Face", got="--delta", expected="--hf MODEL")
     else:
         _of_fairseq(args)
 
@@ -99,20 +110,23 @@ def _of_huggingface(args: argparse.Namespace) -> None:
             got="--format fairseq",
             expected="--format ctranslate2 or safetensors",
         )
+    from neuron_spec.backends.huggingface.deltas import load_deltas
     from neuron_spec.backends.huggingface.exporting import export
     from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
     from neuron_spec.backends.huggingface.specialization import specialization_of
     from neuron_spec.directions import parse_directions
 
     model, tokenizer = load_model(args.hf, cpu=True), load_tokenizer(args.hf)
+    asked = None if args.all else parse_directions(args.direction)
+    load_deltas(model, args.delta, asked)
     state = specialization_of(model)
     if args.all and state is None:
         raise NeuronSpecError(
-            "a model without masks does not say its directions",
+            "a model without masks or deltas does not say its directions",
             got="--all",
             mend="name them with --direction",
         )
-    directions = state.directions if args.all and state else parse_directions(args.direction)
+    directions = state.directions if asked is None and state else asked or []
     folders = {direction: args.output / str(direction) for direction in directions}
     for direction, folder in folders.items():
         export(

@@ -17,8 +17,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import MISSING_DIRECTION, add_device, add_model_and_text, output_file, whole_number
-from neuron_spec.errors import NeuronSpecError
+from neuron_spec.arguments import (
+    MISSING_DIRECTION,
+    add_device,
+    add_huggingface,
+    add_model_and_text,
+    is_huggingface,
+    output_file,
+    whole_number,
+)
 from neuron_spec.neurons.choices import ACTIVE_RULES, WHOLE, part_flag
 
 if TYPE_CHECKING:
@@ -34,18 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         what_for="the subset to count on",
         required=False,
     )
-    parser.add_argument(
-        "--hf",
-        metavar="MODEL",
-        help="in place of DATA_BIN and --path: a model of Hugging Face, its folder or name",
-    )
-    parser.add_argument(
-        "--text",
-        nargs="+",
-        metavar="FILES",
-        help="with --hf, parallel files of each pair, by the tokenizer's codes: eng_Latn-deu_Latn=dev.eng,dev.deu, a .tsv "
-        "of two columns, or a folder or prefix of PREFIX.en-de.en, PREFIX.en-de.de",
-    )
+    add_huggingface(parser)
     parser.add_argument(
         "--active-rule",
         choices=ACTIVE_RULES,
@@ -77,34 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# What each of the two ways takes, of which the other takes none.
-_OF_FAIRSEQ = ("data_bin", "path", "gen_subset", "num_workers")
-_OF_HUGGINGFACE = ("hf", "text", "active_rule")
-
-
 def run(args: argparse.Namespace) -> None:
-    given = args.given()
-    of_fairseq, of_huggingface = (
-        [name for name in names if name in given] for names in (_OF_FAIRSEQ, _OF_HUGGINGFACE)
-    )
-    if of_huggingface:
-        of_fairseq += ["--"] * bool(args.fairseq_flags)
-    needed = {"hf", "text"} if of_huggingface else {"data_bin", "path"}
-    if (of_fairseq and of_huggingface) or not needed <= given:
-        said = [*of_fairseq, *of_huggingface]
-        raise NeuronSpecError(
-            "a checkpoint of fairseq's on a data-bin, or a model of Hugging Face on text, is profiled",
-            got=", ".join("DATA_BIN" if name == "data_bin" else _flag(name) for name in said) or "neither",
-            expected="DATA_BIN --path FILE, or --hf MODEL --text FILES",
-        )
-    profile = _of_huggingface(args) if of_huggingface else _of_fairseq(args)
+    of_fairseq, of_huggingface = ("gen_subset", "num_workers"), ("active_rule",)
+    profile = (_of_huggingface if is_huggingface(args, of_fairseq, of_huggingface) else _of_fairseq)(args)
     for side, tokens in profile.tokens.items():
         print(f"{side}: {int(tokens.sum()):,} tokens of {len(tokens)} directions", file=sys.stderr)
     print(args.output)
-
-
-def _flag(name: str) -> str:
-    return name if name == "--" else f"--{name.replace('_', '-')}"
 
 
 def _of_huggingface(args: argparse.Namespace) -> ActivationCounts:
@@ -122,7 +96,7 @@ def _of_huggingface(args: argparse.Namespace) -> ActivationCounts:
         "part": Part.parse(args.part),
         "count_padding": args.count_padding,
     }
-    if completed(args.output, signed_profile(model, text, **how)["signature"], what="profile"):
+    if completed(args.output, signed_profile(model, text, tokenizer, **how)["signature"], what="profile"):
         return ActivationCounts.load(args.output)
     found = profile(model, text, tokenizer, max_tokens=args.max_tokens, **how)
     found.save(args.output)

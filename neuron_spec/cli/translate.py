@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=input_file("delta"),
         metavar="FILE",
-        help="with --hf: deltas, each of its own direction; others run through the model as it is",
+        help="with --hf: deltas, one of which has to be of --direction",
     )
     parser.add_argument(
         "--direction",
@@ -187,13 +187,13 @@ def _by_huggingface(args: argparse.Namespace) -> str:
     if unheeded := sorted(args.given() & _NOT_OF_HUGGINGFACE):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unheeded)
         raise NeuronSpecError("flags that --hf does not heed", got=flags, mend="leave them out")
-    from neuron_spec.backends.huggingface import load_delta, translate
+    from neuron_spec.backends.huggingface import translate
+    from neuron_spec.backends.huggingface.deltas import load_deltas
     from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
 
     lines = _read(args.input)
     model, tokenizer = load_model(args.hf, cpu=args.cpu), load_tokenizer(args.hf)
-    for file in args.delta:
-        load_delta(model, file)
+    load_deltas(model, args.delta, [args.direction])
     one, tokens = args.direction, {"max_tokens": args.max_tokens} if "max_tokens" in args.given() else {}
     found = translate(
         model, tokenizer, lines, one.source, one.target, beam=args.beam, lenpen=args.lenpen, **tokens

@@ -27,6 +27,7 @@ from neuron_spec.arguments import input_file, output_folder, real_number, whole_
 from neuron_spec.errors import NeuronSpecError
 
 LOSSES = "losses.json"
+DTYPES = ("fp32", "bf16", "fp16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=number, default=1, metavar="N", help="default %(default)s")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; weights stay in 32 bits")
+    parser.add_argument(
+        "--delta-dtype",
+        choices=DTYPES,
+        help="with --mode delta: of the files' weights, bf16 or fp16 for half the size; the losses after training are of the "
+        f"deltas as they are in the files (default {DTYPES[0]})",
+    )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
 
@@ -104,6 +111,10 @@ def run(args: argparse.Namespace) -> None:
         raise NeuronSpecError(
             "a delta needs to know which neurons are its direction's own", expected="--masks FILE",
             mend="make one with neuron-spec profile --hf and neuron-spec select",
+        )  # fmt: skip
+    if args.mode == "joint" and args.delta_dtype:
+        raise NeuronSpecError(
+            "no deltas are written with --mode joint", got=f"--delta-dtype {args.delta_dtype}", mend="leave it out"
         )  # fmt: skip
     from neuron_spec.artifacts import (
         SIGNATURE,
@@ -116,10 +127,13 @@ def run(args: argparse.Namespace) -> None:
         write_json,
     )
     from neuron_spec.backends.huggingface import add_delta, specialize, weights_sha256
+    from neuron_spec.backends.huggingface.deltas import restore_delta, save_delta
     from neuron_spec.backends.huggingface.directed_text import DirectedText
     from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
+    from neuron_spec.backends.huggingface.specialization import config_sha256
     from neuron_spec.backends.huggingface.text import of_files
-    from neuron_spec.backends.huggingface.training import SpecializedTrainer, TextLoss, text_loss
+    from neuron_spec.backends.huggingface.training import DELTA, SpecializedTrainer, TextLoss, text_loss
+    from neuron_spec.neurons import counting
     from neuron_spec.neurons.masks import NeuronMasks
 
     claim = args.output / SIGNATURE
@@ -147,8 +161,16 @@ def run(args: argparse.Namespace) -> None:
     names = ("mode", "updates", "lr", "warmup_updates", "label_smoothing", "bf16")
     signed = signature(
         "tune",
-        inputs={"weights": base, "valid": hash_text("" if held_out is None else held_out.sha256)},
-        parameters={**trainer.trained_on(), **{name: getattr(args, name) for name in names}},
+        inputs={
+            "weights": base,
+            "config": config_sha256(model),
+            "valid": hash_text("" if held_out is None else held_out.sha256),
+        },
+        parameters={
+            **trainer.trained_on(),
+            **{name: getattr(args, name) for name in names},
+            **({"delta_dtype": args.delta_dtype or DTYPES[0]} if args.mode == "delta" else {}),
+        },
     )
     if completed(args.output / LOSSES, signed, what="training", where=args.output):
         return
@@ -171,9 +193,14 @@ def run(args: argparse.Namespace) -> None:
     if not before.is_file() and not checkpoints and is_first:
         write_json(before, measured())
     trainer.train(resume_from_checkpoint=bool(checkpoints))
-    trainer.save_model(str(args.output))
+    if args.mode == "joint":
+        trainer.save_model(str(args.output))
     if not is_first:
         return
+    for one in text if args.mode == "delta" else ():
+        file = args.output / f"{one}{DELTA}"
+        save_delta(model, one, file, dtype=counting.DTYPES[args.delta_dtype or DTYPES[0]])
+        restore_delta(model, file)  # what is measured is what others load
     started, ended = read_json(before, "losses"), measured()
     write_json(
         args.output / LOSSES,
@@ -207,6 +234,9 @@ def _arguments(args: argparse.Namespace) -> Any:
         args.lr = {"joint": 1e-4, "delta": 1e-3}[args.mode]
     if args.warmup_updates is None:
         args.warmup_updates = args.updates // 10
+    checkpointing = "activation_checkpointing"  # of transformers 6; until 5.24 it had the other name alone
+    if not hasattr(Seq2SeqTrainingArguments, checkpointing):
+        checkpointing = "gradient_checkpointing"
     return Seq2SeqTrainingArguments(
         str(args.output / "checkpoints"),
         max_steps=args.updates,
@@ -223,5 +253,5 @@ def _arguments(args: argparse.Namespace) -> Any:
         bf16=args.bf16,
         use_cpu=args.cpu,
         report_to=[],
-        **({"gradient_checkpointing": True} if args.gradient_checkpointing else {}),
+        **({checkpointing: True} if args.gradient_checkpointing else {}),
     )

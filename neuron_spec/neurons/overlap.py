@@ -362,9 +362,10 @@ def _columns(kept: Tensor, other: Tensor | None) -> Tensor:
 
 
 def _check_kept(kept: Tensor) -> None:
-    if kept.dtype != torch.bool or kept.dim() != 2 or kept.shape[1] == 0:
+    is_tensor = isinstance(kept, Tensor)
+    if not is_tensor or kept.dtype != torch.bool or kept.dim() != 2 or kept.shape[1] == 0:
         raise NeuronSpecError(
             "not the kept neurons of a layer",
-            got=f"{kept.dtype} of shape {list(kept.shape)}",
-            expected="bool [num_directions, ffn_dim], True = kept",
+            got=f"{kept.dtype} of shape {list(kept.shape)}" if is_tensor else repr(kept)[:80],
+            expected='bool [num_directions, ffn_dim], True = kept, such as masks.kept["decoder.layers.0"]',
         )

@@ -211,6 +211,10 @@ def dendrograms(
     Raises:
         NeuronSpecError: if there is no panel.
     """
+    if not isinstance(trees, Mapping):
+        raise NeuronSpecError(
+            "not trees by side", got=repr(trees)[:80], expected='{"encoder": cluster(...), ...}'
+        )
     if not trees:
         raise NeuronSpecError("no trees to draw", expected="one side or more")
     grown = [tree for tree in trees.values() if tree is not None]

@@ -12,7 +12,8 @@ updates on the same batches:
   delta-50-random      the same on as many neurons drawn at random
 
 Each learning rate of a system's grid is tried; the one with the lowest loss of the tuned directions' validation text is
-read on test text. Run again to resume. Needs peft beside the extra huggingface (pip install peft).
+read on test text. Run again to resume. Needs the extras huggingface and comparison (peft):
+pip install -e '.[huggingface,comparison]'.
 
   neuron-spec data homeassistant --langs de,es,et --vocab-size 3000 --valid-size 300 --test-size 400 --output CORPUS
   python scripts/huggingface/comparison.py CORPUS --run DIR [--seeds 1,2] [--results FILE.csv] [--smoke]

@@ -86,7 +86,7 @@ stage neuron-spec tune --hf "$model" --mode joint --masks "$run/masks-95.safeten
   --lang-pairs "$both" --temperature 2 --output "$run/joint" "${training[@]}"
 say "train deltas of $tuned: all other directions stay bit for bit what they are"
 stage neuron-spec tune --hf "$model" --mode delta --masks "$run/masks-$k.safetensors" --text "$text-train" \
-  --lang-pairs "$tuned" --output "$run/deltas" "${training[@]}"
+  --lang-pairs "$tuned" --delta-dtype bf16 --output "$run/deltas" "${training[@]}"
 deltas=()
 for one in ${tuned//,/ }; do deltas+=("$run/deltas/$one.delta.safetensors"); done
 say "translate and score the tuned directions; with deltas, others are the plain model's"

@@ -16,7 +16,15 @@ tiny_tokenizers = pytest.importorskip("tiny_tokenizers", reason="needs the extra
 
 from tiny_models import build, random_masks  # noqa: E402
 
+from neuron_spec.artifacts import load_tensors  # noqa: E402
+from neuron_spec.backends.huggingface import add_delta, load_delta, save_delta  # noqa: E402
+from neuron_spec.backends.huggingface.directed_text import DirectedText  # noqa: E402
+from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer  # noqa: E402
+from neuron_spec.backends.huggingface.text import of_files  # noqa: E402
+from neuron_spec.backends.huggingface.training import text_loss  # noqa: E402
 from neuron_spec.cli.main import main  # noqa: E402
+from neuron_spec.neurons.counting import DTYPES  # noqa: E402
+from neuron_spec.neurons.masks import NeuronMasks  # noqa: E402
 
 TO_DE, TO_EN, FR = "eng_Latn-deu_Latn", "deu_Latn-eng_Latn", "eng_Latn-fra_Latn"
 
@@ -58,23 +66,13 @@ def test_deltas_are_trained_and_translate_and_nothing_else_changes(files, tmp_pa
     assert sorted(path.name for path in output.glob("*.safetensors")) == [f"{TO_DE}.delta.safetensors"]
 
     model, delta = str(files / "model"), str(output / f"{TO_DE}.delta.safetensors")
-    found = {}
-    for one in (TO_DE, FR):
-        for name, more in (("plain", []), ("delta", ["--delta", delta])):
-            out = tmp_path / f"{one}.{name}"
-            words = [
-                "translate",
-                "--hf",
-                model,
-                "--direction",
-                one,
-                "--input",
-                str(files / f"text.{TO_DE}.eng_Latn"),
-            ]
-            assert main([*words, "--output", str(out), "--beam", "2", "--cpu", *more]) == 0
-            found[one, name] = out.read_text(encoding="utf-8")
-    assert found[FR, "plain"] == found[FR, "delta"]
-    assert found[TO_DE, "plain"].count("\n") == 4
+    source, found = str(files / f"text.{TO_DE}.eng_Latn"), {}
+    for name, more in (("plain", []), ("delta", ["--delta", delta])):
+        out = tmp_path / name
+        words = ["translate", "--hf", model, "--direction", TO_DE, "--input", source, "--beam", "2", "--cpu"]
+        assert main([*words, "--output", str(out), *more]) == 0
+        found[name] = out.read_text(encoding="utf-8")
+    assert found["plain"].count("\n") == found["delta"].count("\n") == 4
 
     # What is complete is left; with other arguments it is another training.
     capsys.readouterr()
@@ -82,6 +80,94 @@ def test_deltas_are_trained_and_translate_and_nothing_else_changes(files, tmp_pa
     assert "complete already" in capsys.readouterr().err
     tune(files, output, "--lang-pairs", TO_DE, "--seed", "2", status=2)
     assert json.loads((output / "losses.json").read_text()) == losses
+
+
+@pytest.mark.parametrize("command", ["translate", "export"])
+def test_a_direction_that_no_delta_is_of_is_refused(files, tmp_path, capsys, command):
+    model, masks = build(vocab_size=tiny_tokenizers.size(tiny_tokenizers.nllb())), files / "masks.safetensors"
+    deltas = []
+    for one in (TO_DE, TO_EN):
+        deltas.append(tmp_path / f"{one}.safetensors")
+        save_delta(add_delta(model, one, NeuronMasks.load(masks)), one, deltas[-1])
+    words = [
+        command,
+        "--hf",
+        str(files / "model"),
+        "--delta",
+        *map(str, deltas),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    if command == "translate":
+        words += ["--input", str(files / f"text.{TO_DE}.eng_Latn"), "--cpu"]
+    else:
+        words += ["--format", "safetensors"]
+    assert main([*words, "--direction", FR]) == 2
+    said = capsys.readouterr().err
+    assert "no delta of the direction" in said and FR in said and f"one of {TO_DE}, {TO_EN}" in said
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--direction", TO_EN]) == 0
+
+
+def test_all_directions_of_the_deltas_are_exported(files, tmp_path, capsys):
+    model = build(vocab_size=tiny_tokenizers.size(tiny_tokenizers.nllb()))
+    file, out = tmp_path / "delta.safetensors", tmp_path / "out"
+    save_delta(add_delta(model, TO_DE, NeuronMasks.load(files / "masks.safetensors")), TO_DE, file)
+    words = ["export", "--all", "--format", "safetensors", "--output", str(out)]
+    assert main([*words, "--hf", str(files / "model"), "--delta", str(file)]) == 0
+    assert [path.name for path in out.iterdir()] == [TO_DE]
+    assert main([*words, "--path", str(file), "--delta", str(file)]) == 2
+    assert "deltas are of models of Hugging Face" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_losses_are_of_the_deltas_as_they_are_in_the_files(files, tmp_path, dtype):
+    """In half precision a delta is another one: what was measured is what is loaded, to the last bit."""
+    tune(files, tmp_path / "out", "--lang-pairs", TO_DE, "--delta-dtype", dtype)
+    model, file = load_model(files / "model", cpu=True), tmp_path / "out" / f"{TO_DE}.delta.safetensors"
+    load_delta(model, file)
+    text = DirectedText(of_files([str(files / "text")]), load_tokenizer(files / "model"), model)
+    found = {
+        str(one): round(loss.per_token, 6) for one, loss in text_loss(model, text, max_tokens=60).items()
+    }
+    assert found == json.loads((tmp_path / "out" / "losses.json").read_text())["after"]
+    weights, _ = load_tensors(file, "delta")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {DTYPES[dtype]}
+
+
+def test_a_tuned_models_export_has_the_sentencepiece_model(files, tmp_path, capsys, monkeypatch):
+    """transformers saves NLLB's tokenizer as tokenizer.json alone; specialized and plain, tuned again, and exported."""
+    pytest.importorskip("ctranslate2", reason="needs the extra export")
+    base = tmp_path / "base"
+    tokenizer = tiny_tokenizers.nllb_with_pieces(base)
+    model = build(vocab_size=tiny_tokenizers.size(tokenizer))
+    model.save_pretrained(base)
+    for name, more in (("specialized", ["--masks", str(files / "masks.safetensors")]), ("again", [])):
+        words = [
+            "tune",
+            "--hf",
+            str(base),
+            "--mode",
+            "joint",
+            "--text",
+            str(files / "text"),
+            "--updates",
+            "1",
+            *more,
+        ]
+        assert main([*words, "--cpu", "--output", str(tmp_path / name)]) == 0
+        assert (tmp_path / name / "sentencepiece.bpe.model").read_bytes() == (
+            base / "sentencepiece.bpe.model"
+        ).read_bytes()
+    source = files / f"text.{TO_DE}.eng_Latn"
+    for name in ("specialized", "again"):
+        exported, text = tmp_path / f"{name}-exported", tmp_path / f"{name}.txt"
+        words = ["export", "--hf", str(tmp_path / name), "--direction", TO_DE, "--format", "ctranslate2"]
+        assert main([*words, "--output", str(exported)]) == 0
+        words = ["translate", "--path", str(exported), "--direction", TO_DE, "--input", str(source), "--cpu"]
+        assert main([*words, "--output", str(text)]) == 0
+        assert text.read_text(encoding="utf-8").count("\n") == 4
+    assert "--spm" not in capsys.readouterr().err
 
 
 def test_a_training_that_was_ended_goes_on(files, tmp_path):
@@ -120,6 +206,10 @@ def test_bad_requests_end_with_one_message(files, tmp_path, capsys, words, said)
         (["translate", "--hf", "m"], "no direction"),
         (["translate", "--hf", "m", "--direction", "en-de", "--max-len-a", "1"], "--max-len-a"),
         (["tune", "--hf", "m", "--mode", "delta", "--text", "t", "--output", "o"], "--masks FILE"),
+        (
+            ["tune", "--hf", "m", "--mode", "joint", "--text", "t", "--output", "o", "--delta-dtype", "bf16"],
+            "no deltas",
+        ),
     ],
 )
 def test_what_is_missing_or_not_heeded_is_said(words, said, capsys, tmp_path, monkeypatch):

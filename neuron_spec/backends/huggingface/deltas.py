@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuron_spec.artifacts import differences, load_tensors, save_tensors, signature
+from neuron_spec.artifacts import differences, hash_state, load_tensors, save_tensors, signature
 from neuron_spec.backends.huggingface.ffns import ffns
 from neuron_spec.backends.huggingface.layers import LinearDelta, RoutedFC1, RoutedFC2
 from neuron_spec.backends.huggingface.specialization import (
@@ -35,7 +37,7 @@ from neuron_spec.backends.huggingface.specialization import (
     weights_sha256,
 )
 from neuron_spec.directions import Direction, as_directions
-from neuron_spec.errors import ArtifactError, DirectionError, ModelError
+from neuron_spec.errors import ArtifactError, DirectionError, ModelError, some
 from neuron_spec.neurons.by_direction import pack, unpack
 from neuron_spec.neurons.masks import NeuronMasks
 
@@ -80,6 +82,17 @@ def delta_parameters(model: Any, asked: Direction | str | None = None) -> dict[s
     return {key: value for key, value in model.named_parameters() if any(part in key for part in parts)}
 
 
+def delta_sha256(model: Any, asked: Direction | str) -> str:
+    """The hash of a direction's delta: its neurons and weights, in full precision.
+
+    Raises:
+        DirectionError: if it has none.
+    """
+    one = _require_delta(require_specialization(model), asked)
+    held = (*model.named_parameters(), *model.named_buffers())
+    return hash_state({key: value for key, value in held if f"{DELTAS}{one}." in key})
+
+
 def remove_delta(model: Any, asked: Direction | str) -> Any:
     """Take a direction's delta away, in place, and return the model, which is bit for bit what it was before.
 
@@ -122,6 +135,8 @@ def save_delta(
         DirectionError: if it has none.
     """
     one = _require_delta(require_specialization(model), asked)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ModelError("no dtype of weights", got=repr(dtype), expected="such as torch.bfloat16")
     tensors: dict[str, Tensor] = {}
     widths: dict[str, int] = {}
     for key, (fc1, fc2) in _linears(model).items():
@@ -187,6 +202,31 @@ def load_delta(
         _put(fc1, fc2, one, kept[key].nonzero().flatten(), *values)
     _changed(model)
     return one
+
+
+def load_deltas(
+    model: Any, paths: Sequence[Path], asked: Iterable[Direction] | None = None
+) -> list[Direction]:
+    """Give the model the deltas of files, and return their directions: what commands that name files do.
+
+    Args:
+        asked: what is to run through them. In Python a direction without a delta runs through the base; who names files
+            and a direction that none of them is of has named the wrong ones.
+
+    Raises:
+        DirectionError: if a direction that is asked has no delta among them; or as `load_delta`.
+    """
+    found = [load_delta(model, path) for path in paths]
+    for one in asked or () if paths else ():
+        if one not in found:
+            raise DirectionError(
+                "no delta of the direction",
+                where=some([str(path) for path in paths]),
+                got=str(one),
+                expected=f"one of {', '.join(map(str, found))}",
+                mend="name its delta, or leave --delta out: the model as it is gives the same, bit for bit",
+            )
+    return found
 
 
 def restore_delta(model: Any, path: str | os.PathLike[str]) -> None:

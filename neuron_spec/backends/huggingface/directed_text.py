@@ -19,12 +19,13 @@ from torch.utils.data import Dataset
 from neuron_spec.backends.huggingface.text import (
     Example,
     batches,
+    by_direction,
     collated,
     language_token,
     pairs_of,
     use_languages,
 )
-from neuron_spec.directions import Direction, as_directions, parse_directions
+from neuron_spec.directions import Direction, as_directions
 from neuron_spec.errors import CorpusError, DirectionError
 
 _AT_A_TIME = 100_000  # tokens that `batches` hands on; the order of pairs is made good afterwards
@@ -71,9 +72,7 @@ class DirectedText(Dataset[tuple[int, Example]]):
             DirectionError, ModelError, CorpusError: if directions, text, tokenizer and model do not fit, or a direction
                 has no pairs.
         """
-        named = dict(zip(parse_directions(map(str, text)), text.values(), strict=True))
-        if not named:
-            raise CorpusError("no text", got="no directions", expected="a direction and its pairs")
+        named = by_direction(text)
         config, tags = model.config, set()
         for one in named:
             use_languages(tokenizer, one)
@@ -145,6 +144,15 @@ class DirectedText(Dataset[tuple[int, Example]]):
         """``direction``, ``input_ids``, ``attention_mask`` and ``labels`` of examples of one direction."""
         ((row,), pairs) = {row for row, _ in examples}, [example for _, example in examples]
         return {"direction": str(self.directions[row]), **collated(pairs, padding=self.padding)}
+
+    @property
+    def text_tokens(self) -> dict[Direction, int]:
+        """How many labels of each direction are text."""
+        tags = self.language_tokens.numpy()
+        return {
+            one: int(((target.tokens != -100) & ~np.isin(target.tokens, tags)).sum())
+            for one, (_, target) in zip(self.directions, self._sides, strict=True)
+        }
 
     def text_positions(self, labels: Tensor) -> Tensor:
         """True where a label is text, end of sentence included: neither padding nor a language token; bool ``[B, T]``."""

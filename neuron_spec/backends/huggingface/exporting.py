@@ -16,19 +16,18 @@ from torch import Tensor
 
 from neuron_spec.artifacts import completed, hash_file, hash_text, require_vacant, signature
 from neuron_spec.backends.ctranslate2.writing import writer
-from neuron_spec.backends.huggingface.deltas import merge_delta
+from neuron_spec.backends.huggingface.deltas import delta_sha256, merge_delta
 from neuron_spec.backends.huggingface.ffns import ffns
 from neuron_spec.backends.huggingface.loading import require_transformers
 from neuron_spec.backends.huggingface.specialization import specialization_of, weights_sha256
-from neuron_spec.backends.huggingface.text import language_token, use_languages
+from neuron_spec.backends.huggingface.text import language_token, pieces_model, use_languages
 from neuron_spec.directions import Direction, as_directions
 from neuron_spec.errors import ModelError
 from neuron_spec.export.direction_model import NEURON_MASK, DirectionModel, Side, cut, write_folder
-from neuron_spec.export.folder import EXPORT_JSON, PIECES, QUANTIZATIONS, ExportFolder, Pieces
+from neuron_spec.export.folder import EXPORT_JSON, QUANTIZATIONS, ExportFolder, Pieces
 from neuron_spec.neurons.choices import SIDES
 
 KINDS = ("m2m_100", "mbart")
-_SPM = ("sentencepiece.bpe.model", PIECES)
 _SAMPLE = "a"
 
 
@@ -108,16 +107,14 @@ def export(
             expected=f"of ctranslate2, {', '.join(QUANTIZATIONS)}",
         )
     (one,) = as_directions([asked])
-    folder, spm = Path(folder), spm or _pieces_model(tokenizer)
+    folder, spm = Path(folder), spm or pieces_model(tokenizer)
     state = specialization_of(model)
     masks = None if state is None or state.masks is None else state.masks.of([one]).fingerprint
     signed = signature(
         "export",
         inputs={
             "weights": weights_sha256(model),
-            "delta": weights_sha256(merge_delta(model, one))
-            if state is not None and one in state.deltas
-            else "none",
+            "delta": delta_sha256(model, one) if state is not None and one in state.deltas else "none",
             "masks": masks or "none",
             "vocabulary": hash_text(*_symbols(model, tokenizer)),
             "SentencePiece model": hash_file(spm) if spm else "none",
@@ -190,11 +187,3 @@ def _require_sources(tokenizer: Any, one: Direction) -> None:
                 expected=f"{language_token(tokenizer, code)} ... {tokenizer.eos_token}",
                 mend="of NLLB, load it without legacy_behaviour",
             )
-
-
-def _pieces_model(tokenizer: Any) -> Path | None:
-    """The SentencePiece model of a tokenizer, where it was loaded from."""
-    named = [getattr(tokenizer, "spm_file", None), getattr(tokenizer, "vocab_file", None)]
-    named += [Path(tokenizer.name_or_path) / name for name in _SPM]
-    found = [Path(name) for name in named if name and str(name).endswith(".model") and Path(name).is_file()]
-    return found[0] if found else None

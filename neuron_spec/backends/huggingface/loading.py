@@ -9,18 +9,20 @@ import importlib.util
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from neuron_spec.artifacts import write_text
+from neuron_spec.artifacts import atomic_path, write_text
 from neuron_spec.backends.huggingface.specialization import (
     require_finite,
     require_specialization,
     specialize,
     weights_sha256,
 )
+from neuron_spec.backends.huggingface.text import HUB_PIECES, pieces_model
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
 from neuron_spec.neurons.counting import DTYPES
 from neuron_spec.neurons.masks import NeuronMasks
@@ -37,6 +39,15 @@ def require_transformers() -> None:
             "transformers is not installed",
             mend="pip install 'neuron_spec[huggingface]'",
         )
+
+
+def _place(name: str | os.PathLike[str]) -> Path:
+    """Raises: ArtifactError if this names nothing."""
+    if not isinstance(name, str | os.PathLike):
+        raise ArtifactError(
+            "not the folder or name of a model", got=repr(name)[:80], expected="a string or Path"
+        )
+    return Path(name)
 
 
 def _from_pretrained(kind: str, name: str | os.PathLike[str], **options: Any) -> Any:
@@ -73,7 +84,7 @@ def load_model(name: str | os.PathLike[str], dtype: str = "fp32", *, cpu: bool =
         ArtifactError: if it cannot be loaded.
         ModelError: if weights are not finite.
     """
-    if (Path(name) / MASKS).is_file():
+    if (_place(name) / MASKS).is_file():
         model = load_specialized(name, dtype=DTYPES[dtype])
     else:
         model = _from_pretrained("AutoModelForSeq2SeqLM", name, dtype=DTYPES[dtype])
@@ -84,6 +95,18 @@ def load_model(name: str | os.PathLike[str], dtype: str = "fp32", *, cpu: bool =
 def load_tokenizer(name: str | os.PathLike[str]) -> Any:
     """Raises: ArtifactError if it cannot be loaded."""
     return _from_pretrained("AutoTokenizer", name)
+
+
+def save_tokenizer(tokenizer: Any, folder: str | os.PathLike[str]) -> None:
+    """Write a tokenizer and, beside it, the SentencePiece model that it was loaded with, which exports take.
+
+    transformers 5 saves NLLB's and mBART's as ``tokenizer.json`` alone.
+    """
+    tokenizer.save_pretrained(folder)
+    spm, copied = pieces_model(tokenizer), Path(folder) / HUB_PIECES
+    if spm is not None and not (copied.exists() and copied.samefile(spm)):
+        with atomic_path(copied) as temporary:
+            shutil.copyfile(spm, temporary)
 
 
 def save_specialized(model: Any, folder: str | os.PathLike[str], tokenizer: Any = None) -> None:
@@ -101,7 +124,7 @@ def save_specialized(model: Any, folder: str | os.PathLike[str], tokenizer: Any 
     (folder / MASKS).unlink(missing_ok=True)
     model.save_pretrained(folder)
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
     saved = {
         "weights_sha256": weights_sha256(model),
         "model_type": model.config.model_type,
@@ -129,7 +152,7 @@ def load_specialized(
         ArtifactError: if the folder has no masks, or there is no model in it; or if it holds code, which is not run.
         ModelError: if the masks are not of these weights, unless ``allow_other_checkpoint``.
     """
-    folder = Path(folder)
+    folder = _place(folder)
     if not folder.is_dir():
         raise ArtifactError(
             "no such folder",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,8 +20,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neuron_spec.backends.huggingface.ffns import Sites, ffns, require_rule
-from neuron_spec.backends.huggingface.specialization import direction, specialization_of, weights_sha256
-from neuron_spec.backends.huggingface.text import batches, collated, pairs_of, use_languages
+from neuron_spec.backends.huggingface.specialization import (
+    config_sha256,
+    direction,
+    specialization_of,
+    weights_sha256,
+)
+from neuron_spec.backends.huggingface.text import (
+    Example,
+    batches,
+    by_direction,
+    collated,
+    pairs_of,
+    use_languages,
+)
 from neuron_spec.directions import Direction, as_directions, parse_directions
 from neuron_spec.errors import DirectionError, ModelError
 from neuron_spec.modules.taps import tapped
@@ -145,27 +156,22 @@ def profile(
         CorpusError: if a text cannot be read.
         SelectionError: if a direction has no tokens.
     """
-    named = dict(zip(parse_directions(map(str, text)), text.values(), strict=True))
+    named = by_direction(text)
     counter = NeuronCounter(model, named, active_rule=active_rule, count_padding=count_padding)
     state = specialization_of(model)
     for one in named:
         use_languages(tokenizer, one)
         if state is not None:
             state.row(one)
-    digest = hashlib.sha256()
+    read = _Read(model, tokenizer)
     config, runs = model.config, model.base_model
-    limits = {
-        "max_length": getattr(config, "max_position_embeddings", None),
-        "vocabulary": config.vocab_size,
-    }
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
         with torch.no_grad(), tqdm(desc="profile", unit="sent", file=sys.stderr) as bar:
             for one, pairs in named.items():
                 bar.set_postfix_str(str(one))
-                pairs = _hashed(one, pairs, digest)
-                for batch in batches(one, pairs, tokenizer, max_tokens=max_tokens, **limits):
+                for batch in read.batches(one, pairs, max_tokens):
                     inputs = collated(batch, padding=config.pad_token_id, device=device)
                     places = torch.tensor([example.index for example in batch], device=device)
                     sentences = None if part.is_whole else part.holds(places)
@@ -180,7 +186,7 @@ def profile(
         model.train(was_training)
     found = counter.result()
     found.require_tokens()
-    found.metadata = _signature(model, digest, counter.directions, counter.active_rule, part, count_padding)
+    found.metadata = _signature(model, read, counter.directions, counter.active_rule, part, count_padding)
     return found
 
 
@@ -196,44 +202,84 @@ def shifted(model: Any, labels: Tensor) -> Tensor:
 
 def signed_profile(
     model: Any,
-    text: Mapping[Direction, Any],
+    text: Mapping[Any, Any],
+    tokenizer: Any = None,
     *,
     active_rule: str | None = None,
     part: Part = WHOLE,
     count_padding: bool = False,
 ) -> dict[str, Any]:
-    """The metadata that `profile` would give its counts; of the text, which is read once for it.
+    """The metadata that `profile` would give its counts; of the text, which is read and tokenized once for it.
 
     Raises:
         ModelError: if "active" means nothing for the model's activation.
     """
-    rule, digest = require_rule(ffns(model), active_rule), hashlib.sha256()
-    for one, pairs in text.items():
-        deque(_hashed(one, pairs, digest), maxlen=0)
-    return _signature(model, digest, list(text), rule, part, count_padding)
+    rule, read = require_rule(ffns(model), active_rule), _Read(model, tokenizer)
+    named = by_direction(text)
+    for one, pairs in named.items():
+        for _ in read.batches(one, pairs, quiet=True):
+            pass
+    return _signature(model, read, list(named), rule, part, count_padding)
 
 
 def _signature(
-    model: Any, digest: Any, directions: list[Direction], rule: str, part: Part, count_padding: bool
+    model: Any, read: _Read, directions: list[Direction], rule: str, part: Part, count_padding: bool
 ) -> dict[str, Any]:
     state = specialization_of(model)
     masks = {} if state is None or state.masks is None else {"masks": state.masks.fingerprint}
     return profile_signature(
         checkpoint=weights_sha256(model),
-        data=digest.hexdigest(),
+        data=read.text.hexdigest(),
         subset="text",
         directions=directions,
         count_padding=count_padding,
         dtype=next(model.parameters()).dtype,
         part=part,
+        tokens_sha256=read.tokens.hexdigest(),
+        config_sha256=config_sha256(model),
         **({} if rule == "relu" else {"active_rule": rule}),
         **masks,
     )
 
 
-def _hashed(asked: Direction, pairs: Any, digest: Any) -> Iterator[Any]:
-    digest.update(f"{asked}\0".encode())
-    for pair in pairs_of(asked, pairs):
-        sides = (list(pair["input_ids"]), list(pair["labels"])) if isinstance(pair, Mapping) else pair
-        digest.update("\0".join(map(str, sides)).encode() + b"\n")
-        yield pair
+class _Read:
+    """Text as a model reads it, hashed on the way: the lines, and the tokens that counts are of.
+
+    Tokens say what tokenizer and positions made of the lines, whatever the tokenizer keeps in its files.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.text, self.tokens = hashlib.sha256(), hashlib.sha256()
+        self._tokenizer, self._vocabulary = tokenizer, model.config.vocab_size
+        self._max_length = getattr(model.config, "max_position_embeddings", None)
+
+    def batches(
+        self, one: Direction, pairs: Any, max_tokens: int = 4000, *, quiet: bool = False
+    ) -> Iterator[list[Example]]:
+        """As `text.batches`; hashes do not depend on ``max_tokens``."""
+        self.tokens.update(f"{one}\0".encode())
+        for batch in batches(
+            one,
+            self._hashed(one, pairs),
+            self._tokenizer,
+            max_tokens=max_tokens,
+            max_length=self._max_length,
+            vocabulary=self._vocabulary,
+            quiet=quiet,
+        ):
+            for example in batch:
+                self.tokens.update(f"{example.index} {example.source} {example.target}\n".encode())
+            yield batch
+
+    def _hashed(self, one: Direction, pairs: Any) -> Iterator[Any]:
+        self.text.update(f"{one}\0".encode())
+        for pair in pairs_of(one, pairs):
+            sides = map(_listed, (pair["input_ids"], pair["labels"])) if isinstance(pair, Mapping) else pair
+            self.text.update("\0".join(map(str, sides)).encode() + b"\n")
+            yield pair
+
+
+def _listed(tokens: Any) -> Any:
+    return (
+        list(tokens) if isinstance(tokens, Iterable) else tokens
+    )  # what is none is refused where it is tokenized

@@ -8,7 +8,8 @@ Axis letters: R mask rows, B sentences, T tokens, D model, F ffn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ from neuron_spec.neurons.masks import NeuronMasks
 
 DELTAS = ".deltas."  # in the keys of what directions add
 _STATE = "neuron_specialization"
+# Of a configuration: where it is from, how it was written and loaded.
+_OF_NO_PASS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 Asked = str | Direction | Sequence[str | Direction] | Tensor
 
 
@@ -211,6 +214,12 @@ def _route(state: Specialization, asked: Asked) -> tuple[Route, int | None]:
                 expected=f"0 to {state.rows - 1}",
             )
     else:
+        if not isinstance(asked, Iterable):
+            raise DirectionError(
+                "not a direction",
+                got=repr(asked)[:80],
+                expected='"en-de", one for each sentence, or int64 [sentences]',
+            )
         of = {one: state.row(Direction.parse(str(one))) for one in {*asked}}  # a batch names few
         rows = [of[one] for one in asked]
         if not rows:
@@ -228,6 +237,12 @@ def weights_sha256(model: Any) -> str:
         value = own[key].detach()
         hashes.append(hash_state({key: value.to(torch.bfloat16) if value.is_floating_point() else value}))
     return hash_text(*hashes)
+
+
+def config_sha256(model: Any) -> str:
+    """The hash of what a model's configuration says of its passes: the same of a copy, in any precision, saved again."""
+    said = {key: value for key, value in model.config.to_diff_dict().items() if key not in _OF_NO_PASS}
+    return hash_text(json.dumps(said, sort_keys=True, default=str))
 
 
 def require_finite(weights: Mapping[str, Tensor], where: object) -> None:

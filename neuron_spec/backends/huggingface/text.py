@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from torch import Tensor
 from neuron_spec.corpora.parallel_files import ParallelFiles, find_files
 from neuron_spec.directions import Direction, did_you_mean, parse_directions
 from neuron_spec.errors import CorpusError, DirectionError, ModelError
+from neuron_spec.export.folder import PIECES
 
 Pairs = Iterable[Any]
 # So many pairs of a direction are in memory at a time, sorted by length, so that batches have little padding.
 _PAIRS_AT_A_TIME = 2000
 _IGNORED = -100  # of labels, by transformers
+HUB_PIECES = "sentencepiece.bpe.model"  # as repositories of NLLB, M2M-100 and mBART name it
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,17 @@ class Example:
     source: list[int]
     target: list[int]
     index: int
+
+
+def by_direction(text: Any) -> dict[Direction, Any]:
+    """Direction -> its pairs.
+
+    Raises:
+        CorpusError, DirectionError: if this is no mapping of such, or an empty one.
+    """
+    if not isinstance(text, Mapping):
+        raise CorpusError("not text by direction", got=repr(text)[:80], expected='{"en-de": pairs, ...}')
+    return dict(zip(parse_directions(map(str, text)), text.values(), strict=True))
 
 
 def pairs_of(asked: Direction, text: Any) -> Iterator[Any]:
@@ -53,13 +67,13 @@ def pairs_of(asked: Direction, text: Any) -> Iterator[Any]:
                     got=f"{number - 1} lines, and more on the {'target' if pair[0] is None else 'source'} side",
                     expected="as many lines on both sides",
                 )
-            yield pair
+            yield _pair(asked, pair)
         return
+    if not isinstance(text, Iterable):
+        raise CorpusError(f"not pairs of {asked}", got=repr(text)[:80], expected="[(source, target), ...]")
     for row in text:
         if not isinstance(row, Mapping):
-            if not _is_pair(row):
-                raise CorpusError(f"not a pair of {asked}", got=repr(row)[:80], expected="(source, target)")
-            yield tuple(row)
+            yield _pair(asked, row)
         elif "input_ids" in row:
             if "labels" not in row:
                 raise CorpusError(
@@ -75,7 +89,7 @@ def pairs_of(asked: Direction, text: Any) -> Iterator[Any]:
                     expected=", ".join(lacking),
                     mend="rename the columns to the codes of the direction, which are the tokenizer's",
                 )
-            yield sides[asked.source], sides[asked.target]
+            yield _pair(asked, (sides[asked.source], sides[asked.target]))
 
 
 def of_files(
@@ -115,8 +129,29 @@ class Lines:
             yield pair[::-1] if self.is_turned else pair
 
 
-def _is_pair(row: Any) -> bool:
-    return isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(side, str) for side in row)
+def _pair(asked: Direction, row: Any) -> tuple[str, str]:
+    """Raises: CorpusError if these are not two lines of text."""
+    is_pair = isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(side, str) for side in row)
+    if not is_pair:
+        raise CorpusError(
+            f"not a pair of {asked}", got=repr(row)[:80], expected="(source, target), two strings"
+        )
+    return row[0], row[1]
+
+
+def _tokens(asked: Direction, row: Mapping[str, Any], name: str) -> list[int]:
+    """Raises: CorpusError if these are not a sentence's tokens: whole numbers, one or more, in a flat list."""
+    given = row[name]
+    tokens = given.tolist() if hasattr(given, "tolist") else given
+    is_list = isinstance(tokens, list | tuple) and len(tokens) > 0
+    if not is_list or not all(isinstance(token, Integral) for token in tokens):
+        raise CorpusError(
+            "not the tokens of a sentence",
+            where=f"{name} of {asked}",
+            got=repr(given)[:80],
+            expected="[number, ...], one or more",
+        )
+    return list(map(int, tokens))
 
 
 def language_token(tokenizer: Any, code: str) -> str | None:
@@ -155,6 +190,14 @@ def use_languages(tokenizer: Any, asked: Direction) -> None:
         tokenizer.src_lang, tokenizer.tgt_lang = asked.source, asked.target
 
 
+def pieces_model(tokenizer: Any) -> Path | None:
+    """The SentencePiece model of a tokenizer, where it was loaded from; None if there is none."""
+    named = [getattr(tokenizer, "spm_file", None), getattr(tokenizer, "vocab_file", None)]
+    named += [Path(tokenizer.name_or_path) / name for name in (HUB_PIECES, PIECES)]
+    found = [Path(name) for name in named if name and str(name).endswith(".model") and Path(name).is_file()]
+    return found[0] if found else None
+
+
 def examples_of(asked: Direction, pairs: Sequence[Any], tokenizer: Any, first: int) -> list[Example]:
     """The tokens of pairs, those of a direction that `use_languages` was called with.
 
@@ -163,7 +206,7 @@ def examples_of(asked: Direction, pairs: Sequence[Any], tokenizer: Any, first: i
     """
     tokens = [pair for pair in pairs if isinstance(pair, Mapping)]
     if tokens:
-        sides = [(list(map(int, row["input_ids"])), list(map(int, row["labels"]))) for row in tokens]
+        sides = [(_tokens(asked, row, "input_ids"), _tokens(asked, row, "labels")) for row in tokens]
     elif tokenizer is None:
         raise ModelError(
             "text without a tokenizer", where=asked, mend="give the model's tokenizer, or tokens"
@@ -183,10 +226,11 @@ def batches(
     max_tokens: int,
     max_length: int | None,
     vocabulary: int,
+    quiet: bool = False,
 ) -> Iterator[list[Example]]:
     """Batches of a direction, of at most ``max_tokens`` with padding on either side, one sentence at least.
 
-    Pairs longer than the model takes are left out, which is said.
+    Pairs longer than the model takes are left out, which is said, unless ``quiet``.
 
     Args:
         vocabulary: how many tokens the model has.
@@ -199,12 +243,13 @@ def batches(
     while chunk := list(islice(pairs, _PAIRS_AT_A_TIME)):
         examples = examples_of(asked, chunk, tokenizer, start)
         start += len(chunk)
-        highest = max(max(*one.source, *one.target, 0) for one in examples)
-        if highest >= vocabulary:
+        found = {token for one in examples for token in one.source}
+        found |= {token for one in examples for token in one.target} - {_IGNORED}
+        if unknown := [token for token in found if not 0 <= token < vocabulary]:
             raise ModelError(
                 "tokens that the model does not have",
                 where=asked,
-                got=f"token {highest}",
+                got=f"token {max(unknown, key=abs)}",
                 expected=f"0 to {vocabulary - 1}",
                 mend="name the model's own tokenizer",
             )
@@ -221,7 +266,7 @@ def batches(
             batch.append(example)
         if batch:
             yield batch
-    if too_long:
+    if too_long and not quiet:
         said = f"{asked}: {too_long} of {start} pairs are longer than {max_length} tokens, and left out"
         print(said, file=sys.stderr)
 

@@ -8,7 +8,8 @@ Axis letters: B sentences, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallba
 from neuron_spec.artifacts import differences, read_json, write_json
 from neuron_spec.backends.huggingface.deltas import delta_parameters, restore_delta, save_delta
 from neuron_spec.backends.huggingface.directed_text import DirectedBatches, DirectedText, cut
-from neuron_spec.backends.huggingface.loading import save_specialized
+from neuron_spec.backends.huggingface.loading import save_specialized, save_tokenizer
 from neuron_spec.backends.huggingface.profiling import shifted
 from neuron_spec.backends.huggingface.specialization import specialization_of, through
 from neuron_spec.directions import Direction
-from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.errors import ArtifactError, CorpusError, ModelError
 
 __all__ = ["Seq2SeqTrainingArguments", "SpecializedTrainer", "TextLoss", "freeze_all_but", "text_loss"]
 
@@ -68,41 +69,88 @@ def nats_of(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     return flat.view_as(labels)
 
 
-def text_loss(model: Any, text: DirectedText, *, max_tokens: int = EVAL_TOKENS) -> dict[Direction, TextLoss]:
+def text_loss(
+    model: Any,
+    text: DirectedText,
+    *,
+    max_tokens: int = EVAL_TOKENS,
+    each_batch: Callable[[], Any] = lambda: None,
+) -> dict[Direction, TextLoss]:
     """The loss of each direction's text, through its own neurons; without dropout or label smoothing.
 
     Args:
         text: held out, tokenized for the model.
         max_tokens: of a batch, with padding.
+        each_batch: is called after each.
 
     Raises:
+        CorpusError: if a direction has no target tokens but language tokens.
         DirectionError: if the model has masks, and a direction has none.
+        ModelError: if a loss is NaN or infinite.
     """
-    sums = _text_sums(model, text, max_tokens)
+    _require_text(text)
+    sums = _text_sums(model, text, max_tokens, each_batch=each_batch)
     return {
         one: TextLoss(float(nats), int(tokens))
         for one, (nats, tokens) in zip(text.directions, sums.tolist(), strict=True)
     }
 
 
-def _text_sums(model: Any, text: DirectedText, max_tokens: int, rank: int = 0, processes: int = 1) -> Tensor:
-    """Nats and tokens of each direction, float64 ``[R, 2]``; of every so-many-th batch."""
+def _require_text(text: object) -> None:
+    """Raises: CorpusError if this is no tokenized text, or a direction's is nothing that a loss could be of."""
+    if not isinstance(text, DirectedText):
+        raise CorpusError(
+            "not tokenized text", got=repr(text)[:80], expected="DirectedText(text, tokenizer, model)"
+        )
+    for one, number in text.text_tokens.items():
+        if not number:
+            raise CorpusError(
+                "no text to measure a loss on",
+                where=one,
+                got="labels that are all -100 or a language token",
+                expected="target tokens",
+            )
+
+
+def _text_sums(
+    model: Any,
+    text: DirectedText,
+    max_tokens: int,
+    rank: int = 0,
+    processes: int = 1,
+    each_batch: Callable[[], Any] = lambda: None,
+) -> Tensor:
+    """Nats and tokens of each direction, float64 ``[R, 2]``; of every so-many-th batch.
+
+    Raises:
+        ModelError: if a sum is NaN or infinite.
+    """
     device, was_training = next(model.parameters()).device, model.training
     sums = torch.zeros(len(text.directions), 2, dtype=torch.float64, device=device)
     model.eval()
     try:
         with torch.no_grad():
-            for row, batch in list(_in_order(text, max_tokens))[rank::processes]:
+            for row, batch in list(in_order(text, max_tokens))[rank::processes]:
                 inputs = _on(device, text.batch([text[row, place] for place in batch]))
                 where = text.text_positions(inputs["labels"])
                 nats = nats_of(logits_of(model, inputs), inputs["labels"])
                 sums[row] += torch.stack([(nats * where).sum(dtype=torch.float64), where.sum().double()])
+                each_batch()
     finally:
         model.train(was_training)
+    for one, nats in zip(text.directions, sums[:, 0].tolist(), strict=True):
+        if not math.isfinite(nats):
+            raise ModelError(
+                "not a number: the loss of a direction",
+                where=one,
+                got=nats,
+                mend="half precision overflows at 65504: take float32 or bfloat16; else the model is damaged",
+            )
     return sums
 
 
-def _in_order(text: DirectedText, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
+def in_order(text: DirectedText, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
+    """Rows of directions, and the places of the pairs of a batch: the longest first."""
     for row in range(len(text.directions)):
         lengths = text.lengths(row)
         for batch in cut(
@@ -170,10 +218,16 @@ class SpecializedTrainer(Seq2SeqTrainer):
             DirectionError: if a direction of the text has no masks or no delta.
         """
         _require_args(args, max_tokens, temperature)
+        for text in (train_dataset, *([] if eval_dataset is None else [eval_dataset])):
+            _require_text(text)
         for one in (*train_dataset.directions, *(eval_dataset.directions if eval_dataset else ())):
             if (state := specialization_of(model)) is not None:
                 state.row(one)
         if state is not None and state.deltas:
+            _require_args_of_deltas(args)
+            args.ddp_find_unused_parameters = (
+                True  # a batch has gradients for its own direction's delta alone
+            )
             of_each = [delta_parameters(model, one) for one in train_dataset.directions]
             freeze_all_but(model, {name for parameters in of_each for name in parameters})
         self.max_tokens, self.temperature = max_tokens, temperature
@@ -305,6 +359,8 @@ class SpecializedTrainer(Seq2SeqTrainer):
             save_specialized(self.model, folder, self.processing_class)
         else:
             super()._save(output_dir, state_dict)
+            if self.processing_class is not None:
+                save_tokenizer(self.processing_class, folder)
         write_json(folder / TRAINED_ON, self.trained_on())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -359,3 +415,20 @@ def _require_args(args: Any, max_tokens: int | None, temperature: float) -> None
         raise ModelError("no such temperature", got=temperature, expected="1 (as there is text) or more")
     if max_tokens is not None and max_tokens < 1:
         raise ModelError("no such size of a batch", got=max_tokens, expected="1 token or more")
+
+
+def _require_args_of_deltas(args: Any) -> None:
+    """Raises: ModelError if transformers' arguments would leave deltas without gradients, or processes waiting."""
+    kwargs = getattr(args, "gradient_checkpointing_kwargs", None) or {}
+    if args.gradient_checkpointing and kwargs.get("use_reentrant"):
+        raise ModelError(
+            "reentrant checkpointing hands on no gradients where inputs have none, as with a frozen base",
+            got="use_reentrant True",
+            expected="use_reentrant False, which is the default",
+        )
+    if args.ddp_find_unused_parameters is False:
+        raise ModelError(
+            "a batch of one direction leaves the other deltas unused",
+            got="ddp_find_unused_parameters False",
+            mend="leave it out",
+        )

@@ -6,7 +6,7 @@ Axis letters: B sentences, T tokens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -47,8 +47,11 @@ def translate(
         DirectionError: if the tokenizer has no such language, or the model's masks no such direction.
         NeuronSpecError: if a line is longer than the model's positions: none is translated then, and none is cut.
     """
-    if isinstance(lines, str):  # whose letters would be translated
-        raise NeuronSpecError("not a list of lines", got=repr(lines)[:80], expected="[line, ...]")
+    is_list = isinstance(lines, Iterable) and not isinstance(lines, str)  # whose letters would be translated
+    lines = list(lines) if is_list else lines
+    if not is_list or (odd := [line for line in lines if not isinstance(line, str)]):
+        got = repr(odd[0] if is_list else lines)[:80]
+        raise NeuronSpecError("not a list of lines", got=got, expected="[line, ...], each a string")
     one = Direction(source, target)
     use_languages(tokenizer, one)
     if (state := specialization_of(model)) is not None:

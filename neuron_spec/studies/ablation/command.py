@@ -4,28 +4,35 @@ functional, or only correlated? By default the distinctive neurons, those that t
 One validation pass per set, one intact, one per random control; a killed run goes on where it stopped.
 Writes ablation.md, ablation.json, ablation.csv and a figure (PNG and SVG).
 
-example:
+examples:
   neuron-spec ablate DATA_BIN --path dense.pt --masks masks.safetensors --output ablation
+  neuron-spec ablate --hf facebook/m2m100_418M --text en-de=dev.en,dev.de --masks masks.safetensors --output ablation
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuron_spec.arguments import (
     add_allow_other_checkpoint,
     add_device,
+    add_huggingface,
     add_model_and_text,
     add_tag,
     input_file,
+    is_huggingface,
     output_folder,
     real_number,
     whole_number,
 )
 
 if TYPE_CHECKING:
-    from neuron_spec.studies.ablation.measure import Ablator, Neurons
+    from neuron_spec.directions import Direction
+    from neuron_spec.neurons.masks import NeuronMasks
+    from neuron_spec.studies.ablation.measure import Ablates, Neurons
 
 DEFAULT_FRACTION = 0.05
 
@@ -34,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_text(
         parser,
         directions="which directions are evaluated, and whose neurons switched off (default: those of the masks)",
+        required=False,
     )
+    add_huggingface(parser)
     parser.add_argument(
         "--masks", type=input_file("mask file"), required=True, metavar="FILE", help="masks.safetensors"
     )
@@ -69,19 +78,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser, precision="")
 
 
-def run(args: argparse.Namespace) -> None:
-    import torch
+@dataclass(frozen=True)
+class _Asked:
+    """A model of either backend, and the text that it is run on; ``inputs`` and ``parameters`` are of a signature."""
 
-    from neuron_spec.arguments import LOSS_OF
-    from neuron_spec.artifacts import hash_file, hash_state, signature
+    directions: Sequence[Direction]
+    inputs: Mapping[str, str]
+    parameters: Mapping[str, Any]
+    is_specialized: bool
+    load: Callable[[], Ablates]
+    families: Mapping[str, str] | None = None
+
+
+def _of_fairseq(args: argparse.Namespace, masks: NeuronMasks) -> _Asked:
+    from functools import partial
+
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.errors import NeuronSpecError
     from neuron_spec.neurons.counting import DTYPES
-    from neuron_spec.neurons.masks import NeuronMasks
-    from neuron_spec.studies.ablation import measure
-    from neuron_spec.studies.ablation.page import PAGE, write_ablation
+    from neuron_spec.studies.ablation.measure import Ablator
 
-    masks = NeuronMasks.load(args.masks)
     asked = Asked.read(
         args.path,
         args.data_bin,
@@ -90,6 +105,75 @@ def run(args: argparse.Namespace) -> None:
     )
     asked.require_masks(masks, args.masks, allow_other_checkpoint=args.allow_other_checkpoint)
     asked = asked.of_text(args.gen_subset)
+    load = partial(
+        asked.load,
+        Ablator,
+        subset=args.gen_subset,
+        dictionary_sha256=masks.metadata.get("dictionary_sha256"),
+        with_tag=args.tag == "kept",
+        max_tokens=args.max_tokens,
+        dtype=DTYPES[args.dtype],
+        cpu=args.cpu,
+    )
+    return _Asked(
+        asked.directions, asked.inputs, asked.parameters, asked.is_specialized, load, asked.families
+    )
+
+
+def _of_huggingface(args: argparse.Namespace, masks: NeuronMasks) -> _Asked:
+    from neuron_spec.backends.huggingface.directed_text import DirectedText
+    from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
+    from neuron_spec.backends.huggingface.specialization import (
+        config_sha256,
+        require_masks,
+        specialization_of,
+        weights_sha256,
+    )
+    from neuron_spec.backends.huggingface.text import of_files
+    from neuron_spec.statistics import NothingToCompare
+    from neuron_spec.studies.ablation.huggingface import HuggingFaceAblator
+
+    text = of_files(args.text, args.lang_pairs or ",".join(masks.names))
+    if len(text) < 2:
+        raise NothingToCompare(
+            "an ablation compares directions: there is nothing to compare",
+            got=", ".join(map(str, text)),
+            expected="two directions or more",
+        )
+    masks.require_directions(text, args.masks, "name fewer --lang-pairs, or profile and select these too")
+    model, tokenizer = load_model(args.hf, args.dtype, cpu=args.cpu), load_tokenizer(args.hf)
+    state = specialization_of(model)
+    # A specialized one has moved on from the one that was profiled.
+    require_masks(model, masks, args.allow_other_checkpoint or state is not None)
+    tokens = DirectedText(text, tokenizer, model)
+    inputs = {
+        "checkpoint": weights_sha256(model),
+        "checkpoint's masks": "none" if state is None or state.masks is None else state.masks.fingerprint,
+        "configuration": config_sha256(model),
+        "data": tokens.sha256,
+    }
+    return _Asked(
+        tokens.directions,
+        inputs,
+        {"subset": "text", "directions": list(map(str, tokens.directions))},
+        state is not None,
+        lambda: HuggingFaceAblator(model, tokens, max_tokens=args.max_tokens),
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from neuron_spec.arguments import LOSS_OF
+    from neuron_spec.artifacts import hash_file, hash_state, signature
+    from neuron_spec.errors import NeuronSpecError
+    from neuron_spec.neurons.masks import NeuronMasks
+    from neuron_spec.studies.ablation import measure
+    from neuron_spec.studies.ablation.page import PAGE, write_ablation
+
+    is_asked = _of_huggingface if is_huggingface(args, ("gen_subset", "tag")) else _of_fairseq
+    masks = NeuronMasks.load(args.masks)
+    asked = is_asked(args, masks)
     how_many: dict[str, Any] = {}
     if args.ablate == "whole":
         if (args.fraction, args.count) != (None, None):
@@ -113,19 +197,8 @@ def run(args: argparse.Namespace) -> None:
         inputs = {**asked.inputs, "switched off": hash_state(neurons)}
         return signature("ablation row", inputs=inputs, parameters=parameters)
 
-    def load() -> Ablator:
-        return asked.load(
-            measure.Ablator,
-            subset=args.gen_subset,
-            dictionary_sha256=masks.metadata.get("dictionary_sha256"),
-            with_tag=args.tag == "kept",
-            max_tokens=args.max_tokens,
-            dtype=DTYPES[args.dtype],
-            cpu=args.cpu,
-        )
-
     def write() -> None:
-        rows = measure.measure(ablations, args.output / "rows", sign, load)
+        rows = measure.measure(ablations, args.output / "rows", sign, asked.load)
         nats = torch.tensor([[*row["nats"].values()] for row in rows.values()], dtype=torch.float64)
         owners, controls = list(chosen), 1 + len(chosen)
         of_direction = [measure.owner_of(direction, masks, args.side) for direction in asked.directions]

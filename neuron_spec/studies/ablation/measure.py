@@ -11,11 +11,11 @@ says so. What cannot be computed is None, with the reason beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from neuron_spec.artifacts import hash_text
 from neuron_spec.backends.fairseq.loading import TeacherForced, measured_rows
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError, NeuronSpecError
-from neuron_spec.modules.taps import tapped
+from neuron_spec.modules.taps import Tap, tapped
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.pairs import (
@@ -193,6 +193,23 @@ def held_by_others(
 # The loss without them ------------------------------------------------------------------------
 
 
+class Ablates(Protocol):
+    """A model and text in memory, of either backend."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+    @property
+    def batches(self) -> int: ...
+    def losses(self, neurons: Neurons, each_batch: Callable[[], Any] = ...) -> list[float]: ...
+    def by_name(self, values: Iterable[Any]) -> dict[str, Any]: ...
+
+
+def without(neurons: Neurons, device: torch.device) -> dict[str, Tap]:
+    """Taps by which these neurons emit zero, their constant ReLU(bias) included."""
+    places = {layer: off.nonzero().flatten().to(device) for layer, off in neurons.items()}
+    return {layer: partial(torch.index_fill, dim=-1, index=index, value=0) for layer, index in places.items()}
+
+
 class Ablator(TeacherForced):
     """A checkpoint and a validation set in memory, to be run with any neurons switched off.
 
@@ -220,11 +237,7 @@ class Ablator(TeacherForced):
 
     def losses(self, neurons: Neurons, each_batch: Callable[[], Any] = lambda: None) -> list[float]:
         """Mean nats per target token of each direction, without these neurons: one pass."""
-        places = {layer: off.nonzero().flatten().to(self.device) for layer, off in neurons.items()}
-        taps = {
-            layer: partial(torch.index_fill, dim=-1, index=index, value=0) for layer, index in places.items()
-        }
-        with tapped(self.model, taps):
+        with tapped(self.model, without(neurons, self.device)):
             return self.mean_losses(self._text, each_batch)
 
 
@@ -232,7 +245,7 @@ def measure(
     ablations: Mapping[str, Neurons],
     folder: Path,
     sign: Callable[[Neurons], Mapping[str, Any]],
-    load: Callable[[], Ablator],
+    load: Callable[[], Ablates],
 ) -> dict[str, dict[str, dict[str, float]]]:
     """The losses of all ablations, one pass each.
 
@@ -247,7 +260,7 @@ def measure(
         ArtifactError: if a row was measured on something else.
     """
 
-    def row(ablator: Ablator, name: str, each_batch: Callable[[], Any]) -> dict[str, Any]:
+    def row(ablator: Ablates, name: str, each_batch: Callable[[], Any]) -> dict[str, Any]:
         nats = ablator.losses(ablations[name], each_batch)
         return {"nats": ablator.by_name(nats), "tokens": ablator.by_name(ablator.tokens)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from neuron_spec.backends.huggingface import (
     unspecialize,
     weights_sha256,
 )
+from neuron_spec.backends.huggingface.ffns import ffns
 from neuron_spec.backends.huggingface.specialization import specialization_of
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError
+from neuron_spec.neurons.masks import NeuronMasks
 
 OTHER = "fr-en"  # without a delta
 
@@ -158,6 +162,23 @@ def test_a_file_says_what_it_is_of_and_is_small(tmp_path):
     save_delta(model, "en-de", tmp_path / "half.safetensors", dtype=torch.bfloat16)
     sizes = [(tmp_path / name).stat().st_size for name in ("d.safetensors", "half.safetensors")]
     assert abs(sizes[0] - sizes[1] - 2 * parameters) < 64  # headers name the types
+
+
+def test_a_file_is_as_large_as_the_documentation_says(tmp_path):
+    """L x K x (2 D + 1) weights, and a bit per neuron: of a real file, and then of the table's."""
+    model = build(encoder_ffn_dim=48, decoder_ffn_dim=48)
+    masks = NeuronMasks.from_dict({"en-de": {key: torch.arange(48) < 12 for key in ffns(model)}})
+    save_delta(add_delta(model, "en-de", masks), "en-de", tmp_path / "d.safetensors", dtype=torch.bfloat16)
+    held = load_tensors(tmp_path / "d.safetensors", "delta")[0].values()
+    assert sum(value.nbytes for value in held) == 4 * (12 * (2 * 16 + 1) * 2 + 48 // 8)
+    page = (Path(__file__).parents[3] / "docs" / "huggingface.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| (\d+) %.* \| (\d+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.M)
+    assert len(found) == 5
+    for percent, k, weights, *sizes in found:
+        assert int(k) == math.ceil(int(percent) / 100 * 4096)  # as top-fraction rounds
+        number = 24 * int(k) * (2 * 1024 + 1)
+        assert int(weights.replace(",", "")) == number
+        assert [f"{(number * of + 24 * 4096 / 8) / 1e6:.1f}" for of in (4, 2)] == sizes
 
 
 def test_only_the_deltas_rows_biases_and_columns_learn():

@@ -22,6 +22,7 @@ from neuron_spec.backends.huggingface import (
     unspecialize,
 )
 from neuron_spec.backends.huggingface.loading import CARD, MASKS, load_model, load_tokenizer, model_card
+from neuron_spec.backends.huggingface.profiling import signed_profile
 from neuron_spec.cli.main import main
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.activations import ActivationCounts
@@ -188,6 +189,8 @@ def test_profile_select_and_analyze_by_their_commands(dense, text, tmp_path, cap
     for more in (["--lang-pairs", "en-de"], ["--bf16"], ["--part", "1/2"], ["--count-padding"]):
         assert run(*command, *more) == 2
         assert "another profile is already here" in capsys.readouterr().err
+    signed = signed_profile(load_model(dense, cpu=True), pairs, tokenizer)["signature"]
+    assert all(signed[key] == found.metadata["signature"][key] for key in ("inputs", "parameters"))
     assert run("select", output, "--output", tmp_path / "m.safetensors", "--k", 80) == 0
     masks = NeuronMasks.load(tmp_path / "m.safetensors")
     specialize(load_model(dense, cpu=True), masks)
@@ -201,6 +204,34 @@ def test_profile_select_and_analyze_by_their_commands(dense, text, tmp_path, cap
     words = ("--profile", *halves, "--output", tmp_path / "analysis", "--group", "all", "--permutations", 20)
     assert run("analyze", tmp_path / "m.safetensors", *words) == 0
     assert (tmp_path / "analysis" / "analysis.json").is_file()
+
+
+@pytest.mark.parametrize("changed", ["tokenizer", "config", "positions"])
+def test_a_profile_knows_the_tokenizer_and_the_configuration(changed, dense, text, tmp_path, capsys):
+    """The same weights and lines, but other tokens or another pass: another profile."""
+    output, other = tmp_path / "p.safetensors", tmp_path / "other"
+    command = ("profile", "--text", text, "--output", output, "--cpu")
+    assert run(*command, "--hf", dense) == 0
+    model, tokenizer = load_model(dense, cpu=True), load_tokenizer(dense)
+    model.save_pretrained(other), tokenizer.save_pretrained(other)
+    assert run(*command, "--hf", other) == 0  # saved again it is the same
+    assert "complete already" in capsys.readouterr().err
+    if changed == "tokenizer":
+        said = json.loads((other / "vocab.json").read_text(encoding="utf-8"))
+        first, second = (next(key for key, value in said.items() if value == i) for i in (10, 11))
+        said |= {first: 11, second: 10}
+        (other / "vocab.json").write_text(json.dumps(said), encoding="utf-8")
+    else:
+        said = json.loads((other / "config.json").read_text(encoding="utf-8"))
+        said |= {"scale_embedding": False} if changed == "config" else {"max_position_embeddings": 12}
+        (other / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    before = output.read_bytes()
+    assert run(*command, "--hf", other) == 2
+    message = capsys.readouterr().err
+    assert "another profile is already here" in message and output.read_bytes() == before
+    assert {"tokenizer": "tokens_sha256", "config": "config_sha256", "positions": "tokens_sha256"}[
+        changed
+    ] in message
 
 
 def test_some_directions_alone_and_a_model_that_has_masks(dense, text, tmp_path):

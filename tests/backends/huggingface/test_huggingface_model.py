@@ -305,6 +305,9 @@ def test_directions_nest_and_end_with_their_block(model):
         (torch.tensor([0, 3]), DirectionError, "0 to 2"),
         (torch.tensor([-1]), DirectionError, "-1"),
         (torch.tensor([0.0]), DirectionError, "int64"),
+        (None, DirectionError, "not a direction"),
+        (5, DirectionError, "not a direction"),
+        ([None], DirectionError, "malformed direction"),
     ],
 )
 def test_unknown_directions_are_refused(model, asked, error, said):

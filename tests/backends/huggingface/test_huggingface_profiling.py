@@ -147,6 +147,26 @@ def test_a_hundred_directions_in_one_run(dtype):
     assert found.metadata["signature"]["parameters"]["dtype"] == str(dtype).removeprefix("torch.")
 
 
+def test_of_the_text_only_so_many_pairs_are_in_memory(monkeypatch):
+    """However long it is: of a generator no more has been drawn than was run, but for one part of a direction."""
+    monkeypatch.setattr("neuron_spec.backends.huggingface.text._PAIRS_AT_A_TIME", 10)
+    model, seen = build(), {"drawn": 0, "run": 0, "most": 0}
+
+    def drawn(seed: int) -> Iterator[Any]:
+        for row in rows(35, seed=seed):
+            seen["drawn"] += 1
+            yield row
+
+    def run(module: Any, args: Any, inputs: dict[str, torch.Tensor]) -> None:
+        seen["most"] = max(seen["most"], seen["drawn"] - seen["run"])
+        seen["run"] += len(inputs["input_ids"])
+
+    model.base_model.register_forward_pre_hook(run, with_kwargs=True)
+    found = profile(model, {one: drawn(seed) for seed, one in enumerate(DIRECTIONS)}, max_tokens=60)
+    assert seen == {"drawn": 105, "run": 105, "most": 10}
+    assert same(found, profile(build(), {one: rows(35, seed=seed) for seed, one in enumerate(DIRECTIONS)}))
+
+
 # GLUs
 
 
@@ -281,6 +301,20 @@ def test_no_fairseq_is_imported():
         ({"ende": []}, DirectionError, "malformed"),
         ({}, DirectionError, "no directions"),
         ({"en-de": [{"input_ids": [5] * 99, "labels": [2]}]}, NeuronSpecError, "0 tokens"),
+        ({"en-de": [{"input_ids": [-5, 2], "labels": [3]}]}, ModelError, "token -5"),
+        ({"en-de": [{"input_ids": [5, 2], "labels": [3, -7, -100]}]}, ModelError, "token -7"),
+        ({"en-de": [{"input_ids": [[5, 2]], "labels": [[3]]}]}, CorpusError, "not the tokens of a sentence"),
+        ({"en-de": [{"input_ids": [5.5], "labels": [3]}]}, CorpusError, "not the tokens of a sentence"),
+        ({"en-de": [{"input_ids": "5 2", "labels": [3]}]}, CorpusError, "not the tokens of a sentence"),
+        ({"en-de": [{"input_ids": [5], "labels": None}]}, CorpusError, "labels of en-de"),
+        ({"en-de": [{"input_ids": torch.ones(1, 3).long(), "labels": [3]}]}, CorpusError, "not the tokens"),
+        ({"en-de": [{"input_ids": [], "labels": [3]}]}, CorpusError, "one or more"),
+        ({"en-de": None}, CorpusError, "not pairs of en-de"),
+        ({"en-de": ([1], [2])}, CorpusError, "not a pair of en-de"),
+        ({"en-de": [{"en": None, "de": "a"}]}, CorpusError, "not a pair of en-de"),
+        ({5: []}, DirectionError, "malformed"),
+        (["en-de"], CorpusError, "not text by direction"),
+        (None, CorpusError, "not text by direction"),
     ],
 )
 def test_text_that_cannot_be_read_is_refused(text, error, said):

@@ -191,6 +191,18 @@ def test_the_loss_of_the_text_leaves_the_language_token_out(tmp_path):
     assert first["loss"] == pytest.approx(everything / (tokens + len(lines["eng_Latn-deu_Latn"])), rel=1e-3)
 
 
+def test_text_without_a_token_that_counts_has_no_loss(tmp_path):
+    model = build()
+    text = {"en-de": rows(3), "de-en": [{"input_ids": [5, 2], "labels": [-100, -100]}]}
+    with pytest.raises(CorpusError, match=r"no text to measure a loss on\n  where:    de-en"):
+        text_loss(model, DirectedText(text, None, model))
+    with pytest.raises(CorpusError, match="no text to measure"):
+        trainer_of(model, tmp_path, DirectedText(text, None, model))
+    for wrong in (text, None, "en-de"):
+        with pytest.raises(CorpusError, match="not tokenized text"):
+            text_loss(model, wrong)
+
+
 def test_smoothing_is_in_the_loss_and_not_in_the_text_loss(tmp_path):
     logs = {}
     for smoothing in (0.0, 0.2):
@@ -382,6 +394,16 @@ def test_what_would_not_be_heeded_is_refused(tmp_path):
     ):
         with pytest.raises(ModelError, match=said):
             trainer_of(build(), tmp_path, **given)
+    for given, said in (
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            "reentrant",
+        ),
+        ({"ddp_find_unused_parameters": False}, "unused"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            trainer_of(with_deltas(*DIRECTIONS), tmp_path, **given)
+        trainer_of(build(), tmp_path, **given)
     trainer = trainer_of(build(), tmp_path, per_device_train_batch_size=4, max_tokens=None)
     assert max(map(len, trainer.order())) == 4
     with pytest.raises(ModelError, match="no text to evaluate on"):
@@ -390,11 +412,12 @@ def test_what_would_not_be_heeded_is_refused(tmp_path):
 
 # Processes -----------------------------------------------------------------------------------
 
+OF_TWO_PROCESSES = ("joint", "delta", "joint checkpointed", "delta checkpointed")
 _PROGRAM = """
 import sys
 import test_huggingface_training as t
 import torch
-for kind in ("joint", "delta"):
+for kind in t.OF_TWO_PROCESSES:
     found = t._trained(kind, sys.argv[1], accumulation=1, ddp_backend="gloo")
     if torch.distributed.get_rank() == 0:
         torch.save(found, f"{sys.argv[1]}/{kind}.pt")
@@ -403,7 +426,9 @@ torch.distributed.destroy_process_group()
 
 
 def _trained(kind: str, folder: str | Path, *, accumulation: int, **given: Any) -> dict[str, Any]:
+    kind, _, is_checkpointed = kind.partition(" ")
     model = _prepared(kind, dropout=0.0)
+    given |= {"gradient_checkpointing": True} if is_checkpointed else {}
     trainer = trainer_of(
         model, Path(folder), valid=text_of(model), gradient_accumulation_steps=accumulation, max_steps=5, optim="sgd",
         learning_rate=0.5, logging_steps=5, **given,
@@ -436,12 +461,12 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(tmp_path):
     ]
     said = [run.communicate(timeout=300)[0] for run in runs]
     assert all(run.returncode == 0 for run in runs), "\n".join(said)[-3000:]
-    for kind in ("joint", "delta"):
+    for kind in OF_TWO_PROCESSES:
         one, two = (
             _trained(kind, tmp_path, accumulation=2),
             torch.load(tmp_path / f"{kind}.pt", weights_only=True),
         )
-        start = weights(_prepared(kind))
+        start = weights(_prepared(kind.partition(" ")[0]))
         for name, value in one["weights"].items():
             torch.testing.assert_close(two["weights"][name], value, atol=1e-6, rtol=1e-4)
         assert sum(not torch.equal(value, start[name]) for name, value in one["weights"].items()) > 5

@@ -141,6 +141,12 @@ def test_nothing_is_nothing(nllb):
     assert translate(*nllb, ["", " "], EN, DE, progress=False) == ["", ""]
 
 
-def test_a_string_is_no_list_of_lines(nllb):
+@pytest.mark.parametrize("lines", ["The light is on.", None, 3, ["A dog.", None], [b"A dog."], [3]])
+def test_what_is_no_list_of_lines_is_refused(nllb, lines):
     with pytest.raises(NeuronSpecError, match="not a list of lines"):
-        translate(*nllb, "The light is on.", "eng_Latn", "deu_Latn")
+        translate(*nllb, lines, "eng_Latn", "deu_Latn")
+
+
+def test_lines_may_come_from_any_iterable(nllb):
+    found = translate(*nllb, iter(LINES[:2]), EN, DE, progress=False)
+    assert found == translate(*nllb, LINES[:2], EN, DE, progress=False)

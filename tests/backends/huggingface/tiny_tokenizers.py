@@ -36,14 +36,7 @@ _LINES = [line for lines in TEXT.values() for line in lines] * 5
 def m2m_100(folder: Path) -> Any:
     """Codes ``en``, language tokens ``__en__`` behind the vocabulary."""
     prefix = folder / "sentencepiece.bpe"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_LINES),
-        model_prefix=str(prefix),
-        vocab_size=90,
-        model_type="bpe",
-        minloglevel=2,
-    )
-    spm = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    spm = _sentencepiece(prefix)
     pieces = [spm.id_to_piece(i) for i in range(3, spm.vocab_size())]
     vocabulary = {piece: i for i, piece in enumerate([*_SPECIAL, *pieces])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
@@ -63,6 +56,35 @@ def nllb() -> Any:
     return transformers.NllbTokenizer(
         vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]]
     )
+
+
+def nllb_with_pieces(folder: Path) -> Any:
+    """As `nllb`, of a SentencePiece model, loaded from a folder as a hub has it: that model beside ``tokenizer.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spm = _sentencepiece(folder / "sentencepiece.bpe")
+    pieces = [spm.id_to_piece(i) for i in range(3, spm.vocab_size())]
+    vocabulary = {piece: i for i, piece in enumerate([*_SPECIAL, *pieces])}
+    # As sentencepiece merges: the pair first that makes the piece of the highest score.
+    splits = {piece: [(piece[:i], piece[i:]) for i in range(1, len(piece))] for piece in pieces}
+    merges = [
+        pair
+        for piece in sorted(pieces, key=lambda piece: -spm.get_score(spm.piece_to_id(piece)))
+        for pair in splits[piece]
+        if {*pair} <= vocabulary.keys()
+    ]
+    transformers.NllbTokenizer(vocab=vocabulary, merges=merges).save_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def _sentencepiece(prefix: Path) -> Any:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_LINES),
+        model_prefix=str(prefix),
+        vocab_size=90,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 
 
 def size(tokenizer: Any) -> int:
