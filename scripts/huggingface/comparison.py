@@ -143,15 +143,15 @@ class Trainer(SpecializedTrainer):
 # Text, base, masks ----------------------------------------------------------------------------
 
 
-def read(corpus: Path, split: str, few: int | None = None) -> dict[str, Pairs]:
-    """Direction -> pairs; of the tuned ones the first ``few``."""
+def read(args: Any, split: str, few: int | None = None) -> dict[str, Pairs]:
+    """Direction -> pairs; of the tuned ones the first ``few``, and of all the first ``args.pairs``."""
     found = {}
     for lang in list(CODES)[1:]:
         sides = [
-            (corpus / "raw" / f"{split}.{lang}-en.{side}").read_text(encoding="utf-8").splitlines()
+            (args.corpus / "raw" / f"{split}.{lang}-en.{side}").read_text(encoding="utf-8").splitlines()
             for side in (lang, "en")
         ]
-        pairs = list(zip(*sides, strict=True))
+        pairs = list(zip(*sides, strict=True))[: args.pairs]
         for name, of in (
             (f"{CODES[lang]}-{CODES['en']}", pairs),
             (f"{CODES['en']}-{CODES[lang]}", [pair[::-1] for pair in pairs]),
@@ -172,8 +172,8 @@ def make_base(args: Any, seed: int, folder: Path) -> Path:
     base, untrained = folder / "base", folder / "untrained"
     if (base / "complete.json").is_file():
         return base
-    text = read(args.corpus, "train", FEW)
-    lines = [line for pairs in read(args.corpus, "train").values() for pair in pairs for line in pair]
+    text = read(args, "train", FEW)
+    lines = [line for pairs in read(args, "train").values() for pair in pairs for line in pair]
     tokenizer = tiny_model.learn_tokenizer(iter(lines), args.pieces)
     transformers.set_seed(seed)
     model = tiny_model.build(tokenizer, size=64, ffn=256, layers=2, seed=seed)
@@ -194,11 +194,11 @@ def make_base(args: Any, seed: int, folder: Path) -> Path:
     return base
 
 
-def make_masks(base: Path, corpus: Path) -> dict[str, NeuronMasks]:
+def make_masks(base: Path, args: Any) -> dict[str, NeuronMasks]:
     """Of each k, from validation text of all directions."""
     file = base / "profile.safetensors"
     if not file.is_file():
-        profile(load_model(base), read(corpus, "valid"), load_tokenizer(base)).save(file)
+        profile(load_model(base), read(args, "valid"), load_tokenizer(base)).save(file)
     from neuron_spec.neurons.activations import ActivationCounts
 
     counts = ActivationCounts.load(file)
@@ -307,21 +307,19 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="where everything goes")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--results", type=Path, metavar="FILE", help="copy the table there")
-    parser.add_argument("--smoke", action="store_true", help="few updates, one learning rate: does it run")
+    parser.add_argument("--smoke", action="store_true", help="few updates and pairs: does it run")
     args = parser.parse_args()
-    args.base_updates, args.updates, args.max_tokens, args.pieces, args.rounds = (
-        (1200, 200, 2000, 2000, 3) if not args.smoke else (4, 2, 500, 500, 1)
+    args.base_updates, args.updates, args.max_tokens, args.pieces, args.rounds, args.pairs = (
+        (1200, 200, 2000, 2000, 3, None) if not args.smoke else (4, 2, 500, 500, 1, 200)
     )
     table = []
     for seed in map(int, args.seeds.split(",")):
         folder = args.run / f"seed-{seed}"
         base = make_base(args, seed, folder)
-        masks, model, tokenizer = make_masks(base, args.corpus), load_model(base), load_tokenizer(base)
-        everything = DirectedText(read(args.corpus, "train"), tokenizer, model)
+        masks, model, tokenizer = make_masks(base, args), load_model(base), load_tokenizer(base)
+        everything = DirectedText(read(args, "train"), tokenizer, model)
         text = {"all": everything, "tuned": everything.of(TUNED)}
-        text |= {
-            split: DirectedText(read(args.corpus, split), tokenizer, model) for split in ("valid", "test")
-        }
+        text |= {split: DirectedText(read(args, split), tokenizer, model) for split in ("valid", "test")}
         plain = System((), lambda model, masks: None)
         before = {split: losses(model, plain, text[split]) for split in ("valid", "test")}
         write_json(folder / "base.json", before)
