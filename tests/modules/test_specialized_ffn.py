@@ -249,6 +249,45 @@ def test_new_masks_take_effect_after_a_forward_pass(change):
     torch.testing.assert_close(ffn(x, only(3)), before)
 
 
+@pytest.mark.parametrize("ffn_path", ["auto", "gather"])
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+@pytest.mark.parametrize(
+    "change",
+    ["nothing", "another direction", "dropped_neurons", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"],
+)
+def test_evaluation_gathers_once_and_again_after_any_change(change, dropped_neurons, ffn_path):
+    ffn, x, row = FFN(dropped_neurons, ffn_path).eval(), inputs(), 0
+    with torch.no_grad():
+        torch.testing.assert_close(ffn(x, only(row)), ffn.reference(x, only(row)))
+        gathered = ffn.fc1._reused, ffn.fc2._reused
+        if change == "another direction":
+            row = 2
+        elif change == "dropped_neurons":
+            ffn.fc1.dropped_neurons = {"bias": "zero", "zero": "bias"}[dropped_neurons]
+        elif change != "nothing":
+            dict(ffn.named_parameters())[change].add_(0.5)
+        torch.testing.assert_close(ffn(x, only(row)), ffn.reference(x, only(row)))
+    assert None not in gathered
+    is_reused = [now is then for now, then in zip((ffn.fc1._reused, ffn.fc2._reused), gathered, strict=True)]
+    assert all(is_reused) == (change == "nothing")
+
+
+@pytest.mark.parametrize("name", ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"])
+def test_evaluation_after_training_sees_what_an_optimizer_wrote_behind_the_versions(name):
+    ffn, x = FFN(ffn_path="gather").eval(), inputs()
+    with torch.no_grad():
+        ffn(x, only(0))
+        ffn.train()
+        dict(ffn.named_parameters())[name].data.add_(0.5)  # as fairseq's optimizers do
+        torch.testing.assert_close(ffn.eval()(x, only(0)), ffn.reference(x, only(0)))
+
+
+def test_train_and_eval_are_as_of_any_module():
+    layer = SpecializedFC1(D, WIDTH)
+    assert layer.eval() is layer and not layer.training
+    assert layer.train() is layer and layer.training
+
+
 def test_masks_travel_in_the_state():
     assert "fc1.neuron_mask" in FFN().state_dict()
     assert set(FFN(specialized=False).state_dict()) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}

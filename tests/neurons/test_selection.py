@@ -12,6 +12,7 @@ from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import DirectionError, SelectionError
 from neuron_spec.languages import by_family, language
 from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.selection import (
     always_active,
@@ -304,11 +305,12 @@ def test_random_sets_are_nested_as_k_grows(seed):
 
 
 @pytest.mark.parametrize("percent", ["0.01", "10", "33.3", "50", "75", "99.9", "100"])
+@pytest.mark.parametrize("width", [41, 1000])
 @pytest.mark.parametrize("seed", range(3))
-def test_top_fraction_keeps_that_many_of_the_most_active(seed, percent):
-    counts = random_counts(seed, width=41, highest=6)  # with many ties
+def test_top_fraction_keeps_that_many_of_the_most_active(seed, width, percent):
+    counts = random_counts(seed, width=width, highest=6)  # with many ties
     kept = top_fraction(counts, Fraction(percent))
-    assert int(kept.sum()) == math.ceil(Fraction(percent) * 41 / 100)
+    assert Fraction(int(kept.sum()) - 1, width) < Fraction(percent) / 100 <= Fraction(int(kept.sum()), width)
     if not kept.all():
         least = counts[kept].min()
         assert least >= counts[~kept].max()
@@ -436,9 +438,9 @@ def test_a_swap_moves_the_named_pairs_alone_and_twice_is_none():
         ("en-de", SelectionError, "malformed --swap"),
         ("en-de:en-ru,", SelectionError, "malformed --swap"),
         ("en-de:enru", DirectionError, "malformed direction"),
-        ("en-de:en-xx", SelectionError, "without a profile"),
-        ("en-de:en-de", SelectionError, "a direction twice"),
-        ("en-de:en-ru,en-ru:en-nl", SelectionError, "a direction twice"),
+        ("en-de:en-xx", SelectionError, r"without a profile\n +got: +en-xx"),
+        ("en-de:en-de", SelectionError, r"a direction twice\n +got: +en-de"),
+        ("en-de:en-ru,en-ru:en-nl", SelectionError, r"a direction twice\n +got: +en-ru"),
     ],
 )
 def test_bad_swap(text, error, said):
@@ -523,6 +525,41 @@ def test_a_shared_core_and_the_rest_specialized(core_percent, k):
             chosen = cumulative(outside, k) if outside.any() else torch.zeros_like(outside).bool()
             assert torch.equal(kept[~core], chosen)
     assert masks.metadata["method"] == "shared-core" and masks.metadata["core_percent"] == float(core_percent)
+
+
+@pytest.mark.parametrize("percent", [1, 29, 50, 100])
+def test_the_core_is_active_on_that_share_of_every_directions_tokens_itself_enough(percent):
+    tokens = torch.tensor([1000, 300])
+    needed = tokens * percent // 100
+    counts = torch.stack(
+        [needed, needed - torch.tensor([1, 0]), needed - torch.tensor([0, 1]), tokens], dim=1
+    )
+    expected = [True, False, False, True]
+    assert always_active(counts, tokens, Fraction(percent)).tolist() == expected
+
+
+SELECTIONS: dict[str, Callable[..., NeuronMasks]] = {
+    "cumulative": lambda found, percent="40", **sets: select(found, percent, **sets),
+    "shared-core": lambda found, percent="40", **sets: select_shared_core(found, 70, percent, **sets),
+    "top-fraction": lambda found, percent="40", **sets: select_top_fraction(found, percent, **sets),
+}
+
+
+@pytest.mark.parametrize("method", SELECTIONS)
+def test_masks_say_how_they_were_selected(method):
+    found, choose = profile(), SELECTIONS[method]
+    masks = choose(found)
+    assert masks.metadata["method"] == method and masks.metadata["neuron_sets"] == "direction"
+    assert masks.fingerprint == choose(found, neuron_sets="direction").fingerprint
+    if method != "top-fraction":
+        k = {"cumulative": 40, "shared-core": 70}[method]
+        assert masks.metadata["k_percent"] == {side: dict.fromkeys(found.names, k) for side in SIDES}
+    with pytest.raises(SelectionError, match="bad neuron_sets"):
+        choose(found, neuron_sets="both")
+    name = {"cumulative": "k", "shared-core": "core_percent", "top-fraction": "percent"}[method]
+    with pytest.raises(SelectionError, match=rf"bad {name}\n"):
+        choose(found, "101")
+    assert choose(found, "100").widths == found.widths
 
 
 def test_without_a_core_the_sets_are_the_method_s_own():
