@@ -51,6 +51,10 @@ def test_masks_of_sixty_directions_of_a_big_model_are_under_a_megabyte(tmp_path)
 
 
 def test_sparsity_and_the_readable_summary(tmp_path):
+    thirds = torch.eye(2, 3, dtype=torch.bool)  # to a thousandth of a percent
+    assert NeuronMasks(DIRECTIONS[:2], {"encoder.layers.0": thirds}).summary()["dropped_percent"] == {
+        "encoder.layers.0": {"mean": 66.667, "en-qa": 66.667, "qa-en": 66.667}
+    }
     kept = torch.tensor([[True] * 4, [True, False, False, False]])
     ours = NeuronMasks(DIRECTIONS[:2], {"encoder.layers.0": kept}, {"method": "by hand"})
     assert ours.sparsity()["encoder.layers.0"].tolist() == [0.0, 0.75]

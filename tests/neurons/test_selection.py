@@ -140,6 +140,7 @@ def test_ks_by_side_and_pattern():
         ("en-*:middle=90", SelectionError),
         ("en-*=0", SelectionError),
         ("en-*:encoder=", SelectionError),
+        ("en-*=90=80", SelectionError),
         ("xx-*=90", DirectionError),
     ],
 )
@@ -245,6 +246,7 @@ def test_matched_random_keeps_as_many_but_others(seed, neuron_sets):
 
 def test_matched_random_is_the_same_draw_for_a_seed_and_another_for_another():
     masks = selected()
+    assert matched_random(masks, 3).metadata["seed"] == 3
     prints = [matched_random(masks, seed).fingerprint for seed in (1, 2, 3, 2**32 + 1, -1)]
     assert len(set(prints)) == len(prints)
     assert matched_random(masks, 1).fingerprint == prints[0]
@@ -400,6 +402,9 @@ def test_groups_are_dealt_with_apart():
     assert by_family(["de", "ru", "fr"]) == ["de", "fr", "ru"]
     assert [others[d] for d in ("en-de", "en-fr", "en-ru")] == ["en-fr", "en-ru", "en-de"]
     assert list(another_direction(parse_directions("de-en,ru-en"))) == parse_directions("de-en,ru-en")
+    for names in ("en-de,en-nl", "en-de,en-nl,en-sv", "nl-en,de-en"):  # of one family: the next
+        alike = sorted(parse_directions(names), key=str)
+        assert another_direction(alike) == dict(zip(alike, alike[1:] + alike[:1], strict=True))
 
 
 def test_other_direction_moves_whole_sets_and_says_whose():
@@ -423,6 +428,7 @@ def test_a_swap_moves_the_named_pairs_alone_and_twice_is_none():
         assert torch.equal(moved.kept[layer][a], kept[b]) and torch.equal(moved.kept[layer][b], kept[a])
         assert torch.equal(moved.kept[layer][2], kept[2])
     assert other_direction(moved, swap).fingerprint == masks.fingerprint != moved.fingerprint
+    assert moved.metadata["rule"] == "as named"
     assert [d for d, other in moved.metadata["set_of"].items() if d != other] == [
         "en-de",
         "de-en",
@@ -453,7 +459,7 @@ def test_bad_swap(text, error, said):
     [
         ("en-de", "no other direction"),
         ("en-de,en-ru,de-en", "no other direction"),
-        ("en-de,de-ru", "without English"),
+        ("en-de,de-ru", r"without English\n +got: +de-ru\n"),
     ],
 )
 def test_where_there_is_no_other_direction(directions, said):
@@ -478,6 +484,11 @@ def test_only_side_leaves_the_other_dense_before_or_after_a_control(side, name):
         else:
             assert kept.all()
     assert list(before.metadata["k_percent"]) == [before.metadata["only_side"]] == [side]
+
+
+def test_only_side_of_masks_that_know_no_k():
+    masks = select_top_fraction(profile(), 25)
+    assert only_side(masks, "encoder").metadata == {**masks.metadata, "only_side": "encoder"}
 
 
 @pytest.mark.parametrize("name", CONTROLS)

@@ -606,6 +606,9 @@ def test_likelihood_comes_first_and_less_is_better(good, bad):
     assert [ax.get_title("left") for ax in figure.axes] == ["NLL", "BLEU", "chrF++"]
     assert figure.axes[0].get_xlabel() == "difference to A, less is better"
     baseline, row = Difference.of_groups(result)
+    bleu = [seed.holm_result for seed in seeds_of(result, "bleu")]
+    assert (row.wins, row.losses) == (bleu.count(WIN), bleu.count(LOSS))
+    assert (baseline.wins, baseline.losses) == (None, None)
     assert (baseline.nll_difference, row.nll - baseline.nll) == (None, pytest.approx(row.nll_difference))
     assert row.nll_low < row.nll_difference < row.nll_high < 0
     table = difference_table("A", [baseline, row])

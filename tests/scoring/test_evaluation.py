@@ -374,7 +374,9 @@ def test_the_detokenizer_goes_by_language(plain, others):
 def test_official_scoring_changes_references_too():
     pytest.importorskip("sacremoses")
     outputs = Outputs(EN_DE, ["Um 9 : 30 Uhr , in St. James ' Gate ."], ["Um 9:30 Uhr @-@ jetzt ."])
-    changed = detokenized(outputs)
+    assert detokenized(outputs).sources is None
+    changed = detokenized(replace(outputs, sources=["At 9 : 30 , it 's James ' Gate ."]))
+    assert changed.sources == ["At 9: 30, it's James' Gate."]
     # The closing apostrophe moves to the next word in German, as the official text has it.
     assert changed.hypotheses == ["Um 9: 30 Uhr, in St. James 'Gate."]
     assert changed.references == ["Um 9:30 Uhr-jetzt."]
