@@ -149,6 +149,18 @@ def test_bad_k_for(text, error):
         ks_per_direction(DIRECTIONS, k_for=[text])
 
 
+@pytest.mark.parametrize("choose", [select, lambda found, ks: select_shared_core(found, ks, 50)])
+def test_a_k_for_each_direction_and_side_and_no_more(choose):
+    right = ks_per_direction(DIRECTIONS)
+    for wrong in (
+        ks_per_direction(DIRECTIONS[:-1]),
+        right | {"decoder": [*right["decoder"], Fraction(95)]},
+        {"encoder": right["encoder"]},
+    ):
+        with pytest.raises(SelectionError, match="not a k for each direction"):
+            choose(profile(), wrong)
+
+
 def test_select_treats_each_direction_and_layer_alone():
     found = profile()
     ks = ks_per_direction(DIRECTIONS, encoder_k=Fraction(90), decoder_k=Fraction(50), k_for=["en-qb=100"])
