@@ -36,7 +36,7 @@ from neuron_spec.scoring.endpoints import NLL, OF_TEXTS, Ratio, SentenceScores
 from neuron_spec.scoring.evaluation import evaluate
 from neuron_spec.scoring.figures import score_differences
 from neuron_spec.scoring.metrics import Outputs
-from neuron_spec.scoring.systems import System, comparable
+from neuron_spec.scoring.systems import DENSE, SPECIALIZED, SYSTEMS, System, comparable, place
 from neuron_spec.statistics import Uncertainty, holm, interval, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
@@ -95,6 +95,12 @@ def paired_bootstrap(baseline, systems, *, samples):
 
 def seeds_of(comparison, metric=None):
     return [seed for row in comparison.directions for seed in row.seeds if metric in (None, row.metric)]
+
+
+def test_known_systems_come_in_their_order_and_others_by_name():
+    shuffled = random.Random(1).sample(["zebra", "ant", *SYSTEMS], len(SYSTEMS) + 2)
+    assert sorted(shuffled, key=place) == [*SYSTEMS, "ant", "zebra"]
+    assert place(DENSE) < place(SPECIALIZED)
 
 
 # ---------------------------------------------------------------- statistics
