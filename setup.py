@@ -76,6 +76,7 @@ setup(
             "wandb>=0.15",
         ],  # for fairseq's --tensorboard-logdir, --wandb-project
         "analysis": [],  # scipy alone, which is installed anyway
+        "mutants": ["mutmut>=3.8", "coverage>=7.10"],
         "docs": ["sphinx>=8", "furo>=2024.8", "myst-nb>=1.2", "jupytext>=1.16"],
         "dev": [
             "pytest>=8",

@@ -188,7 +188,8 @@ def select(
             source language, the decoder's by target language).
 
     Raises:
-        SelectionError: if k is out of range, a direction has no tokens, or a layer no activations.
+        SelectionError: if k is out of range or not one for each direction, a direction has no tokens, or a layer no
+            activations.
         ArtifactError: if it is no profile.
 
     Examples:
@@ -281,7 +282,11 @@ def select_top_fraction(
 
 def _ks(profile: ActivationCounts, k: Percent | Ks) -> Ks:
     ActivationCounts.require(profile)
-    return k if isinstance(k, Mapping) else ks_per_direction(profile.directions, k=k)
+    ks = k if isinstance(k, Mapping) else ks_per_direction(profile.directions, k=k)
+    expected = dict.fromkeys(SIDES, len(profile.directions))
+    if (got := {side: len(of_side) for side, of_side in ks.items()}) != expected:
+        raise SelectionError("not a k for each direction and side", got=got, expected=expected)
+    return ks
 
 
 def _selected(

@@ -127,7 +127,7 @@ def test_an_empty_batch_stays_empty(workshop):
     assert not task.dataset("valid").collater([])
 
 
-@pytest.mark.parametrize("flags", [(), ("--virtual-data-size", "500"), VIRTUAL])
+@pytest.mark.parametrize("flags", [VIRTUAL[2:], VIRTUAL])  # fewer than there are: all would be no sample
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_the_training_sample_is_that_of_fairseqs_own_task(workshop, flags, epoch):
     flags = (*TEMPERATURE, *flags)

@@ -430,13 +430,23 @@ def test_a_missing_direction_may_be_composed(workshop, batch, ffn_path):
         log_probabilities(model, all_in(net_input, "qm-qb", langs))
 
 
-def test_what_a_missing_direction_gets_may_change_between_passes(workshop, batch):
-    _, _, model = workshop.build("--missing-direction", "dense")
-    model.set_masks(workshop.masks(model, ["en-qa", "qa-en"]), workshop.langs)
-    log_probabilities(model, batch["net_input"])
-    model.set_languages(workshop.langs, "error")
+def test_what_a_missing_direction_does_may_change_between_passes(workshop, batch):
+    langs = workshop.langs
+    _, _, model = workshop.build()
+    parts = workshop.masks(model, ["qa-en", "en-qb"])
+    model.set_masks(parts, langs)
+    net_input = one_direction(batch, direction_id(Direction("qa", "en"), langs))
+    net_input = all_in(net_input, "qa-qb", langs)
+    outputs = {}
+    for missing in ("dense", "compose"):
+        model.set_languages(langs, missing)
+        outputs[missing] = log_probabilities(model, net_input)
+    assert not torch.allclose(outputs["dense"], outputs["compose"])
+    model.set_languages(langs, "error")
     with pytest.raises(ModelError, match="directions without masks"):
-        log_probabilities(model, batch["net_input"])
+        log_probabilities(model, net_input)
+    model.set_languages(langs, "dense")
+    assert torch.equal(log_probabilities(model, net_input), outputs["dense"])
 
 
 # Beam search

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.modules import MultiheadAttention
 from net_inputs import log_probabilities, rows_of
 from torch import Tensor
 
 from neuron_spec.directions import direction_id, parse_directions
 from neuron_spec.errors import ModelError
+from neuron_spec.modules.specialized_attention import SpecializedAttention
 from neuron_spec.neurons.masks import NeuronMasks
 
 
@@ -53,6 +55,21 @@ def loss_and_gradients(
     loss.backward()
     model.eval()
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_what_an_attention_refuses():
+    attention = SpecializedAttention.of(MultiheadAttention(8, 2, self_attention=True))
+    x = torch.randn(3, 1, 8)
+    with pytest.raises(ModelError, match=r"another number of heads\n +got: +3\n +expected: +2"):
+        attention.set_mask(torch.ones(1, 3, dtype=torch.bool))
+    attention.use_xformers = True
+    with pytest.raises(ModelError, match="drop the xFormers flags"):
+        attention.set_mask(torch.ones(1, 2, dtype=torch.bool))
+    attention.set_mask(None)
+    attention.use_xformers = False
+    attention.set_mask(torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(ModelError, match="without direction ids"):
+        attention(x, x, x)
 
 
 def test_the_model_lists_its_sites(workshop):

@@ -41,7 +41,9 @@ class FFN(nn.Module):
 
     def reference(self, x: Tensor, rows: Tensor) -> Tensor:
         """x ``[T, B, D]``, rows int64 ``[B]``."""
-        kept = torch.cat([mask(), torch.ones(1, WIDTH, dtype=torch.bool)])[rows].float()  # [B, F]
+        kept = torch.cat([self.fc1.neuron_mask, torch.ones(1, WIDTH, dtype=torch.bool)])[
+            rows
+        ].float()  # [B, F]
         hidden = F.relu(kept * (x @ self.fc1.weight.t()) + self.fc1.bias)
         if self.fc1.dropped_neurons == "zero":
             hidden = hidden * kept
@@ -95,8 +97,25 @@ def test_training_gathers_where_it_pays_and_evaluation_always():
     few, enough = (torch.zeros(length, 1, D) for length in (tokens - 1, tokens))
     assert hidden_width(ffn, rows, few) == WIDTH
     assert hidden_width(ffn, rows, enough) == 32
+    assert hidden_width(ffn.eval(), rows, few) == WIDTH  # for gradients it is gathered anew each time, too
     with torch.no_grad():
-        assert hidden_width(ffn.eval(), rows, few) == 32
+        assert hidden_width(ffn, rows, few) == 32
+        assert hidden_width(ffn.train(), rows, few) == WIDTH
+        assert hidden_width(FFN(ffn_path="multiply").eval(), rows, few) == WIDTH
+
+
+def test_a_layer_that_nobody_set_up_is_the_papers_and_chooses_its_path():
+    ffn, layer = FFN(ffn_path="auto"), SpecializedFC1(D, WIDTH)
+    layer.load_state_dict(FFN(specialized=False).fc1.state_dict())
+    layer.set_mask(mask())
+    with pytest.raises(ModelError, match="without direction ids"):
+        layer(inputs())
+    ffn.fc1 = layer
+    ffn.fc2.follow(layer)
+    assert hidden_width(ffn, only(0)) == WIDTH
+    torch.testing.assert_close(ffn(inputs(), only(0)), ffn.reference(inputs(), only(0)))
+    with torch.no_grad():
+        assert hidden_width(ffn.eval(), only(0)) == 32
 
 
 @pytest.mark.parametrize("ffn_path", ["auto", "gather", "multiply"])
@@ -111,6 +130,52 @@ def test_every_path_equals_the_reference_in_output_and_gradients(ffn_path, dropp
     expected = gradients(ffn, reference)
     for name, gradient in gradients(ffn, output).items():
         torch.testing.assert_close(gradient, expected[name], msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+@pytest.mark.parametrize("rows", [torch.tensor([1, 2, 0, 1]), only(1), only(2)])
+def test_the_last_row_is_masked_and_the_one_past_it_is_not(dropped_neurons, rows):
+    ffn, x = FFN(dropped_neurons), inputs()
+    ffn.fc1.set_mask(mask()[[3, 0]])
+    torch.testing.assert_close(ffn(x, rows), ffn.reference(x, rows))
+
+
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero", "frozen"])
+@pytest.mark.parametrize("rows", [only(0), only(3), torch.tensor([0, 2, 1, 4])])
+def test_batches_may_come_first(dropped_neurons, rows):
+    ffn, x = FFN(dropped_neurons, "multiply"), inputs()
+    expected = ffn(x, rows)
+    ffn.fc1.batch_first = True
+    torch.testing.assert_close(ffn(x.transpose(0, 1), rows), expected.transpose(0, 1))
+
+
+@pytest.mark.parametrize("ffn_path", ["auto", "gather", "multiply"])
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero", "frozen"])
+@pytest.mark.parametrize("rows", [only(0), only(3), torch.tensor([0, 2, 1, 4])])
+def test_who_watches_sees_all_neurons_and_changes_nothing(ffn_path, dropped_neurons, rows):
+    ffn, x, seen = FFN(dropped_neurons, ffn_path).eval(), inputs(), []
+    with torch.no_grad():
+        expected = ffn(x, rows)
+        ffn.fc1.watch = seen.append
+        torch.testing.assert_close(ffn(x, rows), expected)
+    (preactivation,) = seen
+    torch.testing.assert_close(preactivation, x @ ffn.fc1.weight.t() + ffn.fc1.bias)
+    assert not preactivation.requires_grad
+
+
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+@pytest.mark.parametrize("rows", [only(0), torch.tensor([0, 2, 1, 4])])
+def test_autocast_rounds_and_no_more(dropped_neurons, rows):
+    ffn, x = FFN(dropped_neurons, "gather"), inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = ffn(x, rows)
+    reference = ffn.reference(x, rows)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), reference, atol=0.02, rtol=0.02)
+    expected = gradients(ffn, reference)
+    for name, gradient in gradients(ffn, output.float()).items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - expected[name]).norm() < 0.05 * expected[name].norm(), name
 
 
 @pytest.mark.parametrize("ffn_path", ["gather", "multiply"])
@@ -176,6 +241,8 @@ def test_frozen_neurons_compute_as_the_plain_layer_and_learn_from_their_own_dire
     x.requires_grad_()
     output, dense = ffn(x, rows), plain(x, None)
     assert torch.equal(output, dense)
+    with torch.no_grad():
+        assert torch.equal(ffn(x, rows), dense)
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(9))
     received = [torch.autograd.grad((of * weights).sum(), x, retain_graph=True)[0] for of in (output, dense)]
     torch.testing.assert_close(*received)
@@ -247,6 +314,77 @@ def test_new_masks_take_effect_after_a_forward_pass(change):
         ffn.load_state_dict(other.state_dict())
     assert not torch.allclose(ffn(x, only(0)), before)
     torch.testing.assert_close(ffn(x, only(3)), before)
+
+
+@pytest.mark.parametrize("ffn_path", ["auto", "gather"])
+@pytest.mark.parametrize("dropped_neurons", ["bias", "zero"])
+@pytest.mark.parametrize(
+    "change",
+    ["nothing", "another direction", "dropped_neurons", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"],
+)
+def test_evaluation_gathers_once_and_again_after_any_change(change, dropped_neurons, ffn_path):
+    ffn, x, row = FFN(dropped_neurons, ffn_path).eval(), inputs(), 0
+    with torch.no_grad():
+        torch.testing.assert_close(ffn(x, only(row)), ffn.reference(x, only(row)))
+        gathered = ffn.fc1._reused, ffn.fc2._reused
+        if change == "another direction":
+            row = 2
+        elif change == "dropped_neurons":
+            ffn.fc1.dropped_neurons = {"bias": "zero", "zero": "bias"}[dropped_neurons]
+        elif change != "nothing":
+            dict(ffn.named_parameters())[change].add_(0.5)
+        torch.testing.assert_close(ffn(x, only(row)), ffn.reference(x, only(row)))
+    assert None not in gathered
+    is_reused = [now is then for now, then in zip((ffn.fc1._reused, ffn.fc2._reused), gathered, strict=True)]
+    assert all(is_reused) == (change == "nothing")
+
+
+@pytest.mark.parametrize("name", ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"])
+def test_evaluation_after_training_sees_what_an_optimizer_wrote_behind_the_versions(name):
+    ffn, x = FFN(ffn_path="gather").eval(), inputs()
+    with torch.no_grad():
+        ffn(x, only(0))
+        ffn.train()
+        dict(ffn.named_parameters())[name].data.add_(0.5)  # as fairseq's optimizers do
+        torch.testing.assert_close(ffn.eval()(x, only(0)), ffn.reference(x, only(0)))
+
+
+def test_nothing_is_reused_in_training_nor_for_gradients():
+    ffn, x = FFN(ffn_path="gather"), inputs()
+    with torch.no_grad():
+        ffn(x, only(0))
+        ffn.fc1.weight.data.add_(0.5)
+        torch.testing.assert_close(ffn(x, only(0)), ffn.reference(x, only(0)))
+    ffn.eval()
+    for _ in range(2):
+        output, reference = ffn(x, only(0)), ffn.reference(x, only(0))
+        for ours, expected in zip(
+            gradients(ffn, output).values(), gradients(ffn, reference).values(), strict=True
+        ):
+            torch.testing.assert_close(ours, expected)
+
+
+def test_what_masks_say_is_fetched_from_the_device_once():
+    ffn = FFN()
+    index, compact = ffn.fc1._mask_index(), ffn.fc1.compact(0)
+    ffn(inputs(), only(0))
+    assert ffn.fc1._mask_index() is index and ffn.fc1.compact(0) is compact
+    assert ffn.fc1.compact(1) is not compact
+
+
+def test_train_and_eval_are_as_of_any_module():
+    layer = SpecializedFC1(D, WIDTH)
+    assert layer.eval() is layer and not layer.training
+    assert layer.train() is layer and layer.training
+
+
+def test_masks_that_are_the_first_rows_of_the_former_ones():
+    ffn, x = FFN(ffn_path="gather"), inputs()
+    everything = mask()
+    ffn.fc1.set_mask(everything)
+    ffn(x, only(2))
+    ffn.fc1.set_mask(everything[:2])  # the same memory, where 2 is now one past the last
+    torch.testing.assert_close(ffn(x, only(2)), FFN(specialized=False)(x, None))
 
 
 def test_masks_travel_in_the_state():

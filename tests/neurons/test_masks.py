@@ -5,7 +5,7 @@ import torch
 
 from neuron_spec.artifacts import load_tensors, running, save_tensors, signature, signature_in, write_json
 from neuron_spec.directions import Direction, parse_directions
-from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.errors import ArtifactError, DirectionError, ModelError
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 
@@ -51,6 +51,10 @@ def test_masks_of_sixty_directions_of_a_big_model_are_under_a_megabyte(tmp_path)
 
 
 def test_sparsity_and_the_readable_summary(tmp_path):
+    thirds = torch.eye(2, 3, dtype=torch.bool)  # to a thousandth of a percent
+    assert NeuronMasks(DIRECTIONS[:2], {"encoder.layers.0": thirds}).summary()["dropped_percent"] == {
+        "encoder.layers.0": {"mean": 66.667, "en-qa": 66.667, "qa-en": 66.667}
+    }
     kept = torch.tensor([[True] * 4, [True, False, False, False]])
     ours = NeuronMasks(DIRECTIONS[:2], {"encoder.layers.0": kept}, {"method": "by hand"})
     assert ours.sparsity()["encoder.layers.0"].tolist() == [0.0, 0.75]
@@ -58,6 +62,64 @@ def test_sparsity_and_the_readable_summary(tmp_path):
     summary = json.loads((tmp_path / "m.json").read_text())
     assert summary["dropped_percent"]["encoder.layers.0"] == {"mean": 37.5, "en-qa": 0.0, "qa-en": 75.0}
     assert summary["method"] == "by hand"
+
+
+def test_some_directions_in_an_order_of_their_own():
+    ours = masks()
+    some = ours.of(["en-qb", DIRECTIONS[0]])
+    assert some.names == ["en-qb", "en-qa"] and some.metadata == ours.metadata
+    for site, kept in ours.kept.items():
+        assert torch.equal(some.kept[site], torch.stack([kept[2], kept[0]]))
+        assert torch.equal(ours["en-qb"][site], kept[2])
+    assert list(ours["en-qb"]) == list(ours.sites)
+    for find in (lambda: ours.of(["en-qa", "en-xx"]), lambda: ours["en-xx"]):
+        with pytest.raises(DirectionError, match=r"not in the mask file\n +got: +en-xx"):
+            find()
+
+
+def test_to_plain_tensors_and_back():
+    ours = masks()
+    again = NeuronMasks.from_dict(ours.to_dict(), method="by hand", seed=1)
+    assert (again.directions, again.fingerprint) == (ours.directions, ours.fingerprint)
+    assert again.metadata == {"method": "by hand", "seed": 1}
+    assert NeuronMasks.from_dict({"en-qa": {}}).sites == {}
+
+
+@pytest.mark.parametrize(
+    ("mask", "got"),
+    [
+        ([True, False], "list"),
+        (torch.ones(2), r"torch\.float32 \[2\]"),
+        (torch.ones(1, 2).bool(), r"torch\.bool \[1, 2\]"),
+    ],
+)
+def test_plain_tensors_that_are_no_masks(mask, got):
+    good = {"encoder.layers.0": torch.ones(2).bool()}
+    with pytest.raises(
+        ArtifactError, match=rf"malformed masks: decoder\.layers\.0\n +where: +qa-en\n +got: +{got}"
+    ):
+        NeuronMasks.from_dict({"en-qa": good, "qa-en": good | {"decoder.layers.0": mask}})
+
+
+def test_plain_tensors_of_two_models():
+    good = {"encoder.layers.0": torch.ones(2).bool()}
+    for other in ({"encoder.layers.0": torch.ones(3).bool()}, {"encoder.layers.1": torch.ones(2).bool()}, {}):
+        with pytest.raises(
+            ModelError, match=r"masks of different models\n +where: +qa-en\n[\s\S]*as in en-qa"
+        ):
+            NeuronMasks.from_dict({"en-qa": good, "qa-en": other})
+
+
+def test_which_directions_have_other_masks():
+    ours = masks()
+    assert ours.differing(masks()) == []
+    changed = masks()
+    changed.kept["decoder.layers.0"][1] ^= True  # in one site alone
+    assert ours.differing(changed) == changed.differing(ours) == ["qa-en"]
+    some = ours.of(["en-qb", "en-qa"])
+    assert ours.differing(some) == [] and some.differing(ours) == ["qa-en"]
+    narrow = masks(widths={**WIDTHS, "decoder.layers.0": 2})
+    assert ours.differing(narrow) == narrow.differing(ours) == ours.names
 
 
 def test_sides():
@@ -103,7 +165,7 @@ def test_bad_files(tmp_path):
     header = {"format": 1, "directions": ["en-qa"], "widths": {"encoder.layers.0": 16}}
     for tensors in ({"encoder.layers.0": torch.zeros(1, 3, dtype=torch.uint8)}, {}):
         save_tensors(path, tensors, header)
-        with pytest.raises(ArtifactError, match="damaged mask file"):
+        with pytest.raises(ArtifactError, match=r"damaged mask file\n[\s\S]*m\.safetensors"):
             NeuronMasks.load(path)
 
 

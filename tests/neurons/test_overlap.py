@@ -11,9 +11,12 @@ from neuron_spec.neurons.choices import GROUPS
 from neuron_spec.neurons.overlap import (
     adjusted_iou,
     chance_iou,
+    churn,
     cluster,
     compared,
+    kept_fraction,
     mean_off_diagonal,
+    mean_overlap,
     off_diagonal,
     pairwise_iou,
     sparsity,
@@ -250,6 +253,31 @@ def test_mantel_does_not_depend_on_the_order_of_languages():
     here = mantel(first, second, seed=0)
     assert there.correlation == pytest.approx(here.correlation)
     assert there.test == here.test
+
+
+def test_the_last_bits_of_distances_break_no_ties():
+    first, second = random_distances(6), random_distances(6, seed=1)
+    noise = 1e-15 * torch.rand(6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert mantel(first + noise, second, seed=0) == mantel(first, second, seed=0)
+    with pytest.raises(NothingToCompare):
+        mantel(torch.ones(6, 6) + noise, second, seed=0)
+
+
+def test_how_much_sets_change_overlap_and_keep():
+    def of(*rows):
+        return {site: torch.tensor(rows).bool() for site in ("encoder.layers.0", "decoder.layers.0")}
+
+    one, other = [1, 1, 0, 0], [0, 0, 1, 1]
+    assert churn(of(one, other), of(one, other)) == 0
+    assert churn(of(one, one), of(other, other)) == 1
+    assert churn(of(one, one), of(one, other)) == 0.5
+    assert mean_overlap(of(one)) == mean_overlap(of(one, one)) == 1
+    assert mean_overlap(of(one, other)) == 0
+    assert mean_overlap(of(one, one, other)) == pytest.approx(1 / 3)
+    # Sites count alike, however many neurons they have.
+    assert (
+        kept_fraction({"encoder.layers.0": torch.ones(2, 4), "decoder.layers.0": torch.eye(2, 8)}) == 0.5625
+    )
 
 
 def test_mantel_looks_at_ranks_alone_and_at_both_alike():

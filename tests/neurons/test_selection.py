@@ -12,6 +12,7 @@ from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import DirectionError, SelectionError
 from neuron_spec.languages import by_family, language
 from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.selection import (
     always_active,
@@ -139,12 +140,25 @@ def test_ks_by_side_and_pattern():
         ("en-*:middle=90", SelectionError),
         ("en-*=0", SelectionError),
         ("en-*:encoder=", SelectionError),
+        ("en-*=90=80", SelectionError),
         ("xx-*=90", DirectionError),
     ],
 )
 def test_bad_k_for(text, error):
     with pytest.raises(error):
         ks_per_direction(DIRECTIONS, k_for=[text])
+
+
+@pytest.mark.parametrize("choose", [select, lambda found, ks: select_shared_core(found, ks, 50)])
+def test_a_k_for_each_direction_and_side_and_no_more(choose):
+    right = ks_per_direction(DIRECTIONS)
+    for wrong in (
+        ks_per_direction(DIRECTIONS[:-1]),
+        right | {"decoder": [*right["decoder"], Fraction(95)]},
+        {"encoder": right["encoder"]},
+    ):
+        with pytest.raises(SelectionError, match="not a k for each direction"):
+            choose(profile(), wrong)
 
 
 def test_select_treats_each_direction_and_layer_alone():
@@ -244,6 +258,7 @@ def test_matched_random_keeps_as_many_but_others(seed, neuron_sets):
 
 def test_matched_random_is_the_same_draw_for_a_seed_and_another_for_another():
     masks = selected()
+    assert matched_random(masks, 3).metadata["seed"] == 3
     prints = [matched_random(masks, seed).fingerprint for seed in (1, 2, 3, 2**32 + 1, -1)]
     assert len(set(prints)) == len(prints)
     assert matched_random(masks, 1).fingerprint == prints[0]
@@ -304,11 +319,12 @@ def test_random_sets_are_nested_as_k_grows(seed):
 
 
 @pytest.mark.parametrize("percent", ["0.01", "10", "33.3", "50", "75", "99.9", "100"])
+@pytest.mark.parametrize("width", [41, 1000])
 @pytest.mark.parametrize("seed", range(3))
-def test_top_fraction_keeps_that_many_of_the_most_active(seed, percent):
-    counts = random_counts(seed, width=41, highest=6)  # with many ties
+def test_top_fraction_keeps_that_many_of_the_most_active(seed, width, percent):
+    counts = random_counts(seed, width=width, highest=6)  # with many ties
     kept = top_fraction(counts, Fraction(percent))
-    assert int(kept.sum()) == math.ceil(Fraction(percent) * 41 / 100)
+    assert Fraction(int(kept.sum()) - 1, width) < Fraction(percent) / 100 <= Fraction(int(kept.sum()), width)
     if not kept.all():
         least = counts[kept].min()
         assert least >= counts[~kept].max()
@@ -398,6 +414,9 @@ def test_groups_are_dealt_with_apart():
     assert by_family(["de", "ru", "fr"]) == ["de", "fr", "ru"]
     assert [others[d] for d in ("en-de", "en-fr", "en-ru")] == ["en-fr", "en-ru", "en-de"]
     assert list(another_direction(parse_directions("de-en,ru-en"))) == parse_directions("de-en,ru-en")
+    for names in ("en-de,en-nl", "en-de,en-nl,en-sv", "nl-en,de-en"):  # of one family: the next
+        alike = sorted(parse_directions(names), key=str)
+        assert another_direction(alike) == dict(zip(alike, alike[1:] + alike[:1], strict=True))
 
 
 def test_other_direction_moves_whole_sets_and_says_whose():
@@ -421,6 +440,7 @@ def test_a_swap_moves_the_named_pairs_alone_and_twice_is_none():
         assert torch.equal(moved.kept[layer][a], kept[b]) and torch.equal(moved.kept[layer][b], kept[a])
         assert torch.equal(moved.kept[layer][2], kept[2])
     assert other_direction(moved, swap).fingerprint == masks.fingerprint != moved.fingerprint
+    assert moved.metadata["rule"] == "as named"
     assert [d for d, other in moved.metadata["set_of"].items() if d != other] == [
         "en-de",
         "de-en",
@@ -436,9 +456,9 @@ def test_a_swap_moves_the_named_pairs_alone_and_twice_is_none():
         ("en-de", SelectionError, "malformed --swap"),
         ("en-de:en-ru,", SelectionError, "malformed --swap"),
         ("en-de:enru", DirectionError, "malformed direction"),
-        ("en-de:en-xx", SelectionError, "without a profile"),
-        ("en-de:en-de", SelectionError, "a direction twice"),
-        ("en-de:en-ru,en-ru:en-nl", SelectionError, "a direction twice"),
+        ("en-de:en-xx", SelectionError, r"without a profile\n +got: +en-xx"),
+        ("en-de:en-de", SelectionError, r"a direction twice\n +got: +en-de"),
+        ("en-de:en-ru,en-ru:en-nl", SelectionError, r"a direction twice\n +got: +en-ru"),
     ],
 )
 def test_bad_swap(text, error, said):
@@ -451,7 +471,7 @@ def test_bad_swap(text, error, said):
     [
         ("en-de", "no other direction"),
         ("en-de,en-ru,de-en", "no other direction"),
-        ("en-de,de-ru", "without English"),
+        ("en-de,de-ru", r"without English\n +got: +de-ru\n"),
     ],
 )
 def test_where_there_is_no_other_direction(directions, said):
@@ -476,6 +496,11 @@ def test_only_side_leaves_the_other_dense_before_or_after_a_control(side, name):
         else:
             assert kept.all()
     assert list(before.metadata["k_percent"]) == [before.metadata["only_side"]] == [side]
+
+
+def test_only_side_of_masks_that_know_no_k():
+    masks = select_top_fraction(profile(), 25)
+    assert only_side(masks, "encoder").metadata == {**masks.metadata, "only_side": "encoder"}
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -523,6 +548,41 @@ def test_a_shared_core_and_the_rest_specialized(core_percent, k):
             chosen = cumulative(outside, k) if outside.any() else torch.zeros_like(outside).bool()
             assert torch.equal(kept[~core], chosen)
     assert masks.metadata["method"] == "shared-core" and masks.metadata["core_percent"] == float(core_percent)
+
+
+@pytest.mark.parametrize("percent", [1, 29, 50, 100])
+def test_the_core_is_active_on_that_share_of_every_directions_tokens_itself_enough(percent):
+    tokens = torch.tensor([1000, 300])
+    needed = tokens * percent // 100
+    counts = torch.stack(
+        [needed, needed - torch.tensor([1, 0]), needed - torch.tensor([0, 1]), tokens], dim=1
+    )
+    expected = [True, False, False, True]
+    assert always_active(counts, tokens, Fraction(percent)).tolist() == expected
+
+
+SELECTIONS: dict[str, Callable[..., NeuronMasks]] = {
+    "cumulative": lambda found, percent="40", **sets: select(found, percent, **sets),
+    "shared-core": lambda found, percent="40", **sets: select_shared_core(found, 70, percent, **sets),
+    "top-fraction": lambda found, percent="40", **sets: select_top_fraction(found, percent, **sets),
+}
+
+
+@pytest.mark.parametrize("method", SELECTIONS)
+def test_masks_say_how_they_were_selected(method):
+    found, choose = profile(), SELECTIONS[method]
+    masks = choose(found)
+    assert masks.metadata["method"] == method and masks.metadata["neuron_sets"] == "direction"
+    assert masks.fingerprint == choose(found, neuron_sets="direction").fingerprint
+    if method != "top-fraction":
+        k = {"cumulative": 40, "shared-core": 70}[method]
+        assert masks.metadata["k_percent"] == {side: dict.fromkeys(found.names, k) for side in SIDES}
+    with pytest.raises(SelectionError, match="bad neuron_sets"):
+        choose(found, neuron_sets="both")
+    name = {"cumulative": "k", "shared-core": "core_percent", "top-fraction": "percent"}[method]
+    with pytest.raises(SelectionError, match=rf"bad {name}\n"):
+        choose(found, "101")
+    assert choose(found, "100").widths == found.widths
 
 
 def test_without_a_core_the_sets_are_the_method_s_own():

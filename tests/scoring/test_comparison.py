@@ -36,7 +36,7 @@ from neuron_spec.scoring.endpoints import NLL, OF_TEXTS, Ratio, SentenceScores
 from neuron_spec.scoring.evaluation import evaluate
 from neuron_spec.scoring.figures import score_differences
 from neuron_spec.scoring.metrics import Outputs
-from neuron_spec.scoring.systems import System, comparable
+from neuron_spec.scoring.systems import DENSE, SPECIALIZED, SYSTEMS, System, comparable, place
 from neuron_spec.statistics import Uncertainty, holm, interval, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
@@ -95,6 +95,12 @@ def paired_bootstrap(baseline, systems, *, samples):
 
 def seeds_of(comparison, metric=None):
     return [seed for row in comparison.directions for seed in row.seeds if metric in (None, row.metric)]
+
+
+def test_known_systems_come_in_their_order_and_others_by_name():
+    shuffled = random.Random(1).sample(["zebra", "ant", *SYSTEMS], len(SYSTEMS) + 2)
+    assert sorted(shuffled, key=place) == [*SYSTEMS, "ant", "zebra"]
+    assert place(DENSE) < place(SPECIALIZED)
 
 
 # ---------------------------------------------------------------- statistics
@@ -606,6 +612,9 @@ def test_likelihood_comes_first_and_less_is_better(good, bad):
     assert [ax.get_title("left") for ax in figure.axes] == ["NLL", "BLEU", "chrF++"]
     assert figure.axes[0].get_xlabel() == "difference to A, less is better"
     baseline, row = Difference.of_groups(result)
+    bleu = [seed.holm_result for seed in seeds_of(result, "bleu")]
+    assert (row.wins, row.losses) == (bleu.count(WIN), bleu.count(LOSS))
+    assert (baseline.wins, baseline.losses) == (None, None)
     assert (baseline.nll_difference, row.nll - baseline.nll) == (None, pytest.approx(row.nll_difference))
     assert row.nll_low < row.nll_difference < row.nll_high < 0
     table = difference_table("A", [baseline, row])

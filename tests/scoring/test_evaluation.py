@@ -38,7 +38,7 @@ from neuron_spec.scoring.evaluation import (
 )
 from neuron_spec.scoring.language_id import LanguageIdentifier
 from neuron_spec.scoring.logs import read_generate_output
-from neuron_spec.scoring.metrics import DirectionScore, Outputs, detokenized, score
+from neuron_spec.scoring.metrics import DirectionScore, Outputs, detokenized, say_words_not_found, score
 
 EN_DE = Direction("en", "de")
 ENGLISH = ["The house is very old today .", "The cat sleeps on the sofa .", "We take the train to Berlin ."]
@@ -84,6 +84,24 @@ def test_chinese_is_tokenized_by_character_and_the_signature_says_so():
     assert "tok:zh" in result.bleu_signature
     german = score(Outputs(EN_DE, HYPOTHESES, REFERENCES), tokenizer="zh")
     assert german.bleu_signature == result.bleu_signature
+
+
+@pytest.mark.parametrize(
+    ("target", "line", "is_said"),
+    [
+        ("de", "打 开 客 厅 的 门", True),
+        ("de", "打开客 ab", True),  # most of it
+        ("de", "打开客 abc", False),
+        ("de", "打开 abc", False),
+        ("zh", "打开客厅的门", False),
+    ],
+)
+def test_han_in_a_language_that_is_not_known_for_it_is_said_on_stderr(capsys, target, line, is_said):
+    say_words_not_found([Outputs(Direction("en", target), [line], [line])])
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("warning: en-de: BLEU is by 13a") == is_said == bool(
+        said.err
+    )
 
 
 CHINESE = (
@@ -374,7 +392,9 @@ def test_the_detokenizer_goes_by_language(plain, others):
 def test_official_scoring_changes_references_too():
     pytest.importorskip("sacremoses")
     outputs = Outputs(EN_DE, ["Um 9 : 30 Uhr , in St. James ' Gate ."], ["Um 9:30 Uhr @-@ jetzt ."])
-    changed = detokenized(outputs)
+    assert detokenized(outputs).sources is None
+    changed = detokenized(replace(outputs, sources=["At 9 : 30 , it 's James ' Gate ."]))
+    assert changed.sources == ["At 9: 30, it's James' Gate."]
     # The closing apostrophe moves to the next word in German, as the official text has it.
     assert changed.hypotheses == ["Um 9: 30 Uhr, in St. James 'Gate."]
     assert changed.references == ["Um 9:30 Uhr-jetzt."]
@@ -473,6 +493,8 @@ def test_scores_table_shows_directions_means_and_signatures():
     assert "- chrF++: `c`" in table
     assert "No likelihood" in table
     assert "COMET" not in table
+    assert {row.kind for row in evaluated().summary} == {"overall", "group", "tier", "family"}
+    assert all(row_named(table, row.name) for row in evaluated().summary)
 
 
 def test_scores_table_shows_likelihood_lengths_and_comet():

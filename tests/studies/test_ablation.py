@@ -295,7 +295,10 @@ def test_the_test_sees_through_sets_and_directions_that_matter_to_all():
 def test_many_directions_are_tested_on_random_relabellings():
     test = diagonal_test(torch.eye(12), seed=1)
     assert test == (1 / 10_001, 10_000, False)
-    with pytest.raises(NothingToCompare):
+    assert diagonal_test(torch.eye(12), permutations=1, seed=1) == (1 / 2, 1, False)
+    with pytest.raises(NeuronSpecError, match=r"needs permutations\n +got: +0\n"):
+        diagonal_test(torch.eye(12), permutations=0, seed=1)
+    with pytest.raises(NothingToCompare, match=r"got: +1\n"):
         diagonal_test(torch.ones(1, 1), seed=1)
 
 
