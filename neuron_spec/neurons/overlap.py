@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -47,9 +48,9 @@ def pairwise_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         [[1.0, 0.5], [0.5, 1.0]]
     """
     other = _columns(kept, other)
-    rows, columns = kept.double(), other.double()  # float64 counts exactly
-    shared = rows @ columns.T
-    union = rows.sum(dim=1)[:, None] + columns.sum(dim=1)[None, :] - shared
+    rows, columns = kept.float(), other.float()  # which counts exactly, up to 2**24 neurons
+    shared = (rows @ columns.T).double()
+    union = kept.sum(dim=1)[:, None] + other.sum(dim=1)[None, :] - shared
     return torch.where(union == 0, 1.0, shared / union.clamp(min=1))
 
 
@@ -81,9 +82,16 @@ def chance_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         0.625
     """
     other = _columns(kept, other)
-    width = kept.size(1)
     rows, row_of = kept.sum(dim=1).unique(return_inverse=True)
     columns, column_of = other.sum(dim=1).unique(return_inverse=True)
+    levels = _chance_levels(kept.size(1), tuple(rows.tolist()), tuple(columns.tolist()))
+    return levels[row_of][:, column_of]
+
+
+@lru_cache(maxsize=128)  # two for each of many layers: sets of all directions, and of those that are compared
+def _chance_levels(width: int, sizes: tuple[int, ...], others: tuple[int, ...]) -> Tensor:
+    """`chance_iou` of sets of these sizes, float64 `[sizes, others]`; not to be written to."""
+    rows, columns = torch.tensor(sizes), torch.tensor(others)
     factorials = torch.lgamma(torch.arange(width + 1, dtype=torch.float64) + 1)  # their logarithms
 
     def ways(of: Tensor, chosen: Tensor) -> Tensor:
@@ -104,7 +112,7 @@ def chance_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         # Integers divided by integers would be float32.
         iou = torch.where(union == 0, 1.0, shared.double() / union.clamp(min=1))
         level[:] = (weights * iou).sum(dim=1)
-    return levels[row_of][:, column_of]
+    return levels
 
 
 def adjusted_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
