@@ -35,10 +35,12 @@ def write_evaluations(folder: Path, systems: int, directions: int, seeds: int, s
     words = ["".join(chance.choices("aeioubdgklmnrst", k=chance.randint(2, 9))) for _ in range(_WORDS)]
     weights = [1 / rank for rank in range(1, _WORDS + 1)]
     _, pairs = languages(directions)
-    texts = {
-        direction: [chance.choices(words, weights, k=chance.choice(_LENGTHS)) for _ in range(sentences)]
-        for direction in pairs
-    }
+
+    def lines_of() -> list[list[str]]:
+        return [chance.choices(words, weights, k=chance.choice(_LENGTHS)) for _ in range(sentences)]
+
+    texts = {direction: lines_of() for direction in pairs}
+    sources = {direction: [" ".join(line) for line in lines_of()] for direction in pairs}
     arguments = []
     for system in range(systems):
         folders = [folder / f"system-{system}" / str(seed) for seed in range(seeds)]
@@ -52,6 +54,7 @@ def write_evaluations(folder: Path, systems: int, directions: int, seeds: int, s
                         for s in lines
                     ],
                     [" ".join(line) for line in lines],
+                    sources[direction],
                 )
                 for direction, lines in texts.items()
             ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import os
 import platform
 import statistics
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,8 +125,13 @@ def build_model(
 
 
 def languages(directions: int) -> tuple[list[str], list[Direction]]:
-    """Made-up languages, and so many English-centric directions between them."""
-    foreign = [f"l{number}" for number in range((directions + 1) // 2)]
+    """Languages, and so many English-centric directions between them: the language table's, then made-up ones."""
+    table = files("neuron_spec").joinpath("languages.csv").read_text(encoding="utf-8")
+    known = [row["code"] for row in csv.DictReader(table.splitlines())]
+    known = [
+        code for code in known if code not in ("en", "ja", "ko")
+    ]  # BLEU of the latter needs further packages
+    foreign = [*known, *(f"l{number}" for number in range(directions))][: (directions + 1) // 2]
     pairs = [pair for lang in foreign for pair in (Direction("en", lang), Direction(lang, "en"))]
     return ["en", *foreign], pairs[:directions]
 

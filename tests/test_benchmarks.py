@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ BENCHMARKS = ROOT / "benchmarks"
 NEED_TRAINED = ("measuring", "systems", "export", "training")
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in NEED_TRAINED)
 BENCH = ROOT / "scripts" / "gpu" / "bench.sh"
-ON_CPU_ONLY = {"comparison", "data_text", "padding"}  # use no GPU
+ON_CPU_ONLY = {"comparison", "data_text", "many_directions", "memory", "padding", "report"}  # use no GPU
 
 FLAGS = {
     "comparison": f"--against {ROOT} --repeats 1 --systems 2 --directions 2 --seeds 1 --sentences 8 --bootstrap 30",
@@ -32,9 +33,12 @@ FLAGS = {
     "ec30_plan": "--size tiny --repeats 1 --tokens 128 --length 8 --pairs 6000",
     "ffn_step": "--size tiny --repeats 1 --tokens 64 --length 8 --sparsity 30",
     "generation": "--size tiny --repeats 1 --sentences 2 --length 3 --sparsity 0 30",
+    "many_directions": "--directions 4 --layers 1 --ffn 64 --sentences 8",
     "masks_memory": "--size tiny --repeats 1 --directions 2 6",
+    "memory": "--minutes 0.1 --points 12 --train-size 300",
     "padding": "--sentences 100",
     "profiling": "--size tiny --repeats 1 --tokens 64 --length 8",
+    "report": "--repeats 1 --directions 4 --layers 1 --ffn 64 --sentences 8",
     "scaling": "--repeats 1 --dim 16 --ffn 32 --layers 1 --directions 2 5 --tokens 64",
 }
 Run = Callable[[str], dict[str, Any]]
@@ -206,6 +210,54 @@ def test_masks_memory_counts_what_is_there(run: Run) -> None:
     assert six["memory_bytes"] - two["memory_bytes"] == 4 * 6 * 512 + tables
     # A quarter dropped: of fc1 and fc2, 384 rows and columns, and both biases.
     assert two["gathered_weights_bytes"] == 6 * 4 * (2 * 384 * 128 + 384 + 128)
+
+
+def test_many_directions_measures_every_command(run: Run) -> None:
+    found = run("many_directions")["commands"]
+    assert list(found) == ["select", "load", "analyze", "compare"]
+    for row in found.values():
+        assert row["peak_bytes"] > 50e6  # an interpreter and torch, and not the launcher alone
+        assert row["cpu_seconds"] > 0 and row["input_bytes"] > 0
+    assert found["select"]["output_bytes"] > 0
+
+
+def test_memory_is_read_from_a_training(run: Run) -> None:
+    found = run("memory")
+    over_time = found["over_time"]
+    assert {len(values) for values in over_time.values()} == {12}
+    assert over_time["minutes"] == sorted(over_time["minutes"])
+    assert (
+        min(over_time["rss_mb"]) > min(over_time["anonymous_mb"]) > 100
+    )  # fairseq's, and not a starting process's
+    assert found["updates"] > 0
+
+
+def test_a_slope_is_that_of_the_second_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import memory
+
+    grows = [{"minutes": minute, "rss_mb": 500.0 if minute < 20 else 500 + minute} for minute in range(40)]
+    assert memory.trend(grows, "rss_mb")["mb_per_hour"] == 60
+    flat = [{"minutes": minute, "rss_mb": min(100.0 * minute, 800)} for minute in range(40)]
+    assert memory.trend(flat, "rss_mb") == {"mb_per_hour": 0, "standard_error": 0, "ratio": 1}
+
+
+def test_the_report_that_is_measured_is_a_whole_one(run: Run) -> None:
+    found = run("report")
+    assert found["page"]["figures"] >= 3
+    assert found["page"]["table_cells"] > 200
+    assert (found["opened"] is None) == (shutil.which("chromium") is shutil.which("google-chrome") is None)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_300_directions_of_the_largest_model_fit_into_4_gib(tmp_path: Path) -> None:
+    """Each in a process of its own; the seconds depend on the machine, and are not asserted."""
+    command = [sys.executable, BENCHMARKS / "many_directions.py", "--output", tmp_path]
+    subprocess.run([*map(str, command)], check=True)
+    found = json.loads((tmp_path / "many_directions.cpu.json").read_text(encoding="utf-8"))
+    assert (found["directions"], found["layers"], found["ffn"]) == (300, 24, 16384)
+    assert all(row["peak_bytes"] < 4 * 2**30 for row in found["commands"].values())
 
 
 def test_scaling_varies_one_thing_at_a_time(run: Run) -> None:

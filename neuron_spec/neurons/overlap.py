@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -47,9 +48,9 @@ def pairwise_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         [[1.0, 0.5], [0.5, 1.0]]
     """
     other = _columns(kept, other)
-    rows, columns = kept.double(), other.double()  # float64 counts exactly
-    shared = rows @ columns.T
-    union = rows.sum(dim=1)[:, None] + columns.sum(dim=1)[None, :] - shared
+    rows, columns = kept.float(), other.float()  # which counts exactly, up to 2**24 neurons
+    shared = (rows @ columns.T).double()
+    union = kept.sum(dim=1)[:, None] + other.sum(dim=1)[None, :] - shared
     return torch.where(union == 0, 1.0, shared / union.clamp(min=1))
 
 
@@ -81,30 +82,47 @@ def chance_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:
         0.625
     """
     other = _columns(kept, other)
-    width = kept.size(1)
     rows, row_of = kept.sum(dim=1).unique(return_inverse=True)
     columns, column_of = other.sum(dim=1).unique(return_inverse=True)
-    factorials = torch.lgamma(torch.arange(width + 1, dtype=torch.float64) + 1)  # their logarithms
-
-    def ways(of: Tensor, chosen: Tensor) -> Tensor:
-        left = of - chosen
-        known = factorials[of] - factorials[chosen.clamp(0, width)] - factorials[left.clamp(0, width)]
-        return torch.where((chosen < 0) | (left < 0), -torch.inf, known)
-
-    # Further from the mean than 4 roots of the width, Hoeffding's bound leaves less than 2 exp(-64).
-    reach = math.ceil(4 * math.sqrt(width))
-    levels = torch.zeros(len(rows), len(columns), dtype=torch.float64)
-    for level, size in zip(levels, rows, strict=True):
-        # Both ways alike to the last bit.
-        few, many = torch.minimum(size, columns)[:, None], torch.maximum(size, columns)[:, None]
-        lowest = torch.maximum(few + many - width, few * many // width - reach).clamp(min=0)
-        shared = lowest + torch.arange(2 * reach + 2)  # [columns, counts]
-        weights = (ways(few, shared) + ways(width - few, many - shared)).softmax(dim=1)
-        union = few + many - shared
-        # Integers divided by integers would be float32.
-        iou = torch.where(union == 0, 1.0, shared.double() / union.clamp(min=1))
-        level[:] = (weights * iou).sum(dim=1)
+    levels = _chance_levels(kept.size(1), tuple(rows.tolist()), tuple(columns.tolist()))
     return levels[row_of][:, column_of]
+
+
+@lru_cache(maxsize=128)  # two for each of many layers: sets of all directions, and of those that are compared
+def _chance_levels(width: int, sizes: tuple[int, ...], others: tuple[int, ...]) -> Tensor:
+    """`chance_iou` of sets of these sizes, float64 `[sizes, others]`; not to be written to."""
+    rows, columns = torch.tensor(sizes), torch.tensor(others)
+    # Further from the mean than this, Hoeffding's bound leaves less than 2 exp(-40), which float64 does not see: draws
+    # of n from the width are as spread as draws of the rest.
+    reach = math.ceil(math.sqrt(20 * max((min(n, width - n) for n in sizes + others), default=0)))
+    counts = 2 * reach + 2  # of shared neurons, that have weight for a pair
+    numbers = torch.arange(width + 1, dtype=torch.float64)
+    beyond = torch.full(
+        (counts,), torch.inf, dtype=torch.float64
+    )  # no way to choose fewer than none, or more than all
+    factorials, unions = (
+        torch.cat([beyond, of, beyond]) for of in (torch.lgamma(numbers + 1), numbers.clamp(min=1))
+    )  # the former are logarithms
+    rising, falling = (
+        of.unfold(0, counts, 1) for of in (factorials, factorials.flip(0))
+    )  # a row from each place on
+    inverse = (1 / unions).flip(0).unfold(0, counts, 1)
+    zero, last = counts, width + counts  # the places of 0 in one direction, and in the other
+
+    levels = torch.zeros(len(rows), len(columns), dtype=torch.float64)
+    for row, size in enumerate(rows):
+        left = columns[row:] if sizes == others else columns  # the other half is the same
+        # Both ways alike to the last bit.
+        few, many, both = torch.minimum(size, left), torch.maximum(size, left), size + left
+        lowest = torch.maximum(both - width, few * many // width - reach).clamp(min=0)
+        # Up to what all counts have in common, the logarithm of the ways to share lowest, lowest + 1, ... of them.
+        ways = rising[zero + lowest] + falling[last - few + lowest]
+        ways += falling[last - many + lowest]
+        ways += rising[zero + width - both + lowest]
+        # Shared over union is both over union - 1.
+        means = (ways.neg_().softmax(dim=1) * inverse[last - both + lowest]).sum(dim=1)
+        levels[row, len(columns) - len(left) :] = torch.where(both == 0, 1.0, (both * means - 1).clamp(min=0))
+    return levels.triu() + levels.triu(1).T if sizes == others else levels
 
 
 def adjusted_iou(kept: Tensor, other: Tensor | None = None) -> Tensor:

@@ -28,6 +28,7 @@ from neuron_spec.neurons.masks import NeuronMasks
 
 Percent = int | float | Fraction | str
 Ks = Mapping[str, Sequence[Fraction]]  # side -> k of each direction
+_HALF, _LOW = 32, 2**32 - 1  # of an int64: bits, and the lower ones
 OTHER_DIRECTION_RULE = (
     "en->x and x->en apart, languages in the order of family and code; each takes the set of the language "
     "as many places on as the largest family has members, or of the next if there is one family"
@@ -64,18 +65,17 @@ def cumulative(counts: Tensor, k: Fraction) -> Tensor:
         bool ``[F]``, True = kept.
 
     Raises:
-        SelectionError: if no neuron was ever active.
+        SelectionError: if no neuron was ever active, or these are no counts.
     """
-    values = counts.tolist()
-    total = sum(values)
-    kept = torch.zeros(len(values), dtype=torch.bool)
-    covered = 0
-    for index in _most_active_first(values):
-        # covered / total >= k / 100, in integers
-        if covered * 100 * k.denominator >= k.numerator * total:
-            break
-        kept[index] = True
-        covered += values[index]
+    order = _most_active_first(counts)
+    # Sums in two halves of 32 bits: exact where int64 would overflow, and far faster than Python's integers.
+    high, low = (part.cumsum(0) for part in (counts[order] >> _HALF, counts[order] & _LOW))
+    high, low = high + (low >> _HALF), low & _LOW
+    total = (int(high[-1]) << _HALF) + int(low[-1])
+    needed = math.ceil(k * total / 100)  # so that covered / total >= k / 100, in integers
+    is_short = (high < needed >> _HALF) | ((high == needed >> _HALF) & (low < needed & _LOW))
+    kept = torch.zeros_like(counts, dtype=torch.bool)
+    kept[order[: int(is_short.sum()) + 1]] = True
     return kept
 
 
@@ -90,10 +90,10 @@ def top_fraction(counts: Tensor, percent: Fraction) -> Tensor:
         bool ``[F]``, True = kept.
 
     Raises:
-        SelectionError: if no neuron was ever active.
+        SelectionError: if no neuron was ever active, or these are no counts.
     """
-    order = _most_active_first(counts.tolist())
-    kept = torch.zeros(len(order), dtype=torch.bool)
+    order = _most_active_first(counts)
+    kept = torch.zeros_like(counts, dtype=torch.bool)
     kept[order[: math.ceil(percent * len(order) / 100)]] = True
     return kept
 
@@ -115,10 +115,17 @@ def always_active(counts: Tensor, tokens: Tensor, percent: Fraction) -> Tensor:
     return (counts >= torch.tensor(needed).unsqueeze(1)).all(dim=0)
 
 
-def _most_active_first(values: Sequence[int]) -> list[int]:
-    if not any(values):
+def _most_active_first(counts: Tensor) -> Tensor:
+    """Places of neurons, int64 ``[F]``."""
+    if counts.dtype != torch.int64 or counts.dim() != 1 or (counts < 0).any():
+        raise SelectionError(
+            "not the activation counts of a layer",
+            got=f"{counts.dtype} {list(counts.shape)}" + (", some below 0" if (counts < 0).any() else ""),
+            expected="torch.int64 [ffn], from 0",
+        )
+    if not counts.any():
         raise SelectionError("no neuron was active on any token", mend="profile a trained checkpoint")
-    return sorted(range(len(values)), key=lambda i: -values[i])  # stable: ties by index
+    return counts.argsort(dim=0, descending=True, stable=True)  # stable: ties by index
 
 
 def ks_per_direction(
@@ -164,16 +171,14 @@ def ks_per_direction(
     return ks
 
 
-def by_language(profile: ActivationCounts) -> dict[str, Tensor]:
-    """Counts summed over directions that share a language: the encoder's over directions with the same
-    source, the decoder's over those with the same target. int64 ``[N, F]`` per layer, equal rows for
-    equal languages, so that all else works as for directions."""
-    pooled = {}
-    for layer, counts in profile.counts.items():
-        codes = [language_of(direction, layer) for direction in profile.directions]
-        same = torch.tensor([[a == b for b in codes] for a in codes], dtype=torch.int64)
-        pooled[layer] = same @ counts
-    return pooled
+def by_language(profile: ActivationCounts, layer: str) -> Tensor:
+    """Counts of a layer summed over directions that share a language: the encoder's over directions with the
+    same source, the decoder's over those with the same target. int64 ``[N, F]``, equal rows for equal
+    languages, so that all else works as for directions."""
+    counts, codes = profile.counts[layer], [language_of(direction, layer) for direction in profile.directions]
+    distinct = list(dict.fromkeys(codes))
+    rows = torch.tensor([distinct.index(code) for code in codes], device=counts.device)
+    return counts.new_zeros(len(distinct), counts.size(1)).index_add_(0, rows, counts)[rows]
 
 
 def select(
@@ -298,8 +303,11 @@ def _selected(
         raise SelectionError(
             "bad neuron_sets", got=repr(metadata["neuron_sets"]), expected=f"one of {', '.join(NEURON_SETS)}"
         )
-    counts = by_language(profile) if metadata["neuron_sets"] == "language" else profile.counts
-    kept = {layer: torch.stack(list(choose(counts[layer], layer))) for layer in profile.layers}
+    is_by_language = metadata["neuron_sets"] == "language"
+    kept = {}
+    for layer in profile.layers:  # pooled one at a time: all counts of many directions are gigabytes
+        counts = by_language(profile, layer) if is_by_language else profile.counts[layer]
+        kept[layer] = torch.stack(list(choose(counts, layer)))
     shared = ("checkpoint_sha256", "dictionary_sha256", "langs")
     metadata |= {key: profile.metadata[key] for key in shared if key in profile.metadata}
     return NeuronMasks(profile.directions, kept, metadata)

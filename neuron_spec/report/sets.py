@@ -21,6 +21,7 @@ from neuron_spec.studies.analysis.page import (
     draw,
     dropped_table,
     known,
+    left_out,
     overlap_blocks,
     what_is_compared,
 )
@@ -34,7 +35,7 @@ def sets(run: Run) -> list[Section]:
         overlap.append(Paragraph(finding))
     if any(len(of["compared"]["directions"]) > 1 for of in analyses[0]["sides"].values()):
         overlap += [picture for seed in run.seeds for picture in _figures(run, seed, "overlap")]
-        overlap += _figures(run, run.seeds[0], "dendrogram", "iou")
+        overlap += [*_figures(run, run.seeds[0], "dendrogram", "iou"), *left_out(analyses[0])]
     return [
         Section(
             "Specialized neurons",

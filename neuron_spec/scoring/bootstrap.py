@@ -163,11 +163,14 @@ class Draws:
         for code, of_language in texts.items():
             for members in of_language.values():
                 join(members)
-            for (first, have_first), (second, have_second) in combinations(of_language.items(), 2):
+            known = [(text, set(text), have) for text, have in of_language.items()]
+            for (first, has, have_first), (second, has_too, have_second) in combinations(known, 2):
+                if has.isdisjoint(has_too):
+                    continue  # as most of very many pairs are
                 equal = sum(a == b for a, b in zip(first, second, strict=False))
                 if len(first) == len(second) and 2 * equal > len(first):
                     join([*have_first, *have_second])
-                elif len(set(first) & set(second)) > 1:  # one may be a commonplace
+                elif len(has & has_too) > 1:  # one may be a commonplace
                     partly.setdefault(code, []).append((have_first[0], have_second[0]))
         # By name, so that the order in which directions stand changes nothing.
         first_names: dict[int, str] = {}

@@ -484,9 +484,10 @@ def _compare_groups(
     reference = baseline.seeds[0]
     # A single evaluation beside several would pass for as many independent ones.
     is_paired = len(baseline.seeds) == len(system.seeds)
+    place_of = {score.direction: at for at, score in enumerate(reference.scores)}
     compared = []
     for kind, name, group, members in grouped(reference.scores, reference.families, reference.tiers):
-        places = [reference.scores.index(member) for member in members]
+        places = [place_of[member.direction] for member in members]
         seeds = [rows[at].seeds for at in places]
         differences = np.array([[seed.difference for seed in of] for of in seeds])  # [directions, seeds]
         of_seeds = differences.mean(axis=0).tolist()

@@ -26,6 +26,7 @@ from neuron_spec.pages.style import (
 from neuron_spec.scoring.comparison import TIE, Comparison
 
 _NOISE_ALPHA = 0.3
+_TALLEST = 400.0  # inches: at 150 dots each, near the most that can be drawn
 
 
 def scores_bars(
@@ -99,7 +100,7 @@ def score_differences(comparison: Comparison) -> Figure:
     families = {row.direction.placed_by("source"): row.family for row in comparison.directions if row.family}
     ordered = [directions[index] for index in in_family_order(directions, families)]
 
-    line_height = 0.2 + 0.12 * (len(systems) - 1)
+    line_height = min(0.2 + 0.12 * (len(systems) - 1), _TALLEST / len(ordered))
     endpoints = comparison.endpoints
     figure = new_figure(1.0 + 4.1 * len(endpoints), 1.6 + line_height * len(ordered))
     axes = figure.subplots(1, len(endpoints), squeeze=False)[0]

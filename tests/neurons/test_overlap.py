@@ -21,7 +21,14 @@ from neuron_spec.neurons.overlap import (
     pairwise_iou,
     sparsity,
 )
-from neuron_spec.statistics import NothingToCompare, family_contrast, mantel, permutation_test
+from neuron_spec.statistics import (
+    NothingToCompare,
+    family_contrast,
+    mantel,
+    mantels,
+    permutation_test,
+    permutation_tests,
+)
 
 FAMILIES = [family for family in "ABC" for _ in range(3)]
 
@@ -129,6 +136,16 @@ def test_p_value_equals_brute_force(families):
     found = permutation_test(iou, list(families), seed=0)
     assert found.is_exact
     assert found.p == pytest.approx(hits / factorial(5))
+
+
+@pytest.mark.parametrize("permutations", [400, 2000])  # drawn, and all
+def test_several_are_tested_as_each_by_itself(permutations):
+    ious = [pairwise_iou(random_kept(seed=seed)) for seed in range(5)] + [torch.ones(9, 9)]
+    settings = {"permutations": permutations, "seed": 3}
+    together = permutation_tests(ious, FAMILIES, **settings)
+    assert together == [permutation_test(iou, FAMILIES, **settings) for iou in ious]
+    assert len({test.p for test in together}) > 3
+    assert all(test.is_exact == (permutations == 2000) for test in together)
 
 
 def test_sampling_estimates_the_exact_p_value_and_is_never_zero():
@@ -314,6 +331,34 @@ def test_mantel_samples_where_there_are_too_many_orders():
 def test_mantel_has_nothing_to_compare(first, second, said):
     with pytest.raises(NothingToCompare, match=said):
         mantel(first, second, seed=0)
+
+
+@pytest.mark.parametrize("permutations", [300, 1000])  # drawn, and all
+def test_several_distances_are_tested_as_each_by_itself(permutations):
+    second, settings = random_distances(6, seed=9), {"permutations": permutations, "seed": 3}
+    firsts = [random_distances(6, seed=seed) for seed in range(4)]
+    firsts.insert(2, torch.ones(6, 6))
+    together = mantels(firsts, second, **settings)
+    nothing = together.pop(2)
+    assert isinstance(nothing, NothingToCompare) and "all distances are equal" in str(nothing)
+    del firsts[2]
+    assert together == [mantel(first, second, **settings) for first in firsts]
+    assert len({of.test.p for of in together}) > 2
+    assert [str(of) for of in mantels([torch.ones(6, 6)], second, **settings)] == [str(nothing)]
+
+
+def test_drawn_orders_relabel_the_first():
+    """The p of earlier versions, which relabelled the first distances and looked them up one by one."""
+    first, second = random_distances(8), random_distances(8, seed=1)
+    pairs = tuple(torch.triu_indices(8, 8, offset=1))
+    order = torch.rand(500, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64).argsort(dim=1)
+
+    def correlation(of):
+        return spearmanr(first[of][:, of][pairs].numpy(), second[pairs].numpy()).statistic
+
+    observed = correlation(torch.arange(8))
+    hits = sum(correlation(of) >= observed - 1e-9 for of in order)
+    assert mantel(first, second, permutations=500, seed=5).test.p == pytest.approx((1 + hits) / 501)
 
 
 def test_mantel_of_distances_that_do_not_fit():

@@ -103,6 +103,35 @@ def test_sums_are_compared_exactly():
     assert cumulative(torch.full((3,), 2**62), Fraction(100)).tolist() == [True] * 3
 
 
+def neuron_by_neuron(counts: Tensor, k: Fraction) -> list[bool]:
+    """`cumulative` as its docstring says it, in Python's integers."""
+    values, kept, covered = counts.tolist(), [False] * len(counts), 0
+    for index in sorted(range(len(values)), key=lambda i: -values[i]):
+        if Fraction(covered) >= k * sum(values) / 100:
+            break
+        kept[index] = True
+        covered += values[index]
+    return kept
+
+
+@pytest.mark.parametrize("highest", [2, 5, 300, 2**31 + 2, 2**62])  # many ties to none; sums beyond int64
+@pytest.mark.parametrize("seed", range(20))
+def test_the_sets_are_those_of_adding_up_neuron_by_neuron(seed, highest):
+    counts = random_counts(seed, width=7 * seed + 1, highest=highest)
+    counts[0] += 1  # of one neuron alone, too
+    assert [cumulative(counts, k).tolist() for k in KS] == [neuron_by_neuron(counts, k) for k in KS]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [torch.ones(3), torch.ones(3, dtype=torch.int32), torch.ones(3, 2).long(), torch.tensor([3, -1])],
+)
+def test_what_is_no_counts(counts):
+    for choose in (cumulative, top_fraction):
+        with pytest.raises(SelectionError, match="not the activation counts of a layer"):
+            choose(counts, Fraction(50))
+
+
 def test_a_layer_that_was_never_active():
     with pytest.raises(SelectionError, match="no neuron was active"):
         cumulative(torch.zeros(4, dtype=torch.int64), Fraction(95))
@@ -181,7 +210,7 @@ def test_selection_depends_on_counts_not_on_their_order_of_addition():
 
 def test_by_language_sums_over_directions_that_share_it():
     found = profile()
-    pooled = by_language(found)
+    pooled = {layer: by_language(found, layer) for layer in WIDTHS}
     encoder, decoder = found.counts["encoder.layers.0"], found.counts["decoder.layers.0"]
     from_english = encoder[0] + encoder[1]
     assert torch.equal(

@@ -1014,6 +1014,13 @@ def test_the_figure_draws_the_intervals_and_names_what_is_in_it(good, bad):
     assert set(named) == {row.family or "unknown" for row in result.directions}
 
 
+def test_the_figure_of_very_many_directions_is_no_taller_than_can_be_drawn(monkeypatch, good, bad):
+    result = compared(good, bad)
+    usual = score_differences(result).get_figheight()
+    monkeypatch.setattr("neuron_spec.scoring.figures._TALLEST", 0.1)
+    assert usual > score_differences(result).get_figheight() == pytest.approx(1.6 + 0.1)
+
+
 def test_figure_marks_what_is_significant(tmp_path, good, bad):
     figure = score_differences(compared(good, bad, good))
     assert len(figure.axes) == len(OF_TEXTS)

@@ -1,5 +1,6 @@
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 
@@ -420,6 +421,27 @@ def test_an_empty_group_draws_no_heatmaps():
     assert set(draw(question)) == {"sparsity", "overlap", "dendrogram"}
     page = PAGE.as_markdown(analyze(question, {}), signature("analyze", inputs={}, parameters={}), {})
     assert "figures/iou" not in page
+
+
+def test_heat_maps_of_too_many_cells_are_left_out_with_a_line_that_says_so(monkeypatch):
+    question = ask()  # 4 layers of 6 directions
+    for most, is_drawn in ((4 * 6 * 6, True), (4 * 6 * 6 - 1, False)):
+        monkeypatch.setattr("neuron_spec.studies.analysis.page.MOST_CELLS", most)
+        assert ("iou" in draw(question)) == is_drawn
+        page = PAGE.as_markdown(analyze(question, {}), signature("analyze", inputs={}, parameters={}), {})
+        said = "No heat maps of all layers: 4 of up to 6 directions would be too small to be read."
+        assert (said in page) == (not is_drawn)
+
+
+def test_the_mean_over_layers_is_of_what_is_measured_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "neuron_spec.neurons.overlap.Compared.between_languages",
+        lambda self, kept, measure=pairwise_iou: calls.append(measure) or measure(kept[self.rows]),
+    )
+    question = ask()
+    analyze(question, {})
+    assert Counter(calls) == dict.fromkeys((pairwise_iou, chance_iou, adjusted_iou), len(LAYERS))
 
 
 def test_the_pairs_whose_distances_are_needed():

@@ -10,10 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations
+from itertools import combinations, repeat
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +25,7 @@ from neuron_spec.arguments import PERMUTATIONS
 from neuron_spec.artifacts import read_json, require_file
 from neuron_spec.errors import ArtifactError
 from neuron_spec.languages import UNKNOWN, family_of, language, tree_distance
-from neuron_spec.neurons.activations import ActivationCounts
+from neuron_spec.neurons.activations import ActivationCounts, side_of
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.overlap import (
@@ -39,7 +39,7 @@ from neuron_spec.neurons.overlap import (
     off_diagonal,
     pairwise_iou,
 )
-from neuron_spec.neurons.pairs import family_test, or_reason
+from neuron_spec.neurons.pairs import or_reason
 from neuron_spec.neurons.stability import (
     are_split,
     chance_iou_per_direction,
@@ -48,7 +48,13 @@ from neuron_spec.neurons.stability import (
     part_of,
     select_again,
 )
-from neuron_spec.statistics import NothingToCompare, PermutationTest, mantel
+from neuron_spec.statistics import (
+    NothingToCompare,
+    PermutationTest,
+    family_contrast,
+    mantels,
+    permutation_tests,
+)
 
 DISTANCES_HEADER = "language,language,distance"
 Distances = dict[frozenset[str], float]  # of unordered pairs of languages
@@ -66,6 +72,7 @@ class Question:
         families: language -> family; None: those of the language table.
         distances: between the languages; None: `directions.tree_distance`.
         permutations, seed: of the tests.
+        measured: by layer and measure, what `between` has found.
     """
 
     masks: NeuronMasks
@@ -75,6 +82,7 @@ class Question:
     distances: Distances | None = None
     permutations: int = PERMUTATIONS
     seed: int = 1
+    measured: dict[tuple[str, Measure], Tensor] = field(default_factory=dict, init=False, compare=False)
 
     def compared(self, side: str) -> Compared:
         return compared(side, self.masks.directions, self.group)
@@ -86,11 +94,17 @@ class Question:
     def family(self, code: str) -> str:
         return family_of(code, self.families)
 
+    def between(self, layer: str, measure: Measure = pairwise_iou) -> Tensor:
+        """Between the L languages that are compared, float64 `[L, L]`; of each layer and measure computed once."""
+        key = layer, measure
+        if key not in self.measured:
+            chosen = self.compared(side_of(layer))
+            self.measured[key] = chosen.between_languages(self.masks.kept[layer], measure)
+        return self.measured[key]
+
     def mean_over_layers(self, side: str, measure: Measure = pairwise_iou) -> Tensor:
         """Between the L languages that are compared, mean over the side's layers, float64 `[L, L]`."""
-        chosen = self.compared(side)
-        of_layers = [chosen.between_languages(kept, measure) for kept in self.masks.side(side).values()]
-        return torch.stack(of_layers).mean(dim=0)
+        return torch.stack([self.between(layer, measure) for layer in self.masks.side(side)]).mean(dim=0)
 
     def tree(self, side: str) -> Tree:
         """The languages clustered by the mean IoU over layers.
@@ -219,10 +233,16 @@ def analyze(question: Question, again: Mapping[str, NeuronMasks]) -> dict[str, A
 def _side(question: Question, side: str) -> dict[str, Any]:
     masks, chosen = question.masks, question.compared(side)
     groups = [direction.group.key for direction in masks.directions]
-    layers = {}
-    for layer, kept in masks.side(side).items():
-        dropped = 100 * masks.sparsity()[layer]
-        layers[layer] = {
+    layers, sparsity = masks.side(side), masks.sparsity()
+    measured = [
+        [question.between(layer, measure) for layer in layers] + [question.mean_over_layers(side, measure)]
+        for measure in _MEASURES
+    ]
+    *overlaps, over_layers = _overlaps(question, chosen.distinct, *measured)
+    found = {}
+    for layer, of_layer in zip(layers, overlaps, strict=True):
+        dropped = 100 * sparsity[layer]
+        found[layer] = {
             "neurons": masks.widths[layer],
             "dropped_percent": {
                 group: {
@@ -231,7 +251,7 @@ def _side(question: Question, side: str) -> dict[str, Any]:
                 }
                 for group in dict.fromkeys(groups)
             },
-            **_overlaps(question, chosen.distinct, partial(chosen.between_languages, kept)),
+            **of_layer,
         }
     return {
         "compared": {
@@ -242,8 +262,8 @@ def _side(question: Question, side: str) -> dict[str, Any]:
             "without_family": [code for code in chosen.distinct if question.family(code) == UNKNOWN],
             "without_distance": _without_distance(question, chosen.distinct),
         },
-        "layers": layers,
-        "mean_over_layers": _overlaps(question, chosen.distinct, partial(question.mean_over_layers, side)),
+        "layers": found,
+        "mean_over_layers": over_layers,
         "dendrogram": _or_reason(
             ("leaves", "merges", "cophenetic_correlation", "language_distances"),
             partial(_dendrogram, question, side, question.mean_over_layers(side)),
@@ -251,19 +271,30 @@ def _side(question: Question, side: str) -> dict[str, Any]:
     }
 
 
+_MEASURES = (pairwise_iou, chance_iou, adjusted_iou)
+
+
 def _overlaps(
-    question: Question, codes: Sequence[str], between: Callable[[Measure], Tensor]
-) -> dict[str, Any]:
-    """IoU with its tests, its chance level, and the same of adjusted IoU under ``adjusted``.
+    question: Question,
+    codes: Sequence[str],
+    ious: Sequence[Tensor],
+    chances: Sequence[Tensor],
+    adjusted: Sequence[Tensor],
+) -> list[dict[str, Any]]:
+    """Of each layer its IoU with its tests, its chance level, and the same of adjusted IoU under ``adjusted``.
 
     Args:
-        between: of a measure, float64 `[L, L]` between the languages ``codes``.
+        ious, chances, adjusted: of each layer, float64 `[L, L]` between the languages ``codes``.
     """
-    return {
-        **_overlap(question, codes, between(pairwise_iou)),
-        "chance_percent": _or_reason(_SUMMARY, partial(_summary, between(chance_iou))),
-        "adjusted": _overlap(question, codes, between(adjusted_iou)),
-    }
+    tested = _overlap(question, codes, [*ious, *adjusted])
+    return [
+        {
+            **of_iou,
+            "chance_percent": _or_reason(_SUMMARY, partial(_summary, chance)),
+            "adjusted": of_adjusted,
+        }
+        for of_iou, of_adjusted, chance in zip(tested[: len(ious)], tested[len(ious) :], chances, strict=True)
+    ]
 
 
 _SUMMARY = ("mean", "min", "max")
@@ -285,37 +316,46 @@ def _require_known(iou: Tensor) -> None:
         )
 
 
-def _overlap(question: Question, codes: Sequence[str], iou: Tensor) -> dict[str, Any]:
-    """``iou``: float `[L, L]` between the languages ``codes``; adjusted or not."""
+def _overlap(question: Question, codes: Sequence[str], ious: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """``ious``: float `[L, L]` between the languages ``codes``; adjusted or not. All are tested on the same relabellings."""
 
-    def by_family() -> dict[str, Any]:
-        _require_known(iou)
-        test = family_test(
-            iou, [question.family(code) for code in codes], question.seed, permutations=question.permutations
-        )
-        within, between = test["same"], test["other"]
-        return {
-            "within_percent": _percent(within),
-            "between_percent": _percent(between),
-            "difference_percent": _percent(within - between),
-            **{key: test[key] for key in PermutationTest._fields},
-            "p": round(test["p"], 6),
-        }
+    def by_family(known: Sequence[Tensor]) -> list[dict[str, Any]]:
+        families = [question.family(code) for code in codes]
+        tests = permutation_tests(known, families, permutations=question.permutations, seed=question.seed)
+        found = []
+        for iou, test in zip(known, tests, strict=True):
+            within, between = family_contrast(iou, families)
+            found.append(
+                {
+                    "within_percent": _percent(within),
+                    "between_percent": _percent(between),
+                    "difference_percent": _percent(within - between),
+                    **test._asdict(),
+                    "p": round(test.p, 6),
+                }
+            )
+        return found
 
     keys = ("within_percent", "between_percent", "difference_percent", *PermutationTest._fields)
-    return {
-        "iou_percent": _or_reason(_SUMMARY, partial(_summary, iou)),
-        "families": _or_reason(keys, by_family),
-        "language_distances": _against_distances(question, codes, 1 - iou),
-    }
+    families = _tested(keys, ious, by_family)
+    distances = _against_distances(question, codes, [1 - iou for iou in ious])
+    return [
+        {
+            "iou_percent": _or_reason(_SUMMARY, partial(_summary, iou)),
+            "families": of_families,
+            "language_distances": of_distances,
+        }
+        for iou, of_families, of_distances in zip(ious, families, distances, strict=True)
+    ]
 
 
-def _against_distances(question: Question, codes: Sequence[str], dissimilarity: Tensor) -> dict[str, Any]:
-    """``dissimilarity``: float `[L, L]` between the languages ``codes``."""
+def _against_distances(
+    question: Question, codes: Sequence[str], dissimilarities: Sequence[Tensor]
+) -> list[dict[str, Any]]:
+    """``dissimilarities``: float `[L, L]` between the languages ``codes``."""
 
-    def compute() -> dict[str, Any]:
-        _require_known(dissimilarity)
-        without = _without_distance(question, codes)
+    def compute(of_all: Sequence[Tensor]) -> list[dict[str, Any] | NothingToCompare]:
+        without = {*_without_distance(question, codes)}
         rows = [row for row, code in enumerate(codes) if code not in without]
         known = [codes[row] for row in rows]
         distances = torch.zeros(len(known), len(known), dtype=torch.float64)
@@ -326,15 +366,42 @@ def _against_distances(question: Question, codes: Sequence[str], dissimilarity: 
             else:
                 distance = question.distances[frozenset((first, second))]
             distances[i, j] = distances[j, i] = distance
-        correlation, test = mantel(
-            dissimilarity[rows][:, rows],
+        found = mantels(
+            [dissimilarity[rows][:, rows] for dissimilarity in of_all],
             distances,
             permutations=question.permutations,
             seed=question.seed,
         )
-        return {"correlation": round(correlation, 6), **test._asdict(), "p": round(test.p, 6)}
+        return [
+            of
+            if isinstance(of, NothingToCompare)
+            else {"correlation": round(of.correlation, 6), **of.test._asdict(), "p": round(of.test.p, 6)}
+            for of in found
+        ]
 
-    return _or_reason(("correlation", *PermutationTest._fields), compute)
+    return _tested(("correlation", *PermutationTest._fields), dissimilarities, compute)
+
+
+def _tested(
+    keys: Iterable[str],
+    squares: Sequence[Tensor],
+    test: Callable[[Sequence[Tensor]], Sequence[Mapping[str, Any] | NothingToCompare]],
+) -> list[dict[str, Any]]:
+    """What ``test``, which takes all matrices without NaN at once, says of each; or why nothing can be said."""
+    known = [square for square in squares if not square.isnan().any()]
+    try:
+        found: Iterator[Mapping[str, Any] | NothingToCompare] = iter(test(known) if known else ())
+    except NothingToCompare as nothing:  # of any
+        found = repeat(nothing)
+
+    def of(square: Tensor) -> Mapping[str, Any]:
+        _require_known(square)
+        result = next(found)
+        if isinstance(result, NothingToCompare):
+            raise result
+        return result
+
+    return [_or_reason(keys, partial(of, square)) for square in squares]
 
 
 def _or_reason(keys: Iterable[str], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -364,7 +431,7 @@ def _dendrogram(question: Question, side: str, iou: Tensor) -> dict[str, Any]:
         "cophenetic_correlation": _or_reason(
             ("value",), lambda: {"value": round(tree.cophenetic_correlation(iou), 6)}
         ),
-        "language_distances": _against_distances(question, tree.languages, tree.cophenetic()),
+        "language_distances": _against_distances(question, tree.languages, [tree.cophenetic()])[0],
     }
 
 

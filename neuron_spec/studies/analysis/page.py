@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from neuron_spec.directions import GROUPS
 from neuron_spec.neurons.choices import Part
 from neuron_spec.neurons.masks import NeuronMasks
-from neuron_spec.neurons.overlap import Tree, adjusted_iou, chance_iou, pairwise_iou
+from neuron_spec.neurons.overlap import Tree, adjusted_iou, chance_iou, off_diagonal, pairwise_iou
 from neuron_spec.pages import curves, heatmap
 from neuron_spec.pages.page import (
     FIGURES,
@@ -28,7 +27,7 @@ from neuron_spec.pages.page import (
     plain,
 )
 from neuron_spec.pages.study_page import FAMILY_P, StudyPage, p_of
-from neuron_spec.pages.tables import Cell, csv_text, shown_p
+from neuron_spec.pages.tables import Cell, shown_p
 from neuron_spec.scoring.comparison_files import spread
 from neuron_spec.statistics import NothingToCompare, OverSeeds
 from neuron_spec.studies.analysis.measure import Question, analyze
@@ -40,6 +39,11 @@ CAPTIONS = {
     "iou": "Pairwise IoU in every layer, languages ordered by family",
     "iou-first-decoder-layer": "Pairwise IoU in the first decoder layer",
 }
+
+
+# Cells of a heat map that all layers have side by side, such as 24 layers of 100 directions: beyond it none can be told
+# from another, and the picture takes minutes and gigabytes.
+MOST_CELLS = 240_000
 
 
 def write_analysis(
@@ -67,7 +71,8 @@ def draw(question: Question, names: Iterable[str] = tuple(CAPTIONS)) -> dict[str
             title=CAPTIONS["dendrogram"],
         ),
     }
-    if any(question.compared(side).rows for side in question.sides):
+    shapes = [(len(masks.side(side)), len(question.compared(side).rows)) for side in question.sides]
+    if 0 < _cells(shapes) <= MOST_CELLS:
         makers["iou"] = lambda: heatmap.layer_heatmaps(masks, families=families, group=question.group)
     if first and decoder.rows:
         makers["iou-first-decoder-layer"] = lambda: heatmap.iou_heatmap(
@@ -91,16 +96,29 @@ def _pairs_csv(question: Question) -> str:
     """IoU of every two directions in every layer, its chance level, adjusted IoU, empty where it is unknown, and
     whether the analysis compares them there."""
     directions = question.masks.directions
-    rows: list[tuple[object, ...]] = []
+    first, second = (of.tolist() for of in torch.triu_indices(len(directions), len(directions), offset=1))
+    header = "layer,first,second,iou_percent,chance_percent,adjusted_iou_percent,compared\n"
+    layers = [header]
+    # Millions of lines: names and numbers need no quotes, and a layer's lines are kept as one text.
     for side in question.sides:
-        compared = set(question.compared(side).rows)
+        rows = set(question.compared(side).rows)
+        pairs = [
+            (f"{directions[a]},{directions[b]}", int({a, b} <= rows))
+            for a, b in zip(first, second, strict=True)
+        ]
         for layer, kept in question.masks.side(side).items():
-            measured = [(100 * of(kept)).tolist() for of in (pairwise_iou, chance_iou, adjusted_iou)]
-            for a, b in combinations(range(len(directions)), 2):
-                percents = ["" if math.isnan(of[a][b]) else f"{of[a][b]:.4f}" for of in measured]
-                rows.append((layer, directions[a], directions[b], *percents, int({a, b} <= compared)))
-    header = ("layer", "first", "second", "iou_percent", "chance_percent", "adjusted_iou_percent", "compared")
-    return csv_text(header, rows)
+            iou, chance, adjusted = (
+                (100 * off_diagonal(of(kept))).tolist() for of in (pairwise_iou, chance_iou, adjusted_iou)
+            )
+            layers.append(
+                "".join(
+                    f"{layer},{names},{one:.4f},{at_random:.4f},{'' if known != known else f'{known:.4f}'},{is_compared}\n"
+                    for (names, is_compared), one, at_random, known in zip(
+                        pairs, iou, chance, adjusted, strict=True
+                    )
+                )
+            )
+    return "".join(layers)
 
 
 def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Section:
@@ -121,12 +139,35 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
         [
             section("Neurons dropped", dropped, "sparsity"),
             section(
-                "Overlap of the sets", overlap_blocks([content]), "overlap", "iou-first-decoder-layer", "iou"
+                "Overlap of the sets",
+                [*overlap_blocks([content]), *left_out(content)],
+                "overlap",
+                "iou-first-decoder-layer",
+                "iou",
             ),
             section("Languages by overlap", _dendrograms(content["sides"]), "dendrogram"),
             section("Stability", _stability(content["stability"])),
         ],
     )
+
+
+def _cells(shapes: Iterable[tuple[int, int]]) -> int:
+    """Of the heat maps of all layers, given how many layers and compared directions each side has."""
+    return sum(layers * directions**2 for layers, directions in shapes)
+
+
+def left_out(content: Mapping[str, Any]) -> list[Block]:
+    """That there are no heat maps of all layers, where they would have too many cells."""
+    shapes = [(len(of["layers"]), len(of["compared"]["directions"])) for of in content["sides"].values()]
+    if _cells(shapes) <= MOST_CELLS:
+        return []
+    layers, most = sum(layers for layers, _ in shapes), max(directions for _, directions in shapes)
+    return [
+        Paragraph(
+            f"No heat maps of all layers: {layers} of up to {most} directions would be too small to be read. "
+            f"`{PAGE.csv}` has every pair in every layer."
+        )
+    ]
 
 
 def what_is_compared(content: Mapping[str, Any]) -> list[Block]:
