@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -51,6 +52,25 @@ def require_form(
             expected=expected,
             mend=mend,
         )
+
+
+@contextmanager
+def well_formed(what: str, where: object, *, mend: str | None = None) -> Iterator[None]:
+    """Inside the block, which does nothing but look into what a file holds, what Python raises where a key is gone or a
+    value of another kind means that the file is malformed. For files of many forms that only their own page reads.
+
+    Raises:
+        ArtifactError: then.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise ArtifactError(
+            f"{what} is not of the form that neuron-spec writes",
+            where=where,
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            mend=mend,
+        ) from error
 
 
 def number(least: float, most: float = math.inf, *, whole: bool = False) -> Callable[[Any], bool]:

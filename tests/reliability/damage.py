@@ -145,7 +145,7 @@ _IS_VALID = {
     ("texts of an evaluation", "zero bytes of its length"),
     ("sentence scores", "gone"),
     ("sentence scores", "a folder in its place"),
-    *((name, what) for name in ("analysis", "ablation", "conflict", "transfer", "adaptation")
+    *((name, what) for name in ("finished page", "signature", "ablation", "conflict", "transfer", "adaptation")
       for what in ("gone", "a folder in its place")),
     ("card", "gone"), ("card", "a folder in its place"),  # a data-bin made elsewhere
     ("families", "an empty mapping"),
@@ -185,7 +185,7 @@ _VALUES: dict[str, Change] = {
     "two values": content(lambda of: of + of),
 }
 _JSON = (
-    "scores", "comparison", "card", "export", "length penalty", "families", "shipped", "analysis", "ablation",
+    "scores", "comparison", "card", "export", "length penalty", "families", "shipped", "finished page", "signature", "ablation",
     "conflict", "transfer", "adaptation",
 )  # fmt: skip
 
@@ -520,6 +520,9 @@ def _dictionary() -> Iterator[Damage]:
         "two pieces in another order",
         lambda t: "".join([*t.splitlines(True)[:-2], *t.splitlines(True)[:-3:-1]]),
         hidden=True,
+        unread=(
+            "checkpoint add-language",
+        ),  # which looks at one language's, and knows how many pieces there were
     )
     yield of("an empty line in it", lambda t: t.replace("\n", "\n\n", 1))
     yield of("UTF-16", lambda t: t.encode("utf-16").decode("latin-1"))
@@ -773,12 +776,20 @@ def _others() -> Iterator[Damage]:
         yield of("shipped", f"no {key}", key, without=True)
         for words, value in {"a number": 5, "null": None, "a list": [1]}.items():
             yield of("shipped", f"{key} that is {words}", key, to=value)
-    for name in ("analysis", "ablation", "conflict", "transfer"):
+    for name in ("ablation", "conflict", "transfer"):
         for words, value in {"text": "x", "null": None, "a list": [1]}.items():
             yield of(name, f"a signature that is {words}", "signature", to=value)
         yield of(name, "no signature", "signature", without=True)
         yield Damage(name, "its signature alone", plain(lambda of: {"signature": of["signature"]}))
         yield Damage(name, "text for every number", text(lambda t: re.sub(r"(?<=: )-?\d+\.\d+", '"x"', t)))
+    for words, value in {"text": "x", "null": None, "a list": [1]}.items():
+        yield of("finished page", f"a signature that is {words}", "signature", to=value)
+    yield of("finished page", "no signature", "signature", without=True)
+    for key in ("stage", "inputs", "parameters"):
+        yield of("finished page", f"a signature without {key}", "signature", key, without=True)
+        yield of("signature", f"no {key}", key, without=True)
+        yield of("signature", f"{key} that is a list", key, to=[1])
+    yield of("signature", "another parameter", "parameters", "colour", to="red")
     for key in ("directions", "updates", "borrowed"):
         yield of("adaptation", f"no {key}", key, without=True)
         for words, value in {"text": "x", "null": None, "a list": [1]}.items():

@@ -287,7 +287,7 @@ def evaluations(draw: Any) -> dict[str, Any]:
 def _of_evaluation(path: Path) -> Any:
     from neuron_spec.scoring.evaluation import read_evaluation
 
-    for name in _all_names():
+    for name in () if (path.parent / "hypotheses").is_dir() else _all_names():
         for kind in ("hypotheses", "references"):
             file = path.parent / kind / f"{name}.txt"
             file.parent.mkdir(exist_ok=True)

@@ -54,6 +54,10 @@ def left(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
+# What is said of what is well.
+_NOTES = re.compile(r"^(.*: complete already|languages with unknown family: .*)\n", re.MULTILINE)
+
+
 def fault_of(name: str, named: set[str] | None, capsys: pytest.CaptureFixture[str]) -> str | None:
     """What is wrong with how a command ends that has to refuse; None if nothing is."""
     command = COMMANDS[name].split()[0]
@@ -67,7 +71,7 @@ def fault_of(name: str, named: set[str] | None, capsys: pytest.CaptureFixture[st
             where = where.tb_next
         at = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else ""
         return f"{name}: {type(error).__name__}: {str(error)[:100]} at {at}"
-    said = re.sub(r"^.*: complete already\n", "", capsys.readouterr().err, flags=re.MULTILINE)
+    said = _NOTES.sub("", capsys.readouterr().err)
     starts = said.count(f"neuron-spec {command}: ") + said.count("usage: ")
     if status != 2:
         return f"{name}: exit code {status}"

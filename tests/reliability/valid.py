@@ -67,6 +67,10 @@ COMMANDS = {
     "--output new/d.pt",
     "checkpoint check": "checkpoint check shipped.json --corpus corpus",
     "analyze": "analyze masks.safetensors --permutations 20 --output new",
+    # Whose output is there already.
+    "analyze again": "analyze masks.safetensors --permutations 20 --output run/analysis",
+    "masks export-official again": "masks export-official masks.safetensors --path dense.pt --output official",
+    "evaluate again": f"evaluate {_MODEL} --tune-lenpen --tune-sentences 2 {_SHORT}".replace("new", "tuned"),
     "analyze profile": "analyze masks.safetensors --profile profile.safetensors half.safetensors "
     "--permutations 20 --output new",
     "analyze card": "analyze masks.safetensors --corpus-card corpus/corpus.json --permutations 20 --output new",
@@ -176,7 +180,10 @@ FORMATS = {
     "official masks": Format(("official/en-qa.pt", "official/qa-en.pt"), ("masks import-official",)),
     "official counts": Format(("counts/en-qa/activations.pkl",), ("masks import-activations",)),
     "shipped": Format(("shipped.json",), ("checkpoint check",)),
-    "analysis": Format(("run/analysis/analysis.json",), ("report",)),
+    "finished page": Format(("run/analysis/analysis.json",), ("analyze again",)),
+    "signature": Format(
+        ("official/signature.json", "tuned/signature.json"), ("masks export-official again", "evaluate again")
+    ),
     "ablation": Format(("run/ablation/ablation.json",), ("report",)),
     "conflict": Format(("run/conflict/conflict.json",), ("report",)),
     "transfer": Format(("run/transfer/transfer.json",), ("report",)),
