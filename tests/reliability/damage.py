@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,14 @@ class Damage:
 
     def __str__(self) -> str:
         return f"{self.format}: {self.words}"
+
+    def names(self, files: Sequence[str]) -> set[str]:
+        """Of which a message has one: of a data-bin the other half may be named, of what is finished its folder."""
+        if self.hidden:
+            return {""}
+        if self.format in ("signature", "finished page"):
+            return {str(Path(file).parent) for file in files}
+        return {Path(file).name.removesuffix(".idx").removesuffix(".bin") for file in files}
 
 
 # Ways to change a file -------------------------------------------------------------------------

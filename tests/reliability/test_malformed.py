@@ -58,7 +58,7 @@ def left(folder: Path) -> dict[str, tuple[int, int]]:
 _NOTES = re.compile(r"^(.*: complete already|languages with unknown family: .*)\n", re.MULTILINE)
 
 
-def fault_of(name: str, named: set[str] | None, capsys: pytest.CaptureFixture[str]) -> str | None:
+def fault_of(name: str, named: set[str], capsys: pytest.CaptureFixture[str]) -> str | None:
     """What is wrong with how a command ends that has to refuse; None if nothing is."""
     command = COMMANDS[name].split()[0]
     try:
@@ -82,7 +82,7 @@ def fault_of(name: str, named: set[str] | None, capsys: pytest.CaptureFixture[st
         or not said.startswith((f"neuron-spec {command}: ", "usage: "))
     ):
         return f"{name}: not one message: {said[-300:]!r}"
-    if named and not any(part in said for part in named):
+    if not any(part in said for part in named):
         return f"{name}: does not name the file: {said!r}"
     return f"{name}: something is written" if Path(OUTPUT).exists() else None
 
@@ -95,12 +95,7 @@ def test_what_is_damaged_is_refused_by_every_command_that_reads_it(
     try:
         for file in of.files:
             damage.change(place / file)
-        # Of a data-bin the other half may be named.
-        named = (
-            None
-            if damage.hidden
-            else {Path(file).name.removesuffix(".idx").removesuffix(".bin") for file in of.files}
-        )
+        named = damage.names(of.files)
         faults, before = [], left(place)
         for name in of.readers:
             if name not in damage.unread:

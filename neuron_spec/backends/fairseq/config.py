@@ -146,7 +146,9 @@ def _read(path: str | os.PathLike[str]) -> dict[Any, Any]:
 def _require_plain(path: object, key: str, value: object) -> None:
     """That a key is one flag, and one that a file may set, and its value no flag, nor several lines of them."""
     name = key.replace("_", "-").lower()
-    if any(flag.startswith(name) for flag in _NOT_FROM_A_FILE):  # an abbreviation is enough for fairseq's parser
+    if any(
+        flag.startswith(name) for flag in _NOT_FROM_A_FILE
+    ):  # an abbreviation is enough for fairseq's parser
         raise ArtifactError(
             "config file has a key that is not for files",
             where=path,
