@@ -81,6 +81,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.7",
+            "hypothesis>=6.100",
             "ruff>=0.9",
             "mypy>=1.14",
             "ctranslate2>=4.5",

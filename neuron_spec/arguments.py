@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
-from neuron_spec.artifacts import require_file, require_place
+from neuron_spec.artifacts import read_text, require_file, require_place
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 
 # Of the tests that commands make, unless they are asked for others.
@@ -24,6 +24,7 @@ DATA_BIN = "fairseq data-bin; of a sharded one, the first shard with the text"
 
 MOST = 2**31 - 1  # of a whole number, as the libraries below take it
 WIDEST_BEAM = 1000
+LARGEST_RATE = 1e6  # of learning
 STRONGEST = 100  # of a penalty, or tokens of a translation for each of its source
 
 
@@ -34,7 +35,12 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """The type of a flag: ``least`` or more, up to ``most``."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= (MOST if most is None else most):
+        digits = len(str(MOST)) + 1  # of more, Python would not make a number
+        if (
+            not text.isdecimal()
+            or len(text) > digits
+            or not least <= int(text) <= (MOST if most is None else most)
+        ):
             up_to = f"{least} or more" if most is None else f"from {least} to {most}"
             raise argparse.ArgumentTypeError(f"{text!r} is not {up_to}")
         return int(text)
@@ -47,7 +53,7 @@ def real_number(is_right: Callable[[float], bool], what: str) -> Callable[[str],
 
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            value = float(text if text.isascii() and "_" not in text else "nan")
         except ValueError:
             value = float("nan")
         if value != value or not is_right(value):
@@ -61,7 +67,19 @@ def directions_flag(text: str) -> str:
     """The type of ``--lang-pairs``: directions, or a file of them, as fairseq's flag takes."""
     if not os.path.isfile(text):
         return text
-    return ",".join(Path(text).read_text(encoding="utf-8").replace(",", " ").split())
+    return ",".join(read_text(text).replace(",", " ").split())
+
+
+def seed(text: str) -> int:
+    """The type of ``--seed``: what every generator of random numbers takes."""
+    return whole_number(0)(text)
+
+
+def learning_rate(text: str) -> float:
+    """The type of ``--lr``."""
+    return real_number(lambda value: 0 < value <= LARGEST_RATE, f"a rate above 0, up to {LARGEST_RATE:g}")(
+        text
+    )
 
 
 def whole_numbers(what: str, *, distinct: bool = False) -> Callable[[str], list[int]]:
@@ -69,7 +87,9 @@ def whole_numbers(what: str, *, distinct: bool = False) -> Callable[[str], list[
 
     def parse(text: str) -> list[int]:
         parts = text.split(",")
-        is_right = all(part.isdecimal() for part in parts)
+        is_right = all(
+            part.isdecimal() and len(part) <= len(str(MOST)) and int(part) <= MOST for part in parts
+        )
         if not is_right or (distinct and len({*map(int, parts)}) < len(parts)):
             raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
         return [int(part) for part in parts]
@@ -307,7 +327,7 @@ def add_masks_run_through(parser: argparse.ArgumentParser) -> None:
         help="compare with the overlap of these masks, whatever the model runs through (default: --masks)",
     )
     add_allow_other_checkpoint(parser)
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of tests by random relabelling")
+    parser.add_argument("--seed", type=seed, default=1, metavar="N", help="of tests by random relabelling")
 
 
 def add_missing_direction(parser: argparse.ArgumentParser) -> None:

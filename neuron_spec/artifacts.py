@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import importlib.metadata
 import json
@@ -208,15 +209,35 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text as it is: Python's text mode would turn a carriage return into a line break.
+
+    Split it at line feeds, not with splitlines, which takes further characters for line breaks.
+
+    Raises:
+        ArtifactError: if it is a Git-LFS pointer, or not UTF-8.
+    """
+    content = Path(path).read_bytes()
+    refuse_pointer(content, path)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        got, mend = (
+            ("UTF-16, as Windows PowerShell writes", "iconv -f utf-16 -t utf-8")
+            if is_utf16
+            else (str(error), None)
+        )
+        raise ArtifactError("a text is not UTF-8", where=path, got=got, mend=mend) from error
+
+
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
     """The lines of a text, each of which ends with a line break; a carriage return is none.
 
     Raises:
-        ArtifactError: if it is a Git-LFS pointer.
+        ArtifactError: as `read_text`.
     """
-    content = Path(path).read_bytes()
-    refuse_pointer(content, path)
-    return content.decode("utf-8").split("\n")[:-1]
+    return read_text(path).split("\n")[:-1]
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -308,9 +329,11 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> tuple[dict[str, tor
     require_file(path, what)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            said = file.metadata() or {}
+            metadata = {key: json.loads(value, parse_constant=_no_number) for key, value in said.items()}
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118  (no dict)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    # Of a header's JSON, nested deep too; of a dtype that torch has not.
+    except (SafetensorError, ValueError, RecursionError, LookupError, AttributeError, RuntimeError) as error:
         raise ArtifactError(
             f"{what} cannot be read",
             where=path,
@@ -539,7 +562,12 @@ def training_command(folder: str | os.PathLike[str]) -> list[str]:
     mark = Path(folder) / _TRAINED
     if not mark.is_file():
         return []
-    words = shlex.split(mark.read_text(encoding="utf-8").partition("\n")[0])
+    try:
+        words = shlex.split(read_text(mark).partition("\n")[0])
+    except ValueError:  # a quote that does not end
+        words = []
+    if len(words) < 2:
+        return []
     # Another place on every machine; earlier versions remembered it.
     if "--user-dir" in words:
         words[words.index("--user-dir") + 1] = USER_DIR

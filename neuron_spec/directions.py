@@ -146,6 +146,20 @@ def parse_directions(text: str | Iterable[str]) -> list[Direction]:
     return directions
 
 
+def is_direction(value: object) -> bool:
+    """a direction such as de-en"""  # a form, which `forms.require_form` quotes
+    return isinstance(value, str) and bool(Direction.parse(value))
+
+
+def are_directions(value: object) -> bool:
+    """a list of directions, each once"""  # as `is_direction`
+    return (
+        isinstance(value, list)
+        and all(isinstance(name, str) for name in value)
+        and bool(parse_directions(value))
+    )
+
+
 def as_directions(directions: Iterable[Direction | str]) -> list[Direction]:
     """Directions, or what names them, as directions.
 

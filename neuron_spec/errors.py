@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 # As Python ends the traceback of one of ours: class, message, and then the end or an empty line.
 _IN_TRACEBACK = re.compile(rf"^{re.escape(__name__)}\.\w+: (.+?)(?=\n\n|\n?\Z)", re.DOTALL | re.MULTILINE)
@@ -48,11 +49,30 @@ class NeuronSpecError(Exception):
         expected: object = None,
         mend: str | None = None,
     ) -> None:
-        parts = [what]
-        for label, value in (("where", where), ("got", got), ("expected", expected), ("mend", mend)):
-            if value is not None:
-                parts.append(f"  {label + ':':<10}{value}")
-        super().__init__("\n".join(parts))
+        self._parts = {"where": where, "got": got, "expected": expected, "mend": mend}
+        self._what = what
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        said = {label: value for label, value in self._parts.items() if value is not None}
+        return "\n".join([self._what, *(f"  {label + ':':<10}{value}" for label, value in said.items())])
+
+    def found_in(self, file: object) -> None:
+        """Say that this is about a file, where the message names none yet."""
+        where = self._parts["where"]
+        if str(file) not in str(where):
+            self._parts["where"] = file if where is None else f"{file}: {where}"
+            self.args = (self._text(),)
+
+
+@contextmanager
+def in_file(path: object) -> Iterator[None]:
+    """Inside the block, which looks at what a file holds, an error of ours names the file."""
+    try:
+        yield
+    except NeuronSpecError as error:
+        error.found_in(path)
+        raise
 
 
 def message_in(error: BaseException) -> str | None:

@@ -16,7 +16,7 @@ PACKAGE = Path(neuron_spec.__file__).parent
 # Lowest first: a module may import from its own floor and from those below.
 FLOORS = (
     ("errors",),
-    ("languages",),
+    ("languages", "forms"),
     ("directions",),
     ("artifacts",),
     ("statistics", "arguments", "shared"),
@@ -47,6 +47,7 @@ REGISTERED = {
 }
 WITHOUT_FAIRSEQ = (
     "errors",
+    "forms",
     "languages",
     "directions",
     "artifacts",

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_spec.arguments import ALPHA, SAMPLES, output_folder
+from neuron_spec.arguments import ALPHA, SAMPLES, output_folder, real_number, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the JSON and not the tables")
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=whole_number(1),
         default=SAMPLES,
         metavar="N",
         help="samples of sentences (default %(default)s)",
     )
     parser.add_argument(
         "--alpha",
-        type=float,
+        type=real_number(lambda value: 0 < value < 1, "a fraction between 0 and 1"),
         default=ALPHA,
         metavar="P",
         help="a win or loss is a two-sided p below it (default %(default)s)",

@@ -28,8 +28,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.arguments import output_folder
-from neuron_spec.artifacts import CORPUS_CARD, hash_file, read_json, require_file
+from neuron_spec.arguments import output_folder, seed, whole_number
+from neuron_spec.artifacts import CORPUS_CARD, hash_file, require_file
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import CorpusError
 from neuron_spec.languages import (
@@ -48,6 +48,7 @@ FORMS = (
 )
 
 # Of flags that are not given.
+MOST_SENTENCES = 10**8  # that a flag may ask for; text of one's own may be longer
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "toy": {"vocab_size": 500, "valid_size": 200, "test_size": 200, "train_size": 3000},
     "homeassistant": {
@@ -84,7 +85,7 @@ _CORPORA_OF = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     path = partial(parser.add_argument, type=Path)
-    number = partial(parser.add_argument, type=int, metavar="N")
+    number = partial(parser.add_argument, type=whole_number(1, MOST_SENTENCES), metavar="N")
     parser.add_argument(
         "corpus", choices=_DEFAULTS, help="which corpus; text: your own; existing: a data-bin"
     )
@@ -95,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="xx,yy",
         help="languages besides English; existing: all, in the order of a checkpoint's --langs",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the split, of tiers, and of the toy text")
+    parser.add_argument("--seed", type=seed, default=1, help="of the split, of tiers, and of the toy text")
     number("--vocab-size", help="SentencePiece pieces")
     number("--valid-size", help="validation messages, or verses")
     number("--test-size", help="test messages, or verses")
@@ -141,9 +142,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"ec30: the folder of {of_ec30}; text: as --train (default: lines held out from training)",
         )
     large.add_argument(
-        "--shards", type=int, metavar="N", help="parts of the training text (default: ec30 5, text 1)"
+        "--shards",
+        type=whole_number(1, 10_000),
+        metavar="N",
+        help="parts of the training text (default: ec30 5, text 1)",
     )
-    large.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    large.add_argument(
+        "--workers", type=whole_number(1, 10_000), metavar="N", help="processes (default: one a core)"
+    )
     own = parser.add_argument_group(
         "text, existing", "your own parallel text, or a data-bin made elsewhere: docs/own-text.md"
     )
@@ -175,9 +181,6 @@ def run(args: argparse.Namespace) -> None:
     for name, value in _DEFAULTS[args.corpus].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name in ("valid_size", "test_size", "train_size"):
-        if (size := getattr(args, name)) is not None and size < 1:
-            raise CorpusError(f"bad --{name.replace('_', '-')}", got=size, expected="1 or more")
     langs = args.langs and args.langs.split(",")
     require_fairseq_codes(langs or ())
     has_english = args.corpus != "existing" and any(map(is_english, langs or ()))
@@ -282,10 +285,7 @@ def _zero_shot(text: str, langs: list[str]) -> list[tuple[str, str]]:
 
 
 def _workers(args: argparse.Namespace) -> int:
-    workers = len(os.sched_getaffinity(0)) if args.workers is None else args.workers
-    if args.shards < 1 or workers < 1:
-        raise CorpusError("bad --shards or --workers", got=f"{args.shards}, {workers}", expected="1 or more")
-    return int(workers)
+    return len(os.sched_getaffinity(0)) if args.workers is None else int(args.workers)
 
 
 def _build_text(args: argparse.Namespace, asked_langs: list[str] | None) -> bool:
@@ -361,11 +361,9 @@ def _families(asked: str | None, langs: Sequence[str]) -> dict[str, str]:
                 "--families names other languages", got=", ".join(unknown), expected=", ".join(langs)
             )
     elif asked:
-        content = read_json(asked, "families of the languages")
-        given = content.get("families", content) if isinstance(content, dict) else None
-        if not isinstance(given, dict) or not all(isinstance(family, str) for family in given.values()):
-            expected = 'JSON such as {"de": "Germanic"}, or a corpus card'
-            raise CorpusError("not a file of families", where=asked, expected=expected)
+        from neuron_spec.corpora.build import read_families
+
+        given = read_families(asked)
     families = {code: given.get(code) or family_of(code) for code in langs}
     say_unknown_families(families, mend="--families xx=Family")
     return families

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
+from neuron_spec.arguments import whole_number
 from neuron_spec.backends.fairseq.config import keep_config, read_flags
 
 
@@ -37,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _number_of_gpus(text: str) -> int | Literal["all"]:
     if text == "all":
         return "all"
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more, nor 'all'")
-    return int(text)
+    return whole_number(1)(text)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from neuron_spec.arguments import (
     output_file,
     whole_number,
 )
+from neuron_spec.errors import in_file
 from neuron_spec.neurons.choices import ACTIVE_RULES, WHOLE, part_flag
 
 if TYPE_CHECKING:
@@ -141,5 +142,6 @@ def _of_fairseq(args: argparse.Namespace) -> ActivationCounts:
         flags += ["--skip-invalid-size-inputs-valid-test", "--all-gather-list-size", str(2**22)]
         flags += ["--profile-dtype", args.dtype, "--num-workers", str(args.num_workers)]
         flags += ["--count-padding"] * args.count_padding + ["--cpu"] * args.cpu
-        validate([*flags, *args.fairseq_flags])
+        with in_file(args.path):
+            validate([*flags, *args.fairseq_flags])
     return ActivationCounts.load(args.output)

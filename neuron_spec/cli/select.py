@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from neuron_spec.arguments import input_file, output_file
+from neuron_spec.arguments import input_file, output_file, seed
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.choices import DEFAULT_CORE, DEFAULT_K, METHODS, NEURON_SETS, SIDES
 
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default {DEFAULT_CORE})",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help=f"matched-random: of the draw (default {DEFAULT_SEED})"
+        "--seed", type=seed, metavar="N", help=f"matched-random: of the draw (default {DEFAULT_SEED})"
     )
     parser.add_argument(
         "--swap",

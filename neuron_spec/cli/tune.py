@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.arguments import input_file, output_folder, real_number, whole_number
+from neuron_spec.arguments import input_file, learning_rate, output_folder, real_number, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 LOSSES = "losses.json"
@@ -31,7 +31,6 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    positive = real_number(lambda x: 0 < x < float("inf"), "a number above 0")
     number = whole_number(1)
     parser.add_argument("--hf", required=True, metavar="MODEL", help="the folder or name of a model")
     parser.add_argument(
@@ -58,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--updates", type=number, default=1000, metavar="N", help="default %(default)s")
     parser.add_argument(
-        "--lr", type=positive, metavar="X", help="peak, then linearly to 0 (default: joint 1e-4, delta 1e-3)"
+        "--lr",
+        type=learning_rate,
+        metavar="X",
+        help="peak, then linearly to 0 (default: joint 1e-4, delta 1e-3)",
     )
     parser.add_argument(
         "--warmup-updates", type=whole_number(0), metavar="N", help="default: a tenth of the updates"

@@ -24,10 +24,11 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.corpora.checks import check_disk
-from neuron_spec.directions import Direction
+from neuron_spec.directions import Direction, are_directions
 from neuron_spec.errors import ArtifactError, CorpusError
 from neuron_spec.export.folder import PIECES
-from neuron_spec.languages import ENGLISH, family_of
+from neuron_spec.forms import number, require_form
+from neuron_spec.languages import ENGLISH, PIVOT, family_of, is_code
 
 SPLITS = TRAIN, VALID, TEST = "train", "valid", "test"
 VOCABULARY = "SentencePiece BPE, joint over all languages"
@@ -64,6 +65,16 @@ class Corpus(Description):
         return [ENGLISH, *self.pairs[TRAIN]]
 
 
+def _is_language(code: Any) -> bool:
+    """a language code"""
+    return isinstance(code, str) and is_code(code)
+
+
+def _is_family(name: Any) -> bool:
+    """the name of a family"""
+    return isinstance(name, str) and bool(name.strip())
+
+
 def corpus_folder(data_bin: str | Path) -> Path:
     """The folder that holds a data-bin; of a sharded one (``shard0:shard1``), the folder above all shards."""
     first = Path(str(data_bin).split(":")[0])
@@ -77,10 +88,61 @@ def pieces_model(data_bin: str | Path) -> Path | None:
     return next((file for of in places if (file := of / PIECES).is_file()), None)
 
 
-def card_of(data_bin: str | Path) -> dict[str, Any] | None:
-    """The corpus card beside a data-bin of ours; None for a data-bin made elsewhere."""
+def card_of(data_bin: str | Path, *needed: str) -> dict[str, Any] | None:
+    """The corpus card beside a data-bin of ours; None for a data-bin made elsewhere.
+
+    Raises:
+        ArtifactError: as `read_card`.
+    """
     path = corpus_folder(data_bin) / CORPUS_CARD
-    return read_json(path, "corpus card") if path.is_file() else None
+    return read_card(path, *needed) if path.is_file() else None
+
+
+_COUNTS = {str: number(0, whole=True)}
+_CARD = {
+    "name": str,
+    "langs": [_is_language],
+    "lang_pairs": are_directions,
+    "pairs": {TRAIN: _COUNTS, str: _COUNTS},
+    "families": {str: str},
+    "tiers": {str: str},
+    "sources": [{"name": str, "licence": str}],
+    "leak_report": {},
+    "vocabulary": {},
+    "raw_sha256": {str: str},
+    "signature": {},
+    PIVOT: (_is_language, None),
+}
+
+
+def read_card(path: Path, *needed: str) -> dict[str, Any]:
+    """A corpus card.
+
+    Args:
+        needed: keys that it has to have.
+
+    Raises:
+        ArtifactError: if it is missing, lacks one, or is damaged.
+    """
+    card = read_json(path, "corpus card")
+    form = {key if key in needed else f"{key}?": form for key, form in _CARD.items()}
+    mend = "make it by neuron-spec data text, or neuron-spec data existing; or take it away: all but families and a "
+    mend += "report's lines on the corpus goes without"
+    require_form(card or None, form, "a corpus card", path, headline="not a corpus card", mend=mend)
+    return dict(card)
+
+
+def read_families(path: str | Path) -> dict[str, str]:
+    """Language -> family, of a JSON file of these alone, or of a corpus card.
+
+    Raises:
+        ArtifactError: if it is missing, or another thing.
+    """
+    content = read_json(path, "families of the languages")
+    families = content.get("families", content) if isinstance(content, dict) else content
+    headline = 'not a file of families: JSON such as {"de": "Germanic"}, or a corpus card'
+    require_form(families, {str: _is_family}, "a file of families", path, headline=headline)
+    return dict(families)
 
 
 def training_pairs(card: Mapping[str, Any], direction: Direction) -> int:

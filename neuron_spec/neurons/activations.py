@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.directions import Direction
-from neuron_spec.errors import ArtifactError, SelectionError
+from neuron_spec.directions import Direction, as_directions
+from neuron_spec.errors import ArtifactError, SelectionError, in_file
 from neuron_spec.neurons.by_direction import ByDirection
 from neuron_spec.neurons.choices import SIDES
 
 ATTENTIONS = ("self_attn", "encoder_attn")
 _SITE = re.compile(rf"({'|'.join(SIDES)})\.layers\.(\d+)(?:\.({'|'.join(ATTENTIONS)}))?")
 _TOKENS = "tokens."
+MOST_TOKENS = 2**40  # of a direction: sums over the neurons of a layer stay far below 2**63
 TOKENS_AT_LEAST = {"tokens": "at least"}  # in the metadata of counts that do not say of how many tokens
 
 
@@ -83,11 +84,54 @@ class ActivationCounts(ByDirection):
     """
 
     what, command = "profile", "profile"
+    form = {"tokens?": str, "part?": str}
 
     directions: list[Direction]
     counts: dict[str, Tensor]
     tokens: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.directions = as_directions(self.directions)
+        self.require_counts()
+
+    def require_counts(self) -> None:
+        """That these can be counts: of the right shape, and none below 0 or above its direction's tokens.
+
+        Raises:
+            ArtifactError: if not.
+        """
+        if {*self.tokens} != {*SIDES}:
+            got, expected = (", ".join(sides) or "none" for sides in (self.tokens, SIDES))
+            raise ArtifactError("a profile without the tokens of both sides", got=got, expected=expected)
+        for side, tokens in self.tokens.items():
+            self.require_shape(tokens, torch.int64, what=f"damaged profile: tokens of the {side}")
+            if bool(((tokens < 0) | (tokens > MOST_TOKENS)).any()):
+                raise ArtifactError(
+                    f"damaged profile: tokens of the {side}",
+                    got=f"from {int(tokens.min())} to {int(tokens.max())}",
+                    expected=f"numbers of tokens, from 0 to {MOST_TOKENS}",
+                )
+        for layer, counts in self.counts.items():
+            what = f"damaged profile: layer {layer}"
+            layer_order(layer)
+            self.require_shape(counts, torch.int64, "ffn", what=what)
+            most = self.tokens[side_of(layer)].unsqueeze(1)
+            if is_head_site(layer) or not counts.size(1):
+                raise ArtifactError(
+                    what, got=f"{list(counts.shape)}", expected="counts of the neurons of an FFN"
+                )
+            for name, is_wrong in (
+                ("below 0", counts < 0),
+                ("above the tokens of its direction", counts > most),
+            ):
+                if bool(is_wrong.any()):
+                    row, neuron = is_wrong.nonzero()[0].tolist()
+                    raise ArtifactError(
+                        f"{what}: a count {name}",
+                        got=f"{int(counts[row, neuron])} of {int(most[row])} tokens of {self.directions[row]}",
+                        expected="on how many of the tokens a neuron was active",
+                    )
 
     @classmethod
     def zeros(
@@ -156,7 +200,12 @@ class ActivationCounts(ByDirection):
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``profile.safetensors``; metadata in its header, as JSON."""
+        """Write ``profile.safetensors``; metadata in its header, as JSON.
+
+        Raises:
+            ArtifactError: as `require_counts`.
+        """
+        self.require_counts()
         self.write(path, self.counts | {_TOKENS + side: self.tokens[side] for side in SIDES})
 
     @classmethod
@@ -168,9 +217,16 @@ class ActivationCounts(ByDirection):
         """
         directions, tensors, metadata = cls.read(path, *(_TOKENS + side for side in SIDES))
         tokens = {side: tensors.pop(_TOKENS + side) for side in SIDES}
-        profile = cls(directions, tensors, tokens, metadata)
-        for layer, counts in tensors.items():
-            profile.require_shape(
-                counts, torch.int64, "ffn", what=f"damaged profile: layer {layer}", where=path
-            )
+        with in_file(path):
+            profile = cls(directions, tensors, tokens, metadata)
+            for side in SIDES:
+                layers = [layer for layer in profile.layers if side_of(layer) == side]
+                wanted = [f"{side}.layers.{number}" for number in range(len(layers))]
+                if layers != (wanted or [f"{side}.layers.0"]):
+                    raise ArtifactError(
+                        f"a profile without all layers of the {side}",
+                        got=", ".join(layers) or "none",
+                        expected=f"{side}.layers.0 and so on, without a gap",
+                        mend="profile the checkpoint again",
+                    )
         return profile

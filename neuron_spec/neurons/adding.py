@@ -12,6 +12,7 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.choices import SIDES
+from neuron_spec.neurons.counting import REAL_TOKENS
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.selection import Percent, ks_per_direction, only_side, parse_k, select
 
@@ -33,7 +34,7 @@ def add_directions(
 
     Raises:
         SelectionError: if a direction has masks already, or the masks were selected in another way, or with another k
-            than the one given or with none that is known.
+            than the one given or with none that is known; or if the profile is of part of a set, or counts padding.
         ModelError: if the masks are of attention heads too, or the profile is of another model.
         DirectionError: if the profile does not have a direction.
     """
@@ -45,6 +46,7 @@ def add_directions(
             expected="new directions",
             mend="name the new ones with --lang-pairs, or select all of them again",
         )
+    _require_whole(profile)
     if masks.head_sites:
         raise ModelError(
             "a profile has no attention heads, of which these masks are too",
@@ -75,6 +77,19 @@ def add_directions(
     kept = {layer: torch.cat([masks.kept[layer], added.kept[layer]]) for layer in masks.layers}
     metadata: dict[str, Any] = {**made, "k_percent": k_percent}
     return NeuronMasks([*masks.directions, *asked], kept, metadata)
+
+
+def _require_whole(profile: ActivationCounts) -> None:
+    """Raises: SelectionError if the profile counts part of its set, or padding: other counts than the masks are from."""
+    counted = (profile.metadata.get("signature") or {}).get("parameters", {}).get("counted", REAL_TOKENS)
+    part = profile.metadata.get("part")
+    if part is not None or counted != REAL_TOKENS:
+        raise SelectionError(
+            "new directions are selected from all of a set, as those that are there",
+            got=f"a profile of part {part}" if part is not None else f"a profile of {counted}",
+            expected=f"one of {REAL_TOKENS}, of the whole set",
+            mend="profile them without --part and --count-padding, or select all directions again",
+        )
 
 
 def _ks(known: Mapping[str, set[str]], k: Percent | None, *, only: str | None) -> dict[str, Fraction]:

@@ -14,8 +14,25 @@ import torch
 from torch import Tensor
 
 from neuron_spec.artifacts import differences, load_tensors, save_tensors, without_who_made_it
-from neuron_spec.directions import Direction, as_directions, parse_directions
+from neuron_spec.directions import Direction, are_directions, as_directions, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError
+from neuron_spec.forms import require_form
+
+_TEXT = (str, None)
+# What headers say of who made a file; which of it is there, the kinds differ in.
+_METADATA = {
+    "directions": are_directions,
+    "signature?": {
+        "stage?": str,
+        "inputs?": {str: str},
+        "parameters?": {},
+        "versions?": {},
+        "command?": _TEXT,
+    },
+    "checkpoint_sha256?": _TEXT,
+    "dictionary_sha256?": _TEXT,
+    "langs?": ([str], None),
+}
 
 
 def pack(kept: Tensor) -> Tensor:
@@ -33,10 +50,13 @@ def require_packed(
     packed: Mapping[str, Tensor], rows: int, sizes: Mapping[str, Sequence[int]], *, where: object, what: str
 ) -> None:
     """Raises: ArtifactError if the bits are not those of ``rows`` masks of these sizes."""
-    shapes = {key: tuple(bits.shape) for key, bits in packed.items()}
-    wanted = {key: (rows, *size[:-1], -(-size[-1] // 8)) for key, size in sizes.items()}
+    shapes = {key: (*bits.shape, bits.dtype) for key, bits in packed.items()}
+    wanted = {key: (rows, *size[:-1], -(-size[-1] // 8), torch.uint8) for key, size in sizes.items()}
     if shapes != wanted:
-        raise ArtifactError(f"damaged {what}", where=where, **differences(shapes, wanted))
+        raise ArtifactError(f"damaged {what}", where=where, **differences(shapes, wanted, at_most=4))
+    for key, bits in packed.items():
+        if (beyond := -sizes[key][-1] % 8) and bits[..., -1].bitwise_and(2**beyond - 1).any():
+            raise ArtifactError(f"damaged {what}: bits beyond the last unit", where=where, got=key)
 
 
 class ByDirection:
@@ -47,6 +67,7 @@ class ByDirection:
         metadata: how they were made.
         what, command: the kind of file, and what of ``neuron-spec`` makes it, in messages.
         format: in the file's header, if it has one.
+        form: what the header says besides, as `forms.require_form` takes it.
     """
 
     directions: list[Direction]
@@ -54,6 +75,7 @@ class ByDirection:
     what: ClassVar[str]
     command: ClassVar[str]
     format: ClassVar[int | str | None] = None
+    form: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def names(self) -> list[str]:
@@ -130,6 +152,8 @@ class ByDirection:
             raise ArtifactError(
                 f"not a {cls.what}", where=path, mend=f"make one with neuron-spec {cls.command}"
             )
+        mend = f"make it again with neuron-spec {cls.command}"
+        require_form(metadata, {**_METADATA, **cls.form}, f"a {cls.what}", path, mend=mend)
         return parse_directions(metadata.pop("directions")), tensors, metadata
 
 

@@ -18,6 +18,7 @@ from neuron_spec.errors import ModelError
 from neuron_spec.neurons.activations import ActivationCounts, layer_order, side_of
 from neuron_spec.neurons.choices import Part
 
+REAL_TOKENS = "real tokens"  # what a profile counts, by its signature, unless padding is counted too
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # So many hidden vectors are compared and added up at a time: few enough for a CPU's cache, and on a GPU
@@ -46,7 +47,7 @@ def profile_signature(
     parameters = {
         "subset": subset,
         "directions": [str(direction) for direction in directions],
-        "counted": "every position, padding too" if count_padding else "real tokens",
+        "counted": "every position, padding too" if count_padding else REAL_TOKENS,
         "dtype": str(dtype).removeprefix("torch."),
         **of_part,
         **({} if missing_direction == MISSING_DIRECTION[0] else {"missing_direction": missing_direction}),

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from neuron_spec.artifacts import differences, hash_state, write_json
 from neuron_spec.directions import Direction, as_directions, parse_directions
-from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.errors import ArtifactError, ModelError, in_file
+from neuron_spec.forms import number
 from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
 
@@ -51,6 +52,14 @@ class NeuronMasks(Masks):
 
     what, command, format = "mask file", "select", 1
     kind, how, origin = "masks", "profile them too", "are from the profile of"
+    form = {
+        "widths": {str: number(1, 2**31, whole=True)},
+        "k_percent?": {str: {str: number(0, 100)}},
+        "method?": str,
+        "neuron_sets?": str,
+        "only_side?": str,
+        "dropped_neurons?": str,
+    }
 
     directions: list[Direction]
     kept: dict[str, Tensor]
@@ -226,7 +235,11 @@ class NeuronMasks(Masks):
         widths: dict[str, int] = metadata.pop("widths")
         sizes = {site: [width] for site, width in widths.items()}
         require_packed(packed, len(directions), sizes, where=path, what=cls.what)
-        return cls(directions, {site: unpack(packed[site], widths[site]) for site in widths}, metadata)
+        with in_file(path):
+            masks = cls(directions, {site: unpack(packed[site], widths[site]) for site in widths}, metadata)
+            if not masks.kept:
+                raise ArtifactError("a mask file without masks", expected="a layer or more")
+            return masks
 
     def side(self, side: str) -> dict[str, Tensor]:
         """The kept neurons of the encoder's or decoder's layers."""

@@ -9,6 +9,7 @@ Axis letters: N directions, F ffn. True = kept.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from neuron_spec.neurons.activations import ActivationCounts, is_head_site, lang
 from neuron_spec.neurons.choices import DEFAULT_CORE, DEFAULT_K, NEURON_SETS, SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
+_EXPONENT = re.compile(r"e[+-]?[0-9_]{3}", re.IGNORECASE)
 Percent = int | float | Fraction | str
 Ks = Mapping[str, Sequence[Fraction]]  # side -> k of each direction
 _HALF, _LOW = 32, 2**32 - 1  # of an int64: bits, and the lower ones
@@ -42,7 +44,8 @@ def parse_k(value: Percent, name: str = "k") -> Fraction:
         SelectionError: if it is not a number in (0, 100].
     """
     try:
-        percent = Fraction(str(value))  # 99.9 is meant, not the nearest binary number
+        # 99.9 is meant, not the nearest binary number; an exponent beyond any percentage would take minutes.
+        percent = Fraction(0 if _EXPONENT.search(str(value)) else str(value))
     except (ValueError, ZeroDivisionError):
         percent = Fraction(0)
     if not 0 < percent <= 100:

@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import completed, read_json, recorded_command, write_json, write_text
+from neuron_spec.forms import require_form, well_formed
 from neuron_spec.pages.page import (
     Block,
     Page,
@@ -34,6 +35,10 @@ from neuron_spec.pages.tables import Cell, shown_p, signed
 
 FAMILY_HEADER = ("same family", "other families", "p")  # of `family_cells`
 FAMILY_P = "p: the share of all ways to deal families out, or of random ones, that separate at least as well; one-sided."
+
+
+_FORM = {"signature": {"inputs": {str: str}, "parameters": {}, "command?": (str, None)}}
+_MEND = "give the same command again into another folder, or take this one away"
 
 
 @dataclass(frozen=True)
@@ -117,13 +122,15 @@ class StudyPage:
         """
         sections = []
         for name, folder in folders.items():
-            content = read_json(folder / f"{self.name}.json", self.name)
-            pictures = {}
+            file, pictures = folder / f"{self.name}.json", {}
+            content = read_json(file, self.name)
+            require_form(content, _FORM, self.name, file, mend=_MEND)
             for figure, caption in self.captions.items():
                 on_page = self.picture_name.format(folder=name.replace("/", "-"), figure=figure)
                 for picture in left_in(folder / self.figures, figure, on_page, caption):
                     pictures[figure] = picture
-            shown = self.show(content, pictures)
+            with well_formed(self.name, file, mend=_MEND):
+                shown = self.show(content, pictures)
             more = again(recorded_command(content.get("signature"), folder), f"{name}/{self.name}.md")
             sections.append(Section(name, [*shown.blocks, *more], shown.sections))
         return Section(self.title, [*map(Paragraph, self.about)], sections)

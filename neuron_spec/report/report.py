@@ -36,7 +36,7 @@ from neuron_spec.report.sets import of_first_seed, sets
 from neuron_spec.scoring import zero_shot
 from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.comparison_files import compared
-from neuron_spec.scoring.published import published_section, read_published
+from neuron_spec.scoring.published import Published, published_section, read_published
 from neuron_spec.scoring.systems import (
     CONTINUATION,
     DENSE,
@@ -85,7 +85,7 @@ def write_report(folder: Path, published: Path | None = None) -> list[Path]:
 
 
 def _write_report(folder: Path, published: Path | None) -> list[Path]:
-    run = read_run(folder)
+    run, published_scores = read_run(folder), read_published(published) if published else None
     if not run.card:
         print(f"left out: {_no_card(run)}", file=sys.stderr)
     comparisons = {path: compared(path, systems) for path, systems in planned_comparisons(run).items()}
@@ -96,7 +96,7 @@ def _write_report(folder: Path, published: Path | None) -> list[Path]:
         [
             scores(run, comparisons),
             *differences(comparisons),
-            *(_beside_published(run, published) if published else ()),
+            *(_beside_published(run, published_scores) if published_scores else ()),
             *_zero_shot(run),
             *sets(run),
             *_of_studies(run),
@@ -111,8 +111,7 @@ def _write_report(folder: Path, published: Path | None) -> list[Path]:
     return [folder / REPORT, folder / REPORT_HTML]
 
 
-def _beside_published(run: Run, published: Path) -> Iterator[Section]:
-    published_scores = read_published(published)
+def _beside_published(run: Run, published_scores: Published) -> Iterator[Section]:
     for seed in run.seeds:
         section = published_section(seed.evaluations, published_scores)
         is_alone = len(run.seeds) == 1

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON, read_json
+from neuron_spec.artifacts import CORPUS_CARD, SCORES_JSON
+from neuron_spec.corpora.build import read_card
 from neuron_spec.errors import ArtifactError
 from neuron_spec.languages import family_of, set_pivot
 from neuron_spec.neurons.masks import NeuronMasks
@@ -145,44 +146,8 @@ def _evaluated(folder: Path) -> list[str]:
 
 
 def _read_card(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    card = read_json(path, "corpus card of the run")
-    expected = {
-        "name": str,
-        "lang_pairs": list,
-        "pairs": dict,
-        "families": dict,
-        "tiers": dict,
-        "sources": list,
-        "leak_report": dict,
-        "signature": dict,
-    }
-    content = card if isinstance(card, dict) else {}
-    missing = [key for key, kind in expected.items() if not isinstance(content.get(key), kind)]
-    if not missing:
-        missing += [] if _is_counts(content["pairs"]) else ["numbers of pairs by split, train among them"]
-        missing += [] if all(map(_is_source, content["sources"])) else ["name and licence of each source"]
-    if missing:
-        raise ArtifactError(
-            "not a corpus card",
-            where=path,
-            got=f"no {', '.join(missing)}",
-            expected="a corpus.json by neuron-spec data",
-            mend="make it by neuron-spec data text, or neuron-spec data existing; or take it away, and the report leaves it out",
-        )
-    return dict(card)
-
-
-def _is_counts(pairs: dict[str, Any]) -> bool:
-    is_whole = all(
-        isinstance(of, dict) and all(isinstance(n, int) for n in of.values()) for of in pairs.values()
-    )
-    return is_whole and "train" in pairs
-
-
-def _is_source(source: object) -> bool:
-    return isinstance(source, dict) and {"name", "licence"} <= source.keys()
+    needed = ("name", "lang_pairs", "pairs", "families", "tiers", "sources", "leak_report", "signature")
+    return read_card(path, *needed) if path.is_file() else None
 
 
 def _read_seed(folder: Path, number: int | None, masks: Path, systems: Sequence[str]) -> Seed:

@@ -10,8 +10,8 @@ from typing import Any
 
 from neuron_spec.arguments import ALPHA, SAMPLES
 from neuron_spec.artifacts import completed, read_json, write_json, write_text
-from neuron_spec.directions import GROUPS, Direction
-from neuron_spec.errors import ArtifactError
+from neuron_spec.directions import GROUPS, Direction, is_direction
+from neuron_spec.forms import form_of, require_form
 from neuron_spec.pages.page import (
     Block,
     Bullets,
@@ -90,6 +90,18 @@ def compared(
     return read_comparison(path)
 
 
+_FORM = form_of(
+    Comparison,
+    but={
+        "directions": [
+            form_of(DirectionComparison, but={"direction": is_direction, "seeds": [form_of(SeedResult), 1]}),
+            1,
+        ],
+        "groups": [form_of(GroupComparison), 1],
+    },
+)
+
+
 def read_comparison(path: Path) -> Comparison:
     """Read a ``comparison.json``.
 
@@ -99,28 +111,29 @@ def read_comparison(path: Path) -> Comparison:
         ArtifactError: if it is missing or not of the form that neuron-spec writes.
     """
     content = read_json(path, "comparison")
-    try:
-        for row in (*content["directions"], *content["groups"]):
-            row |= {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}
-        for row in content["directions"]:
-            row["direction"] = Direction.parse(row["direction"])
-            row["seeds"] = [SeedResult(**seed) for seed in row["seeds"]]
-        for row in content["groups"]:
-            if "interval" in row:  # of an earlier version: over directions, as if they were a sample
+    if isinstance(content, dict) and isinstance(groups := content.get("groups"), list):
+        for row in groups:
+            if (
+                isinstance(row, dict) and "interval" in row
+            ):  # of an earlier version: over directions, as if a sample
                 del row["interval"]
-                row |= {"sign_flip_p_value": row.pop("p_value"), "over_sentences": None, "over_seeds": None}
-            for name in ("over_sentences", "over_seeds"):
-                row[name] = row[name] and Uncertainty(**row[name])
-        content["directions"] = [DirectionComparison(**row) for row in content["directions"]]
-        content["groups"] = [GroupComparison(**row) for row in content["groups"]]
-        return Comparison(**content)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            "a comparison is not of the form that neuron-spec writes",
-            where=path,
-            got=f"{type(error).__name__}: {error}",
-            mend="delete its folder; it is made again",
-        ) from error
+                row |= {
+                    "sign_flip_p_value": row.pop("p_value", None),
+                    "over_sentences": None,
+                    "over_seeds": None,
+                }
+    require_form(content, _FORM, "a comparison", path, mend="delete its folder; it is made again")
+    for row in (*content["directions"], *content["groups"]):
+        row |= {name: OverSeeds(**row[name]) for name in ("baseline", "score", "difference")}
+    for row in content["directions"]:
+        row["direction"] = Direction.parse(row["direction"])
+        row["seeds"] = [SeedResult(**seed) for seed in row["seeds"]]
+    for row in content["groups"]:
+        for name in ("over_sentences", "over_seeds"):
+            row[name] = row[name] and Uncertainty(**row[name])
+    content["directions"] = [DirectionComparison(**row) for row in content["directions"]]
+    content["groups"] = [GroupComparison(**row) for row in content["groups"]]
+    return Comparison(**content)
 
 
 def as_plain(comparison: Comparison) -> dict[str, Any]:

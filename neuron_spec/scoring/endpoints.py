@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neuron_spec.artifacts import write_text
+from neuron_spec.artifacts import read_text, write_text
 from neuron_spec.errors import ArtifactError
 from neuron_spec.pages.tables import csv_text
-from neuron_spec.scoring.logs import read_text
 
 SENTENCES = "sentences"  # folder of an evaluation, a CSV per direction
 
@@ -105,8 +104,17 @@ class SentenceScores:
             columns = np.array([[float(x or "nan") for x in row] for row in rows]).reshape(len(rows), -1).T
             if any(x and not math.isfinite(float(x)) for row in rows for x in row):
                 raise ValueError("a score that is no finite number")
+            if len({*header}) < len(header):
+                raise ValueError("a column twice")
             scores = cls(**dict(zip(header, columns, strict=True)))
-        except (ValueError, TypeError) as error:
+            least = {"text_nll": 0, "tag_nll": 0, "text_tokens": 1}
+            if low := [
+                name
+                for name, of in least.items()
+                if ((x := getattr(scores, name)) is not None and (x < of).any())
+            ]:
+                raise ValueError(f"{low[0]} below {least[low[0]]}")
+        except (ValueError, TypeError, csv.Error) as error:
             raise ArtifactError(
                 "sentence scores are damaged", where=path, got=error, mend="evaluate again"
             ) from error

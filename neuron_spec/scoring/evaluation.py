@@ -23,6 +23,7 @@ from neuron_spec.artifacts import (
     SOURCES,
     is_already_here,
     read_json,
+    read_text,
     require_file,
     require_writable,
     signature_in,
@@ -31,12 +32,12 @@ from neuron_spec.artifacts import (
     write_text,
 )
 from neuron_spec.directions import GROUPS, Direction
-from neuron_spec.errors import ArtifactError, DirectionError
+from neuron_spec.errors import ArtifactError, DirectionError, in_file
+from neuron_spec.forms import form_of, number, require_form
 from neuron_spec.languages import ENGLISH, PIVOT, UNKNOWN, language, pivot
 from neuron_spec.pages.tables import Cell, csv_text, fixed, markdown_table, percent
 from neuron_spec.scoring.endpoints import BLEU, CHRF, COMET, NLL, SENTENCES, SentenceScores
 from neuron_spec.scoring.language_id import LanguageIdentifier
-from neuron_spec.scoring.logs import read_text
 from neuron_spec.scoring.metrics import (
     OFFICIAL_TOKENIZER,
     DirectionScore,
@@ -418,6 +419,33 @@ def add(folder: Path, evaluation: Evaluation, wanted: Mapping[str, Any], name: s
     return together
 
 
+_FRACTION = number(0, 1 + 1e-9)
+_POINTS = number(0, 100 + 1e-9)  # a perfect BLEU is a little above 100
+_COUNT = number(0, whole=True)
+_SCORES = form_of(
+    DirectionScore,
+    but={
+        "bleu": _POINTS,
+        "chrf": _POINTS,
+        "sentences": number(1, whole=True),
+        "hypothesis_tokens": _COUNT,
+        "reference_tokens": _COUNT,
+        "empty_fraction": _FRACTION,
+        "off_target_fraction": (_FRACTION, None),
+        "language_id_accuracy_fraction": (_FRACTION, None),
+    },
+)
+del _SCORES["direction"]  # the key of the rest
+_FORM = {
+    "directions": {str: _SCORES},
+    "signature": {"inputs?": {str: str}, "parameters?": {}, "versions?": {}, "command?": (str, None)},
+    "families": {str: str},
+    "tiers": {str: str},
+    "off_target_note?": (str, None),
+    f"{PIVOT}?": (str, None),
+}
+
+
 def read_evaluation(output_dir: str | Path) -> Evaluation:
     """Read what `write_evaluation` wrote.
 
@@ -427,22 +455,16 @@ def read_evaluation(output_dir: str | Path) -> Evaluation:
     folder = Path(output_dir)
     mend = "run `neuron-spec evaluate` to the end"
     content = read_json(require_file(folder / SCORES_JSON, "complete evaluation", mend), "scores")
-    try:
-        named = content["directions"].items()
-        scores = [_score(name, values) for name, values in named]
-        made_from, families, tiers = content["signature"], content["families"], content["tiers"]
-    except (AttributeError, KeyError, TypeError) as error:
+    require_form(content, _FORM, "an evaluation", folder / SCORES_JSON, mend="evaluate again")
+    with in_file(folder / SCORES_JSON):
+        scores = [_score(name, values) for name, values in content["directions"].items()]
+    made_from, families, tiers = content["signature"], content["families"], content["tiers"]
+    if not scores:
         raise ArtifactError(
-            "scores are not of the form that neuron-spec writes",
-            where=folder / SCORES_JSON,
-            got=f"{type(error).__name__}: {error}",
-            expected=f"directions with {', '.join(f.name for f in fields(DirectionScore)[1:])}",
-            mend=mend,
-        ) from error
+            "an evaluation of no direction", where=folder / SCORES_JSON, mend="evaluate again"
+        )
     paths = {s.direction: (folder / SENTENCES / f"{s.direction}.csv", s.sentences) for s in scores}
     sentences = {d: SentenceScores.read(path, n) for d, (path, n) in paths.items() if path.is_file()}
-    for of in scores:
-        _require_numbers(of, folder / SCORES_JSON)
     outputs, note = [_read_outputs(folder, s) for s in scores], content.get("off_target_note")
     around = content.get(PIVOT, ENGLISH)
     return Evaluation(made_from, outputs, scores, families, tiers, sentences, note, around)
@@ -452,20 +474,6 @@ def _score(direction: str, values: Mapping[str, Any]) -> DirectionScore:
     """With what earlier versions did not write, where it follows from the rest."""
     of_lengths = lengths(values["hypothesis_tokens"], values["reference_tokens"])
     return DirectionScore(direction=Direction.parse(direction), **{**of_lengths, **values})
-
-
-def _require_numbers(of: DirectionScore, where: Path) -> None:
-    for f in fields(of):
-        kind, value = str(f.type), getattr(of, f.name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if kind.startswith(("int", "float")) and not is_number and not (value is None and "None" in kind):
-            raise ArtifactError(
-                "a score is not a number",
-                where=where,
-                got=f"{f.name} of {of.direction}: {value!r}",
-                expected="a finite number",
-                mend="evaluate again",
-            )
 
 
 def _read_outputs(folder: Path, of: DirectionScore) -> Outputs:

@@ -15,8 +15,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from neuron_spec.arguments import STRONGEST
 from neuron_spec.artifacts import hash_text, read_json, write_json
 from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.forms import number, require_form
 from neuron_spec.scoring.metrics import DirectionScore
 
 LENPEN_JSON = "lenpen.json"
@@ -30,6 +32,14 @@ class Tried(NamedTuple):
     lenpen: float
     bleu: float
     length_ratio: float
+
+
+_PENALTY = number(-STRONGEST, STRONGEST)
+_FORM = {
+    "lenpen": _PENALTY,
+    "grid": [{"lenpen": _PENALTY, "bleu": float, "length_ratio": float}],
+    "signature": {"inputs": {}, "parameters": {"subset": str, "directions": [str]}},
+}
 
 
 @dataclass(frozen=True)
@@ -100,20 +110,14 @@ class LengthPenalty:
         mend = "name a folder that neuron-spec evaluate --tune-lenpen wrote, or its lenpen.json"
         if not path.is_file():
             raise ArtifactError("no chosen length penalty", where=path, mend=mend)
-        content = read_json(path, "length penalty")
-        try:
-            tried = [Tried(**{key: float(value) for key, value in one.items()}) for one in content["grid"]]
-            value, made = float(content["lenpen"]), dict(content["signature"])
-            is_right = (
-                value in [one.lenpen for one in tried]
-                and isinstance(made["inputs"], dict)
-                and {"subset", "directions"} <= dict(made["parameters"]).keys()
+        content, what = read_json(path, "length penalty"), "not a chosen length penalty"
+        require_form(content, _FORM, "a length penalty", path, headline=what, mend=mend)
+        tried = [Tried(**one) for one in content["grid"]]
+        if content["lenpen"] not in [one.lenpen for one in tried]:
+            raise ArtifactError(
+                what, where=path, got=f"{content['lenpen']}, which is not in its grid", mend=mend
             )
-        except (AttributeError, KeyError, TypeError, ValueError):
-            is_right = False
-        if not is_right:
-            raise ArtifactError("not a chosen length penalty", where=path, mend=mend)
-        return cls(value, tried, made)
+        return cls(float(content["lenpen"]), tried, dict(content["signature"]))
 
     def require_same(self, beam: int, data_sha256: str, *, where: object) -> None:
         """That it was chosen with this beam, on validation text of this data-bin.

@@ -7,7 +7,6 @@ T, wherever there is one: fairseq before 0.9 prints none.
 
 from __future__ import annotations
 
-import codecs
 import re
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 
-from neuron_spec.artifacts import require_file
+from neuron_spec.artifacts import read_text, require_file
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError
 from neuron_spec.languages import UNKNOWN, is_code, is_english, language
@@ -192,24 +191,6 @@ def say_where_logs_differ(
         )
 
 
-def read_text(path: Path) -> str:
-    """The text as it is: Python's text mode would turn a carriage return into a line break.
-
-    Split it at line feeds, not with splitlines, which takes further characters for line breaks.
-    """
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        got, mend = (
-            ("UTF-16, as Windows PowerShell writes", "iconv -f utf-16 -t utf-8")
-            if is_utf16
-            else (str(error), None)
-        )
-        raise ArtifactError("a text is not UTF-8", where=path, got=got, mend=mend) from error
-
-
 # One log --------------------------------------------------------------------------------------
 
 
@@ -250,7 +231,7 @@ def _read(path: Path) -> _Log:
         kind, sentence, text = match[1], int(match[2]), match[3].removesuffix("\r") if is_crlf else match[3]
         if kind in "HD":
             score, tab, text = text.partition("\t")
-            if not tab or (value := _number(score)) is None:
+            if not tab or (value := _number(score)) is None or value != value:
                 raise _malformed(path, number, line, f"'{kind}-<id>', score and text, parted by tabs")
             if kind == "H" and value > best.setdefault(sentence, value):
                 better_later.add(sentence)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from neuron_spec.artifacts import require_file
+from neuron_spec.artifacts import read_text, require_file
 from neuron_spec.directions import Direction
-from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.errors import ArtifactError, NeuronSpecError, in_file
 from neuron_spec.pages.page import Paragraph, Section, Table
 from neuron_spec.pages.tables import Cell
 from neuron_spec.scoring.evaluation import ALL, Evaluation
@@ -81,13 +82,17 @@ def read_published(path: str | Path) -> Published:
     Raises:
         ArtifactError: if it is missing, or a line is not of the form that its README describes.
     """
-    text = require_file(path, "file of published scores").read_text(encoding="utf-8")
+    text = read_text(require_file(path, "file of published scores"))
     lines = csv.DictReader(io.StringIO(text))
     if tuple(lines.fieldnames or ()) != _COLUMNS:
         raise _malformed(path, 1, str(lines.fieldnames), f"the columns {', '.join(_COLUMNS)}")
     published = Published({system: {} for system in SYSTEMS}, {}, {})
     seen = set()
-    for line in lines:
+    try:
+        rows = [*lines]
+    except csv.Error as error:
+        raise _malformed(path, lines.line_num, str(error), "comma-separated values") from error
+    for number, line in enumerate(rows, start=2):
         *key, value = (line[column] for column in _COLUMNS)
         system, metric, scope, tier, group = key
         problem = None
@@ -97,17 +102,22 @@ def read_published(path: str | Path) -> Published:
             problem = ",".join(key), "each figure once"
         elif scope != _MEAN and metric != "bleu":
             problem = f"{metric} of {scope}", "of single directions, BLEU alone"
+        elif len(line) > len(_COLUMNS):
+            problem = f"{len(line)} columns and more", f"the columns {', '.join(_COLUMNS)}"
         try:
             figure = float(value)
         except (TypeError, ValueError):
+            figure = math.nan
+        if not math.isfinite(figure):
             problem = problem or (repr(value), "a number")
         if problem:
-            raise _malformed(path, lines.line_num, *problem)
+            raise _malformed(path, number, *problem)
         seen.add(tuple(key))
         if scope == _MEAN:
             published.means[system, metric, tier, group] = figure
         else:
-            direction = Direction.parse(scope)
+            with in_file(f"{path}, line {number}"):
+                direction = Direction.parse(scope)
             published.directions[system][direction] = figure
             published.members[direction] = tier, group
     return published

@@ -20,6 +20,7 @@ from neuron_spec.arguments import MISSING_DIRECTION
 from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
 from neuron_spec.backends.fairseq.checkpoints import (
     flag_name,
+    no_model,
     require_same_sizes,
     require_same_tokens,
     require_trainable,
@@ -30,7 +31,7 @@ from neuron_spec.backends.fairseq.finite import NotFinite
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, languages_of
 from neuron_spec.backends.fairseq.logged import require_logged, require_trackers
 from neuron_spec.directions import Direction, direction_id, direction_of
-from neuron_spec.errors import ModelError
+from neuron_spec.errors import ModelError, message_in
 from neuron_spec.languages import require_fairseq_codes
 from neuron_spec.models.neuron_spec_transformer import PLAIN, NeuronSpecTransformer
 from neuron_spec.neurons.choices import NEURON_SETS
@@ -134,11 +135,16 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         if not from_checkpoint:
             require_trackers(self.args)
             args.langs, args.lang_dict = list(self.langs), None  # for checkpoints, as in setup_task
-        if ARCH_MODEL_REGISTRY.get(args.arch) in PLAIN:
-            # A plain transformer, as stock fairseq trains it: the same model, able to take masks.
-            model = NeuronSpecTransformer.build_model(args, self)
-        else:
-            model = super().build_model(args, from_checkpoint)
+        try:
+            if ARCH_MODEL_REGISTRY.get(args.arch) in PLAIN:
+                # A plain transformer, as stock fairseq trains it: the same model, able to take masks.
+                model = NeuronSpecTransformer.build_model(args, self)
+            else:
+                model = super().build_model(args, from_checkpoint)
+        except Exception as error:  # of flags that were changed, which fairseq does not look at, any
+            if not from_checkpoint or message_in(error) is not None:
+                raise
+            raise no_model(error) from error
         if not isinstance(model, NeuronSpecTransformer):
             raise ModelError(
                 "this task needs a transformer",

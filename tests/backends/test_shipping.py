@@ -18,7 +18,7 @@ CARD = {
     "name": "toy",
     "langs": ["en", "qa"],
     "sources": [],
-    "pairs": {},
+    "pairs": {"train": {}},
     "vocabulary": {},
     "raw_sha256": {"train.qa-en.en": "1", "test.qa-en.en": "2"},
 }
@@ -30,6 +30,7 @@ def shipped(tmp_path: Path) -> Path:
     state = {
         "cfg": {
             "task": argparse.Namespace(data="/home/somebody/data", lr=[0.1]),
+            "model": {},
             "common": {"user_dir": "x"},
         },
         "model": {"encoder.embed": tied, "decoder.embed": tied, "mask_rows": torch.tensor([1, -1])},

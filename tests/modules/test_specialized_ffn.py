@@ -405,21 +405,3 @@ def test_a_mask_at_the_address_of_a_former_one_is_not_taken_for_it():
         alive.append(torch.ones(4, WIDTH, dtype=torch.bool))
     ffn.fc1.set_mask(alive[-1])
     torch.testing.assert_close(ffn(x, only(0)), FFN(specialized=False)(x, None))
-
-
-@pytest.mark.parametrize("layer", ["fc1", "fc2"])
-@torch.no_grad()
-def test_what_is_gathered_for_evaluation_follows_a_bias_that_changes(layer):
-    ffn, x = FFN(ffn_path="gather").eval(), inputs()
-    ffn(x, only(0))
-    getattr(ffn, layer).bias.add_(1)
-    torch.testing.assert_close(ffn(x, only(0)), ffn.reference(x, only(0)))
-
-
-@torch.no_grad()
-def test_what_is_gathered_for_evaluation_follows_the_semantics():
-    ffn, x = FFN(ffn_path="gather").eval(), inputs()
-    before = ffn(x, only(0))
-    ffn.fc1.dropped_neurons = "zero"
-    assert not torch.allclose(ffn(x, only(0)), before)
-    torch.testing.assert_close(ffn(x, only(0)), ffn.reference(x, only(0)))

@@ -5,6 +5,7 @@ from neuron_spec.artifacts import save_tensors
 from neuron_spec.directions import parse_directions
 from neuron_spec.errors import ArtifactError, SelectionError
 from neuron_spec.neurons.activations import ActivationCounts, layer_order, side_of
+from neuron_spec.neurons.choices import SIDES
 
 DIRECTIONS = parse_directions("en-qa,qa-en")
 WIDTHS = {"encoder.layers.0": 5, "encoder.layers.1": 9, "decoder.layers.0": 3}
@@ -110,3 +111,27 @@ def test_bad_files(tmp_path):
         save_tensors(path, {"encoder.layers.0": wrong, **tokens}, {"directions": ["en-qa", "qa-en"]})
         with pytest.raises(ArtifactError, match="damaged profile"):
             ActivationCounts.load(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda counts, tokens: counts["encoder.layers.0"].__setitem__((0, 0), -1), "below 0"),
+        (lambda counts, tokens: counts["encoder.layers.0"].__setitem__((1, 2), 11), "above the tokens"),
+        (lambda counts, tokens: tokens["decoder"].fill_(-1), "tokens of the decoder"),
+        (lambda counts, tokens: tokens["decoder"].fill_(2**62), "tokens of the decoder"),
+        (lambda counts, tokens: tokens.pop("decoder"), "both sides"),
+        (lambda counts, tokens: counts.update({"encoder.layers.0": torch.ones(2, 3)}), "layer encoder.layers.0"),
+        (lambda counts, tokens: counts.update({"encoder.blocks.0": torch.zeros(2, 3).long()}), "not a site"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_counts_is_refused_in_memory_and_before_it_is_written(spoil, said, tmp_path):
+    directions = parse_directions("en-de,de-en")
+    counts, tokens = {"encoder.layers.0": torch.full((2, 3), 10)}, {s: torch.full((2,), 10) for s in SIDES}
+    profile = ActivationCounts(directions, counts, tokens)
+    spoil(counts, tokens)
+    with pytest.raises(ArtifactError, match=said):
+        ActivationCounts(directions, counts, tokens)
+    with pytest.raises(ArtifactError, match=said):
+        profile.save(tmp_path / "p.safetensors")
+    assert not [*tmp_path.iterdir()]

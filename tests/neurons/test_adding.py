@@ -107,3 +107,18 @@ def test_what_would_touch_the_others_or_differ_from_them_is_refused():
     heads = {**old.kept, "encoder.layers.0.self_attn": torch.ones(2, 4, dtype=torch.bool)}
     with pytest.raises(ModelError, match="attention heads"):
         add_directions(NeuronMasks(old.directions, heads, old.metadata), new)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [{"part": "1/2"}, {"signature": {"parameters": {"counted": "every position, padding too"}}}],
+    ids=["part", "padding"],
+)
+def test_a_profile_of_part_of_a_set_or_of_padding_is_none_of_all(made):
+    profile = profile_of(NEW)
+    profile.metadata |= made
+    with pytest.raises(SelectionError, match="from all of a set"):
+        add_directions(select(profile_of(OLD)), profile)
+    profile.metadata["signature"] = {"parameters": {"counted": "real tokens"}}
+    profile.metadata.pop("part", None)
+    add_directions(select(profile_of(OLD)), profile)

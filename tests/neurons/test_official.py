@@ -17,7 +17,10 @@ from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.neurons.official import masks_in, read_counts, read_masks, write_masks
 
 DIRECTIONS = parse_directions("en-de,de-en,en-deu_Latn")
-WIDTHS = {"encoder.layers.0": 24, "encoder.layers.1": 24, "decoder.layers.0": 40, "decoder.layers.10": 40}
+WIDTHS = {
+    **{f"encoder.layers.{number}": 24 for number in range(2)},
+    **{f"decoder.layers.{number}": 40 for number in range(11)},  # 10 comes after 9
+}
 DIMS = {layer: 6 if layer.startswith("encoder") else 8 for layer in WIDTHS}
 SHAPES = {layer: (width, DIMS[layer]) for layer, width in WIDTHS.items()}
 

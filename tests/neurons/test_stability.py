@@ -172,5 +172,7 @@ def test_masks_that_a_profile_does_not_give():
 def test_a_direction_without_tokens():
     empty = profile()
     empty.tokens["decoder"][1] = 0
+    for counts in empty.counts.values():
+        counts[1] = 0
     with pytest.raises(SelectionError, match="no tokens"):
         select_again(selected(profile()), empty)

@@ -333,7 +333,7 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path, evaluation, capsys, va
     bleu = evaluation.scores[0].bleu
     path.write_text(text.replace(f'"bleu": {bleu}', f'"bleu": {value}', 1), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    with pytest.raises(ArtifactError, match=r"not (a number|valid JSON)"):
+    with pytest.raises(ArtifactError, match=r"not (of the form|valid JSON)"):
         read_evaluation(tmp_path / "other")
     assert (
         main(["compare", str(tmp_path / "one"), str(tmp_path / "other"), "--output", str(tmp_path / "c")])

@@ -23,7 +23,6 @@ from fairseq import utils
 from fairseq.data import (
     BaseWrapperDataset,
     ConcatDataset,
-    Dictionary,
     FairseqDataset,
     LanguagePairDataset,
     SampledMultiDataset,
@@ -33,6 +32,7 @@ from fairseq.data import (
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
 
 from neuron_spec.artifacts import hash_file
+from neuron_spec.backends.fairseq.data_bin import read_dictionary
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ArtifactError, ModelError
 
@@ -209,7 +209,7 @@ class DirectionTaggedDataset(BaseWrapperDataset):
 
 def _require_same_symbols(file: Path, symbols: Sequence[str], fixed: str) -> None:
     """That a data-bin's dictionary gives its symbols the numbers that they have in another, which may hold more."""
-    of_data = Dictionary.load(str(file)).symbols
+    of_data = read_dictionary(file).symbols
     for number, (ours, theirs) in enumerate(zip_longest(of_data, symbols[: len(of_data)])):
         # What fairseq fills a dictionary up with is in no text.
         if ours != theirs and not ours.startswith("madeupword"):

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import utils
+from fairseq import checkpoint_utils, utils
+from omegaconf import OmegaConf
 
 from neuron_spec.artifacts import differences, hash_state, hash_text, load_saved
 from neuron_spec.backends.fairseq import compat as compat
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens, file_of_flag, languages_of
-from neuron_spec.directions import Direction, direction_of
-from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.directions import Direction, direction_id, direction_of, parse_directions
+from neuron_spec.errors import ArtifactError, ModelError, in_file
+from neuron_spec.forms import number, require_form
+from neuron_spec.modules.finite import not_finite
 from neuron_spec.neurons.activations import layer_order
 from neuron_spec.neurons.by_direction import Masks
 from neuron_spec.neurons.masks import NeuronMasks
@@ -26,6 +29,132 @@ _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
 # Flags that name a file, for languages whose own are not to be taken from the data-bin.
 DICTIONARIES = ("fixed_dictionary", "source_dict", "target_dict")
 _LAST = "checkpoint_last.pt"  # from which fairseq resumes, unless --restore-file names another
+
+
+def _are_tokens(value: Any) -> bool:
+    """the encoder's language token and the decoder's, each src, tgt or null"""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) == 2
+        and {*map(str, value)} <= {"src", "tgt", "None"}
+    )
+
+
+def _are_names(value: Any) -> bool:
+    """names, as text or a list, each once"""
+    names = value.split(",") if isinstance(value, str) else value
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return is_list and len({*names}) == len(names)
+
+
+def _is_style(value: Any) -> bool:
+    """multilingual or mbart"""
+    return value in ("multilingual", "mbart")
+
+
+def _is_token(value: Any) -> bool:
+    """src or tgt"""
+    return value in ("src", "tgt")
+
+
+_POSITIONS = (number(1, whole=True), None)
+_TASK = {
+    "lang_pairs?": (_are_names, None),
+    "langs?": (_are_names, None),
+    "langtoks?": ({str: _are_tokens}, None),
+    "langtoks_specs?": (_are_names, None),
+    "lang_tok_style?": (_is_style, None),
+    "encoder_langtok?": (_is_token, None),
+    "decoder_langtok?": (bool, None),
+    "max_source_positions?": _POSITIONS,
+    "max_target_positions?": _POSITIONS,
+    **{f"{name}?": (str, None) for name in ("data", "lang_dict", *DICTIONARIES)},
+}
+_STATE: dict[str, Any] = {"optimizer_history?": [{}], "extra_state?": {}, "task_state?": {}}
+
+
+def _require_form(state: Any, path: object) -> None:
+    """Raises: ArtifactError if what was unpickled is not what fairseq saves."""
+    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
+        raise ArtifactError(
+            "not a fairseq checkpoint", where=path, expected="weights and configuration of fairseq-train"
+        )
+    how = {
+        "headline": "a checkpoint is not of the form that fairseq-train writes",
+        "mend": "it is damaged or was changed: copy or train it again",
+    }
+    plain: dict[str, Any] = {
+        key: state[key] for key in ("optimizer_history", "extra_state", "task_state") if key in state
+    }
+    if state.get("cfg"):
+        cfg = state["cfg"]
+        plain["cfg"] = {of: _plain(each) for of, each in cfg.items()} if isinstance(cfg, Mapping) else cfg
+        form: dict[str, Any] = {**_STATE, "cfg": {"task": _TASK, "model": {"arch?": (str, None)}}}
+    else:
+        plain["args"], form = _plain(state["args"]), {**_STATE, "args": _TASK}
+    require_form(plain, form, "a checkpoint", path, **how)
+    weights = state["model"]
+    is_whole = isinstance(weights, Mapping) and bool(weights)
+    bad = [name for name, value in weights.items() if not _is_weight(name, value)] if is_whole else ["model"]
+    if bad:
+        got = weights[bad[0]] if is_whole else weights
+        raise ArtifactError(
+            how["headline"],
+            where=path,
+            got=f"{bad[0]}: {_said_of(got)}",
+            expected="weights by name, each a tensor that holds its numbers; those of an FFN matrices",
+            mend=how["mend"],
+        )
+
+    if found := not_finite(weights):
+        raise ModelError(
+            "the checkpoint has weights that are no numbers",
+            where=path,
+            got=": ".join(found),
+            mend="its training diverged: take an earlier checkpoint, or train with a lower --lr",
+        )
+
+
+def _plain(flags: Any) -> Any:
+    """A namespace, or a configuration, as the mapping that it is."""
+    if OmegaConf.is_config(flags):
+        return OmegaConf.to_container(flags)
+    return vars(flags) if isinstance(flags, argparse.Namespace) else flags
+
+
+def _is_weight(name: object, value: object) -> bool:
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        return False
+    is_matrix = not name.endswith((".fc1.weight", ".fc2.weight")) or (value.dim() == 2 and value.numel() > 0)
+    is_real = not name.endswith((".weight", ".bias")) or value.is_floating_point()
+    return value.layout == torch.strided and not value.is_meta and is_matrix and is_real
+
+
+def _said_of(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"{value.dtype} {list(value.shape)}, {value.layout}, on {value.device.type}"
+
+
+def load_model(path: Path, task: Any, overrides: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+    """A checkpoint's model in memory, and its configuration.
+
+    Raises:
+        NeuronSpecError: naming the file, if its weights or flags make no model of the task.
+    """
+    with in_file(path):
+        (model,), cfg = checkpoint_utils.load_model_ensemble([str(path)], dict(overrides or {}), task)
+    return model, cfg
+
+
+def no_model(error: Exception) -> ModelError:
+    """What is raised where fairseq cannot build the model that a checkpoint's flags describe."""
+    return ModelError(
+        "the checkpoint's flags describe no model that can be built",
+        got=(str(error) or repr(error)).splitlines()[0][:200],
+        mend="it is damaged or was changed: copy or train it again",
+    )
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -41,11 +170,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         expected="a complete checkpoint written by fairseq-train",
         mend="the file is damaged, cut short, or of another kind: copy or train it again",
     )
-    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
-        raise ArtifactError(
-            "not a fairseq checkpoint", where=path, expected="weights and configuration of fairseq-train"
-        )
-    return state
+    _require_form(state, path)
+    return dict(state)
 
 
 def flags_of(state: Mapping[str, Any], of: str) -> dict[str, Any]:
@@ -92,7 +218,10 @@ def task_args(
     pairs = values["lang_pairs"]
     values["lang_pairs"] = pairs.split(",") if isinstance(pairs, str) else list(pairs)
     near = where if isinstance(where, str | os.PathLike) else None
-    values["langs"] = languages_of(values, near)
+    with in_file(where):
+        values["langs"] = languages_of(values, near)
+        for direction in parse_directions(values["lang_pairs"]):
+            direction_id(direction, values["langs"])
     # They are read: whoever goes on with these flags needs no file.
     values["lang_dict"] = None
     values["fixed_dictionary"] = fixed_dictionary or values.get("fixed_dictionary")

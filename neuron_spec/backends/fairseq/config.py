@@ -9,13 +9,16 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from neuron_spec.arguments import MOST
 from neuron_spec.artifacts import require_file, write_text
-from neuron_spec.errors import ArtifactError
+from neuron_spec.errors import ArtifactError, in_file
+from neuron_spec.forms import number, require_form
 
 TOKENS_PER_UPDATE = "tokens-per-update"
 MAX_TOKENS = "max-tokens"
@@ -49,10 +52,6 @@ def read_flags(
         config = _with_update_freq(path, config, gpus)
     flags: list[str] = []
     for key, value in config.items():
-        if isinstance(value, dict | list) or value is None or not isinstance(key, str):
-            raise ArtifactError(
-                "config value is not one number, word or switch", where=f"{path}: {key}", got=repr(value)
-            )
         _require_plain(path, key, value)
         if value is not False:
             flags += [f"--{key}"] if value is True else [f"--{key}", str(value)]
@@ -60,7 +59,9 @@ def read_flags(
         return flags
     from neuron_spec.backends.fairseq.commands import unknown_training_flags  # loads fairseq
 
-    if unknown := unknown_training_flags(flags):
+    with in_file(path):
+        unknown = unknown_training_flags(flags)
+    if unknown:
         raise ArtifactError(
             "config file has keys that fairseq-train does not know",
             where=path,
@@ -103,10 +104,16 @@ def updates_of(tokens_per_update: int, gpus: int, max_tokens: int) -> tuple[int,
     The smallest update_freq, and so the fullest batches, with max_tokens no larger than given and more
     than half of it; None if there is none.
     """
-    fewest = -(-tokens_per_update // (gpus * max_tokens))
+    each, left = divmod(tokens_per_update, gpus)
+    fewest = -(-each // max_tokens)
+    if left or not each:
+        return None
+    if fewest > max_tokens:  # whichever are fewer to try
+        fitting = next((n for n in range(max_tokens, max_tokens // 2, -1) if each % n == 0), None)
+        return (fitting, each // fitting) if fitting else None
     for update_freq in range(fewest, 2 * fewest + 1):
-        if tokens_per_update % (gpus * update_freq) == 0:
-            fitting = tokens_per_update // (gpus * update_freq)
+        if each % update_freq == 0:
+            fitting = each // update_freq
             return (fitting, update_freq) if 2 * fitting > max_tokens else None
     return None
 
@@ -114,17 +121,34 @@ def updates_of(tokens_per_update: int, gpus: int, max_tokens: int) -> tuple[int,
 def _read(path: str | os.PathLike[str]) -> dict[Any, Any]:
     content = require_file(path, "config file").read_bytes()
     try:
-        config = yaml.safe_load(content.decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        text = content.decode("utf-8")
+        config, tree = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    # A tag or date that its text does not fit is a bare ValueError, a number beyond measure an OverflowError.
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError, AttributeError) as error:
         raise ArtifactError("config file is not YAML", where=path, got=str(error)) from error
     if not isinstance(config, dict):
         raise ArtifactError("config file is not a mapping of flags", where=path, got=type(config).__name__)
+    keys = (
+        Counter(key.value for key, _ in tree.value if isinstance(key, yaml.ScalarNode)) if tree else Counter()
+    )
+    if twice := [key for key, times in keys.items() if times > 1]:
+        raise ArtifactError(
+            "config file names a flag twice",
+            where=path,
+            got=", ".join(twice),
+            mend="keep the one that is meant",
+        )
+    form = {str: (bool, number(-(2**63), 2**63), str)}
+    require_form(config, form, "a config", path, headline="config value is not one number, word or switch")
     return config
 
 
 def _require_plain(path: object, key: str, value: object) -> None:
     """That a key is one flag, and one that a file may set, and its value no flag, nor several lines of them."""
-    if key.replace("_", "-").lower() in _NOT_FROM_A_FILE:
+    name = key.replace("_", "-").lower()
+    if any(
+        flag.startswith(name) for flag in _NOT_FROM_A_FILE
+    ):  # an abbreviation is enough for fairseq's parser
         raise ArtifactError(
             "config file has a key that is not for files",
             where=path,
@@ -165,9 +189,9 @@ def _with_update_freq(
         )
     sizes: dict[str, int] = {key: config.get(key, 0) for key in (TOKENS_PER_UPDATE, MAX_TOKENS)}
     for key, size in sizes.items():
-        if type(size) is not int or size < 1:
+        if type(size) is not int or not 1 <= size <= MOST:
             raise ArtifactError(
-                f"{TOKENS_PER_UPDATE} needs two whole numbers above 0: itself and {MAX_TOKENS}",
+                f"{TOKENS_PER_UPDATE} needs two whole numbers above 0, up to {MOST}: itself and {MAX_TOKENS}",
                 where=f"{path}: {key}",
                 got=repr(size),
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,11 @@ from neuron_spec.languages import is_code
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
 
-_AT_ONCE = 2**22  # sentences
-_MAGIC_BYTES = 9  # by which fairseq knows the format
+_AT_ONCE = 2**22  # sentences, or numbers
+# What an index of --dataset-impl mmap begins with: its kind, version, code of the numbers, and sentences.
+_MAGIC, _HEADER = b"MMIDIDX\x00\x00", struct.Struct("<9sQBQ")
+_NUMBERS = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
+_OF_OTHERS = b"TNTIDX\x00\x00"  # the first bytes of an index of --dataset-impl cached, lazy or raw
 
 
 def shards_of(data_bin: Path) -> list[Path]:
@@ -115,10 +119,21 @@ def check_data_bin(
         )
     data_bin = folder_with(data_bin, split)
     require_dictionaries(data_bin, directions, dictionary)
+    counts: dict[str, dict[str, int | None]] = {}
     for file in files_of(data_bin, split, directions):
         require_file(file, "data file", "binarize the corpus again")
         if file.suffix == ".idx":
-            check_complete(file)
+            pair, lang = file.stem.rsplit(".", 1)
+            symbols = read_dictionary(Path(dictionary) if dictionary else data_bin / f"dict.{lang}.txt")
+            counts.setdefault(pair, {})[lang] = check_complete(file, len(symbols))
+    for pair, of in counts.items():
+        if len({*of.values()}) > 1:
+            raise ArtifactError(
+                "the two sides of a set are not parallel",
+                where=", ".join(str(data_bin / f"{pair}.{lang}.idx") for lang in of),
+                got=", ".join(f"{lang}: {count} sentences" for lang, count in of.items()),
+                mend="binarize both again from files of as many lines",
+            )
 
 
 def require_dictionaries(
@@ -169,7 +184,10 @@ def read_dictionary(file: Path) -> Dictionary:
     from fairseq.data import Dictionary
 
     try:
-        return Dictionary.load(str(require_file(file, "dictionary")))
+        dictionary = Dictionary.load(str(require_file(file, "dictionary")))
+        if len(dictionary) == dictionary.nspecial:
+            raise ValueError("no pieces")
+        return dictionary
     except ArtifactError:
         raise
     except Exception as error:  # fairseq raises bare ones of text that is not UTF-8
@@ -182,29 +200,48 @@ def read_dictionary(file: Path) -> Dictionary:
         ) from error
 
 
-def check_complete(index_file: Path) -> None:
-    """That an index can be read, each of its sentences has a token or more, and its data file is as long as it says.
+def check_complete(index_file: Path, symbols: int | None = None) -> int | None:
+    """That an index can be read, each of its sentences has a token or more, and its data file holds what it says.
+
+    Args:
+        symbols: of the dictionary, which no number in the data file reaches; None: they are not looked at.
+
+    Returns:
+        How many sentences there are; None of another of fairseq's formats, which it reads itself.
 
     Raises:
         ArtifactError: if not.
     """
-    from fairseq.data.indexed_dataset import MMapIndexedDataset
+    import numpy as np
 
-    data_file = index_file.with_suffix(".bin")
-    try:
-        index = MMapIndexedDataset.Index(str(index_file))
-        sizes, pointers = index.sizes, index._pointers
-        expected = int(pointers[-1] + sizes[-1] * index.dtype().itemsize) if len(index) else 0
-    except (AssertionError, ValueError, OSError, IndexError, struct.error) as error:
-        if isinstance(error, AssertionError) and os.path.getsize(index_file) >= _MAGIC_BYTES:
-            return  # another of fairseq's formats, which it reads itself
+    data_file, got = index_file.with_suffix(".bin"), index_file.stat().st_size
+    with open(index_file, "rb") as file:
+        header = file.read(_HEADER.size)
+    if header.startswith(_OF_OTHERS):
+        return None
+    magic, version, code, count = _HEADER.unpack(header.ljust(_HEADER.size, b"\0"))
+    is_known = (magic, version) == (_MAGIC, 1) and code in _NUMBERS
+    bytes_of_one = np.dtype(np.int32).itemsize + np.dtype(np.int64).itemsize
+    if not is_known or got != _HEADER.size + count * bytes_of_one:
         raise ArtifactError(
-            "index of a data file cannot be read",
+            "index of a data file cannot be read"
+            if not is_known
+            else "index of a data file is cut short or damaged",
             where=index_file,
-            got=str(error) or f"{os.path.getsize(index_file)} bytes",
+            got=f"{got} bytes" + (f", of {count} sentences" if is_known else ", which begin otherwise"),
+            expected=f"{_HEADER.size + count * bytes_of_one} bytes"
+            if is_known
+            else "an index by fairseq-preprocess",
             mend="binarize the corpus again",
-        ) from error
-    if len(index) and (least := int(sizes.min())) < 1:
+        )
+    if not count:
+        sizes, pointers = np.empty(0, np.int32), np.empty(0, np.int64)
+    else:
+        content = np.memmap(index_file, np.uint8, "r")
+        end = _HEADER.size + count * np.dtype(np.int32).itemsize
+        sizes, pointers = content[_HEADER.size : end].view("<i4"), content[end:].view("<i8")
+    item = np.dtype(_NUMBERS[code])
+    if count and (least := int(sizes.min())) < 1:
         raise ArtifactError(
             "index of a data file is damaged: a sentence without a token",
             where=index_file,
@@ -212,13 +249,14 @@ def check_complete(index_file: Path) -> None:
             expected="1 or more, its end among them",
             mend="copy it again, or binarize the corpus again",
         )
-    if (number := _misplaced(sizes, pointers, index.dtype().itemsize)) is not None:
+    if (number := _misplaced(sizes, pointers, item.itemsize)) is not None:
         raise ArtifactError(
             "index of a data file is damaged: a sentence that does not begin where the one before it ends",
             where=index_file,
             got=f"sentence {number + 1}, from byte {int(pointers[number])}",
             mend="copy it again, or binarize the corpus again",
         )
+    expected = int(pointers[-1]) + int(sizes[-1]) * item.itemsize if count else 0
     got = os.path.getsize(data_file) if data_file.is_file() else 0
     if got != expected:
         raise ArtifactError(
@@ -228,6 +266,27 @@ def check_complete(index_file: Path) -> None:
             expected=f"{expected} bytes",
             mend="copy it again, or binarize the corpus again",
         )
+    if symbols is not None and count:
+        least, most = _bounds(str(data_file), item.str, data_file.stat().st_mtime_ns)
+        if least < 0 or most >= symbols:
+            raise ArtifactError(
+                "a data file has numbers that the dictionary has no pieces for",
+                where=data_file,
+                got=f"numbers from {least} to {most}",
+                expected=f"from 0 to {symbols - 1}, as the dictionary has {symbols} pieces",
+                mend="take the dictionary that it was binarized with, or binarize it again",
+            )
+    return int(count)
+
+
+@cache  # a training and its validation ask again
+def _bounds(data_file: str, item: str, changed: int) -> tuple[int, int]:
+    """The least and the largest number in a data file."""
+    import numpy as np
+
+    content = np.memmap(data_file, np.dtype(item), "r")
+    parts = [content[start : start + _AT_ONCE] for start in range(0, len(content), _AT_ONCE)]
+    return min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
 
 
 def _misplaced(sizes: Any, pointers: Any, item_bytes: int) -> int | None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, tasks
+from fairseq import tasks
 from fairseq.models.transformer import TransformerModel
 from fairseq.modules import LearnedPositionalEmbedding, SinusoidalPositionalEmbedding
 from torch import Tensor
 
 from neuron_spec.backends.fairseq.asked import Asked
-from neuron_spec.backends.fairseq.checkpoints import as_start, token_flags
+from neuron_spec.backends.fairseq.checkpoints import as_start, load_model, token_flags
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import require_dictionaries, shards_of
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
@@ -46,7 +46,7 @@ class Exporter:
         flags = [*token_flags(asked.trained), "--missing-direction", missing_direction]
         cfg = generation_config(asked.path, _folder(asked), asked.directions, flags)
         self._task = tasks.setup_task(cfg.task)
-        (model,), self._saved = checkpoint_utils.load_model_ensemble([str(asked.path)], task=self._task)
+        model, self._saved = load_model(asked.path, self._task)
         self.model: NeuronSpecTransformer = model.float().eval()
         _require_plain(self.model, asked.path)
         self._rows = {of: self._rows_of(of) for of in asked.directions}  # refused before work starts

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, options, tasks, utils
+from fairseq import options, tasks, utils
 from fairseq.data import BaseWrapperDataset, data_utils
 from tqdm import tqdm
 
 from neuron_spec.backends.fairseq.asked import Asked
-from neuron_spec.backends.fairseq.checkpoints import token_flags
+from neuron_spec.backends.fairseq.checkpoints import load_model, token_flags
 from neuron_spec.backends.fairseq.commands import fixed_dictionary_in, generation_config, parsed, refuse
 from neuron_spec.backends.fairseq.data_bin import folder_with, joining_of, require_dictionaries, shards_of
 from neuron_spec.directions import Direction
@@ -167,7 +167,7 @@ class Translator:
                 self.cfg.common_eval.post_process, task.target_dictionary, self.cfg.task.data
             )
         self.overrides = _overrides(self.cfg.common_eval.model_overrides)
-        self.models, _ = checkpoint_utils.load_model_ensemble([str(path)], self.overrides, task)
+        self.models = [load_model(path, task, self.overrides)[0]]
         for model in self.models:
             model.prepare_for_inference_(self.cfg)
             model.to(dtype)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.data import Dictionary
 from fairseq.data.multilingual.multilingual_utils import augment_dictionary, get_lang_tok
 from fairseq.models import ARCH_MODEL_REGISTRY
 from torch import Tensor
@@ -33,7 +32,7 @@ from neuron_spec.backends.fairseq.checkpoints import (
     task_args,
     weights_sha256,
 )
-from neuron_spec.backends.fairseq.data_bin import shards_of
+from neuron_spec.backends.fairseq.data_bin import read_dictionary, shards_of
 from neuron_spec.backends.fairseq.language_tokens import LanguageTokens
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ArtifactError, ModelError
@@ -214,7 +213,7 @@ def _symbols(trained: argparse.Namespace, path: Path, data_bin: Path | None, sid
     file = _dictionary_file(trained, path, data_bin, side)
 
     def of(langs: Sequence[str]) -> list[str]:
-        dictionary = Dictionary.load(str(file))
+        dictionary = read_dictionary(file)
         style = trained.lang_tok_style or "multilingual"
         extra = getattr(trained, "extra_data", None)
         augment_dictionary(dictionary, list(langs), style, _kinds(trained), extra)

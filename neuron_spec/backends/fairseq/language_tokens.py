@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from neuron_spec.artifacts import read_text
 from neuron_spec.errors import ArtifactError, ModelError
 
 _MAIN = "main"  # fairseq's name for ordinary parallel text
@@ -133,7 +134,7 @@ def languages_of(values: Mapping[str, Any], near: str | os.PathLike[str] | None 
         return [*_parts(langs)]
     if file:
         holds = "the languages", "the languages in the order of training, one a line"
-        return file_of_flag("--lang-dict", file, near, *holds).read_text(encoding="utf-8").split()
+        return read_text(file_of_flag("--lang-dict", file, near, *holds)).split()
     pairs = [*_parts(values.get("lang_pairs") or ())]
     if not pairs:
         raise ModelError("no languages are named", mend="give --langs and --lang-pairs")

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, tasks, utils
+from fairseq import tasks, utils
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from neuron_spec.artifacts import completed, hash_text, read_json, write_json
+from neuron_spec.backends.fairseq.checkpoints import load_model
 from neuron_spec.backends.fairseq.commands import generation_config
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, folder_with, shards_of
 from neuron_spec.backends.fairseq.language_tags import language_tags, text_positions
@@ -121,7 +122,7 @@ class TeacherForced:
             )
         is_frozen = False
         if model is None:
-            (model,), saved = checkpoint_utils.load_model_ensemble([str(path)], task=task)
+            model, saved = load_model(path, task)
             is_frozen = getattr(saved.model, "base", None) == "frozen"
             if masks is not None:
                 model.set_masks(masks, task.langs)

@@ -16,12 +16,15 @@ from neuron_spec.artifacts import (
     versions,
     write_json,
 )
+from neuron_spec.corpora.build import read_card
 from neuron_spec.errors import ArtifactError
+from neuron_spec.forms import require_form
 
 if TYPE_CHECKING:  # a check is of files alone
     import torch
 
 _HELD_OUT = ("valid.", "test.")
+_OF_CORPUS = ("name", "langs", "sources", "pairs", "vocabulary")
 
 
 def shrink(path: Path, corpus: Path, output: Path) -> None:
@@ -34,7 +37,7 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
     from neuron_spec.backends.fairseq.checkpoints import as_start, read_checkpoint, weights_sha256
 
     state = read_checkpoint(path)
-    card = read_json(corpus / CORPUS_CARD, "corpus card")
+    card = read_card(corpus / CORPUS_CARD, *_OF_CORPUS, "raw_sha256")
     halves: dict[int, torch.Tensor] = {}  # by address, so that tied embeddings are stored once
     for value in state["model"].values():
         halves.setdefault(value.data_ptr(), value.half() if value.is_floating_point() else value.clone())
@@ -48,7 +51,7 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
             "file_sha256": hash_file(output),
             "weights_sha256": weights_sha256(small),
             "updates": small["optimizer_history"][-1].get("num_updates"),
-            "corpus": {key: card[key] for key in ("name", "langs", "sources", "pairs", "vocabulary")},
+            "corpus": {key: card[key] for key in _OF_CORPUS},
             "raw_sha256": card["raw_sha256"],
             "versions": versions(),
         },
@@ -69,12 +72,14 @@ def _without_paths(cfg: Any) -> Any:
 def check(signature: Path, corpus: Path) -> None:
     """Raises: ArtifactError if the checkpoint is damaged, or was trained with another split of the corpus."""
     known = read_json(signature, "signature of the checkpoint")
+    form = {"file_sha256": str, "raw_sha256": {str: str}}
+    require_form(known, form, "the signature of a checkpoint", signature)
     checkpoint = require_file(signature.with_suffix(".pt"), "shipped checkpoint")
     if (digest := hash_file(checkpoint)) != known["file_sha256"]:
         raise ArtifactError(
             "shipped checkpoint is damaged", where=checkpoint, got=digest, expected=known["file_sha256"]
         )
-    card = read_json(corpus / CORPUS_CARD, "corpus card")
+    card = read_card(corpus / CORPUS_CARD, "raw_sha256")
     other = [
         name
         for name, digest in known["raw_sha256"].items()

@@ -26,6 +26,7 @@ from neuron_spec.arguments import (
     is_huggingface,
     output_folder,
     real_number,
+    seed,
     whole_number,
 )
 
@@ -57,12 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number = parser.add_mutually_exclusive_group()
     number.add_argument(
         "--fraction",
-        type=real_number(lambda value: 0 <= value <= 1, "a fraction from 0 to 1"),
+        type=real_number(lambda value: 0 < value <= 1, "a fraction above 0, up to 1"),
         metavar="X",
         help=f"how many distinctive neurons, of each layer's, 0 to 1 (default {DEFAULT_FRACTION:g})",
     )
     number.add_argument(
-        "--count", type=whole_number(0), metavar="N", help="how many distinctive neurons per layer"
+        "--count", type=whole_number(1), metavar="N", help="how many distinctive neurons per layer"
     )
     parser.add_argument("--side", choices=("both", "encoder", "decoder"), default="both", help="whose layers")
     parser.add_argument(
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="controls with as many random neurons per layer (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random neurons and tests")
+    parser.add_argument("--seed", type=seed, default=1, metavar="N", help="of random neurons and tests")
     add_allow_other_checkpoint(parser)
     add_tag(parser)
     add_device(parser, precision="")

@@ -25,7 +25,10 @@ from neuron_spec.arguments import (
     add_translating,
     input_file,
     input_folder,
+    learning_rate,
     output_folder,
+    seed,
+    whole_number,
     whole_numbers,
 )
 
@@ -47,11 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers of training sentences, the smaller part of the larger (default %(default)s)",
     )
     parser.add_argument(
-        "--steps", type=int, default=20, metavar="N", help="updates, for any shots (default %(default)s)"
+        "--steps",
+        type=whole_number(1),
+        default=20,
+        metavar="N",
+        help="updates, for any shots (default %(default)s)",
     )
     parser.add_argument(
         "--lr",
-        type=float,
+        type=learning_rate,
         required=True,
         metavar="X",
         help="learning rate, for the mean loss per token of the text",
@@ -68,12 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--train-max-tokens",
-        type=int,
+        type=whole_number(1),
         default=1000,
         metavar="N",
         help="tokens of an update's batch (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="which sentences; dropout")
+    parser.add_argument("--seed", type=seed, default=1, metavar="N", help="which sentences; dropout")
     parser.add_argument(
         "--gen-subset", default="test", metavar="NAME", help="which set to score (default %(default)s)"
     )

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, tasks, utils
+from fairseq import tasks, utils
 
 from neuron_spec.artifacts import (
     ADAPTATION,
@@ -39,7 +39,13 @@ from neuron_spec.artifacts import (
     write_json,
 )
 from neuron_spec.backends.fairseq.batches import cut
-from neuron_spec.backends.fairseq.checkpoints import masks_of, read_checkpoint, task_args, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import (
+    load_model,
+    masks_of,
+    read_checkpoint,
+    task_args,
+    weights_sha256,
+)
 from neuron_spec.backends.fairseq.data_bin import check_data_bin, data_sha256, folder_with
 from neuron_spec.backends.fairseq.generation import Translator
 from neuron_spec.criterions.label_smoothed_cross_entropy_text import TextCriterion
@@ -157,8 +163,8 @@ class Adaptation:
         # The translator's model is made for inference: this one learns.
         task = self._task(directions[0])
         overrides = self._translator.overrides
-        models, trained_cfg = checkpoint_utils.load_model_ensemble([str(path)], overrides, task)
-        self._model = models[0].to(self._device).train()
+        model, trained_cfg = load_model(path, task, overrides)
+        self._model = model.to(self._device).train()
         smoothing = getattr(trained_cfg.criterion, "label_smoothing", None) or 0.0
         self._criterion = TextCriterion(task, False, smoothing, loss_without_tag=True).to(self._device)
         for direction, lender in self.lenders.items():

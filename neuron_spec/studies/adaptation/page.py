@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from neuron_spec.artifacts import ADAPTATION, read_json, recorded_command, write_text
 from neuron_spec.directions import Direction
-from neuron_spec.errors import ArtifactError
+from neuron_spec.forms import require_form
 from neuron_spec.pages.curves import Point, line_panels
 from neuron_spec.pages.page import (
     Block,
@@ -84,18 +84,24 @@ def section(folders: Mapping[str, Path]) -> Section:
     return Section(TITLE, [Paragraph(_ABOUT)], sections)
 
 
+_FORM = {
+    "checkpoint_sha256": str,
+    "updates": {},
+    "subset": str,
+    "references": str,
+    "fairseq_flags": [str],
+    "borrow": {str: str},
+    "borrowed": {str: str},
+    "directions": {str: {"shots": {str: {**{endpoint.key: float for endpoint in OF_TEXTS}}}}},
+    "command?": (str, None),
+}
+
+
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / f"{ADAPTATION}.json"
     content = read_json(path, "adaptation")
-    expected = ("checkpoint_sha256", "updates", "subset", "references", "fairseq_flags", "borrow", "borrowed")
-    keys = (*expected, "directions")
-    if missing := [key for key in keys if not isinstance(content, dict) or key not in content]:
-        raise ArtifactError(
-            "an adaptation is not of the form that neuron-spec writes",
-            where=path,
-            got=f"no {', '.join(missing)}",
-            mend="give the same neuron-spec adapt again: it keeps what is complete, and writes this file anew",
-        )
+    mend = "give the same neuron-spec adapt again: it keeps what is complete, and writes this file anew"
+    require_form(content, _FORM, "an adaptation", path, mend=mend)
     return dict(content)
 
 

@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from fairseq.models import register_model
 from torch import Tensor, nn
 
-from neuron_spec.artifacts import CORPUS_CARD, read_json
+from neuron_spec.artifacts import CORPUS_CARD
+from neuron_spec.corpora.build import read_families
 from neuron_spec.directions import Direction, direction_id
 from neuron_spec.errors import ModelError
 from neuron_spec.languages import UNKNOWN, is_english, language
@@ -286,13 +287,7 @@ def _families(args: argparse.Namespace, langs: Sequence[str]) -> dict[str, str]:
     )
     if path is None:
         return {code: language(code).family for code in langs}
-    content = read_json(path, "families of the languages")
-    families = content.get("families", content) if isinstance(content, dict) else None
-    if not isinstance(families, dict) or not all(isinstance(family, str) for family in families.values()):
-        raise ModelError(
-            "not a file of families", where=path, expected='JSON such as {"de": "Germanic"}, or a corpus card'
-        )
-    return families
+    return read_families(path)
 
 
 register_architectures("neuron_spec_adapters")

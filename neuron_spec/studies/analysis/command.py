@@ -15,7 +15,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from neuron_spec.arguments import PERMUTATIONS, input_file, output_folder
+from neuron_spec.arguments import PERMUTATIONS, input_file, output_folder, seed, whole_number
 from neuron_spec.neurons.choices import GROUPS
 
 
@@ -52,16 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--permutations",
-        type=int,
+        type=whole_number(1),
         default=PERMUTATIONS,
         metavar="N",
         help="relabellings per test; all of them where there are no more (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random relabellings")
+    parser.add_argument("--seed", type=seed, default=1, metavar="N", help="of random relabellings")
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import hash_file, read_json, signature
+    from neuron_spec.artifacts import hash_file, signature
+    from neuron_spec.corpora.build import read_card
     from neuron_spec.errors import NeuronSpecError
     from neuron_spec.languages import ENGLISH, PIVOT, language, pivot, say_unknown_families, set_pivot
     from neuron_spec.neurons.activations import ActivationCounts
@@ -75,12 +76,10 @@ def run(args: argparse.Namespace) -> None:
     )
     from neuron_spec.studies.analysis.page import PAGE, write_analysis
 
-    if args.permutations < 1:
-        raise NeuronSpecError("--permutations", got=args.permutations, expected="1 or more")
     if len(set(args.profile)) < len(args.profile):
         raise NeuronSpecError("--profile names a file twice", got=", ".join(map(str, args.profile)))
     families = read_families(args.corpus_card) if args.corpus_card else None
-    set_pivot(read_json(args.corpus_card, "corpus card") if args.corpus_card else None)
+    set_pivot(read_card(args.corpus_card) if args.corpus_card else None)
     masks = NeuronMasks.load(args.masks)
     masks.require_neurons(args.masks)
     question = Question(

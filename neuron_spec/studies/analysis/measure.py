@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from neuron_spec.arguments import PERMUTATIONS
-from neuron_spec.artifacts import read_json, require_file
+from neuron_spec.artifacts import read_text, require_file
+from neuron_spec.corpora.build import read_card
 from neuron_spec.errors import ArtifactError
-from neuron_spec.languages import UNKNOWN, family_of, language, tree_distance
+from neuron_spec.languages import UNKNOWN, family_of, is_code, language, tree_distance
 from neuron_spec.neurons.activations import ActivationCounts, side_of
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
@@ -130,8 +131,11 @@ def read_distances(path: Path, pairs: Sequence[tuple[str, str]]) -> Distances:
         ArtifactError: if the file is missing or not such a table, a distance is no number from 0, is not
             0 for a language and itself, differs from that the other way round, or is missing.
     """
-    text = require_file(path, "table of distances").read_text(encoding="utf-8-sig")
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text))]
+    text = read_text(require_file(path, "table of distances")).removeprefix("\ufeff")
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text))]
+    except csv.Error as error:
+        raise ArtifactError("not a table of distances between languages", where=path, got=error) from error
     header = ",".join(rows[0]) if rows else ""
     if header != DISTANCES_HEADER:
         raise ArtifactError(
@@ -150,7 +154,7 @@ def read_distances(path: Path, pairs: Sequence[tuple[str, str]]) -> Distances:
         except ValueError:
             first, second, distance = "", "", math.nan
         known = distances.setdefault(frozenset((first, second)), distance)
-        if not (first and second and 0 <= distance < math.inf):
+        if not (is_code(first) and is_code(second) and 0 <= distance < math.inf):
             expected = "two language codes and a number from 0"
         elif first == second and distance != 0:
             expected = "0 between a language and itself"
@@ -178,12 +182,7 @@ def read_families(card: Path) -> dict[str, str]:
     Raises:
         ArtifactError: if it is missing or has none.
     """
-    content = read_json(card, "corpus card")
-    if not isinstance(content, dict) or not isinstance(content.get("families"), dict):
-        raise ArtifactError(
-            "not a corpus card", where=card, expected="a corpus.json by neuron-spec data, with families"
-        )
-    return dict(content["families"])
+    return dict(read_card(card, "families")["families"])
 
 
 def pairs_compared(question: Question) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuron_spec.arguments import add_lang_pairs, output_folder
+from neuron_spec.arguments import add_lang_pairs, output_folder, whole_number
 from neuron_spec.artifacts import SCORES_JSON
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, DirectionError
@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         updates,
         "directions that the multilingual model is trained on (default: the corpus's)",
     )
-    updates.add_argument("--of", type=int, required=True, metavar="N", help="updates of all models together")
+    updates.add_argument(
+        "--of", type=whole_number(1), required=True, metavar="N", help="updates of all models together"
+    )
     join = actions.add_parser("join", help="make one evaluation of several, each of other directions")
     join.add_argument("evaluations", nargs="+", type=Path, metavar="DIR")
     join.add_argument("--output", type=output_folder, required=True, metavar="DIR")
@@ -83,7 +85,7 @@ def updates_of(
     from neuron_spec.backends.fairseq.config import read_flags
     from neuron_spec.corpora.build import card_of, training_pairs
 
-    card = card_of(data_bin)
+    card = card_of(data_bin, "lang_pairs", "pairs")
     if card is None:
         raise ArtifactError(
             "a data-bin without a corpus card, which says how many sentences a direction has",

@@ -22,6 +22,7 @@ from torch import Tensor
 from neuron_spec.artifacts import differences, hash_state, write_json
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, SelectionError
+from neuron_spec.forms import number
 from neuron_spec.languages import ENGLISH, is_english
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
@@ -63,6 +64,11 @@ def maskable(names_and_shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
     }
 
 
+def _is_shape(value: Any) -> bool:
+    """rows and columns of a matrix"""
+    return isinstance(value, list) and len(value) == 2 and all(map(number(1, 2**31, whole=True), value))
+
+
 @dataclass(repr=False)  # tensors of all directions would fill pages
 class WeightMasks(Masks):
     """Which weights each direction runs through.
@@ -76,6 +82,7 @@ class WeightMasks(Masks):
 
     what, command, format = "weight mask file", "lass", "weight masks 1"
     kind, how, origin = "weight masks", "make theirs too", "were made from"
+    form = {"shapes": {str: _is_shape}, "alpha?": number(0, 1), "fine_tuning_seconds?": {str: float}}
 
     directions: list[Direction]
     packed: dict[str, Tensor]

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import output_file, output_folder, whole_numbers
+from neuron_spec.arguments import output_file, output_folder, real_number, whole_number, whole_numbers
 from neuron_spec.neurons.choices import NEURON_SETS, SITE_KINDS
 from neuron_spec.studies.pruning.importance_command import add_what_is_measured
 
@@ -48,20 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--step-fraction",
-        type=float,
+        type=real_number(lambda value: 0 < value <= 1, "a fraction above 0, up to 1"),
         default=0.1,
         metavar="X",
         help="how many of a set's remaining units one step removes, of heads and of neurons (default %(default)s)",
     )
     parser.add_argument(
         "--quality-floor",
-        type=float,
+        type=real_number(lambda value: 0 < value < 1, "a fraction between 0 and 1"),
         default=0.95,
         metavar="X",
         help="least quality of every direction: the dense model's perplexity over the pruned one's (default %(default)s)",
     )
     parser.add_argument(
-        "--max-steps", type=int, metavar="N", help="stop after so many (default: at the floor)"
+        "--max-steps", type=whole_number(1), metavar="N", help="stop after so many (default: at the floor)"
     )
     parser.add_argument(
         "--fine-tune", type=Path, metavar="FILE", help="prune fine-tuned copies: fairseq's flags for them"

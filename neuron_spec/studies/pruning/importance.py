@@ -75,6 +75,9 @@ class Importance(ByDirection):
         for site, rows in sums.items():
             what = f"damaged {cls.what}: {site}"
             importance.require_shape(rows, torch.float64, "neurons or heads", what=what, where=path)
+        importance.require_shape(
+            importance.tokens, torch.int64, what=f"damaged {cls.what}: tokens", where=path
+        )
         return importance
 
 

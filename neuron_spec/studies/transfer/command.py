@@ -11,7 +11,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import math
 from typing import Any
 
 from neuron_spec.arguments import (
@@ -19,8 +18,8 @@ from neuron_spec.arguments import (
     add_masks_run_through,
     add_model_and_text,
     add_tag,
+    learning_rate,
     output_folder,
-    real_number,
     whole_number,
 )
 
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     parser.add_argument(
         "--lr",
-        type=real_number(lambda value: 0 <= value < math.inf, "a rate, 0 or more"),
+        type=learning_rate,
         required=True,
         metavar="X",
         help="the length of a step, in the Euclidean norm over all trained parameters",
