@@ -33,7 +33,7 @@ from neuron_spec.scoring.comparison_files import (
     write_comparison,
 )
 from neuron_spec.scoring.endpoints import NLL, OF_TEXTS, Ratio, SentenceScores
-from neuron_spec.scoring.evaluation import evaluate
+from neuron_spec.scoring.evaluation import evaluate, family_in, tier_in
 from neuron_spec.scoring.figures import score_differences
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import DENSE, SPECIALIZED, SYSTEMS, System, comparable, place
@@ -590,6 +590,22 @@ def test_a_ratio_is_that_of_the_drawn_sums():
     kept = ~np.isin(drawn, (3, 5))
     expected = (ratio.numerators[drawn] * kept).sum(axis=1) / (ratio.denominators[drawn] * kept).sum(axis=1)
     assert resampled_ratio(Ratio(numerators, denominators), SAMPLES).samples == pytest.approx(expected)
+
+
+def test_a_draw_of_sentences_without_one_has_the_score_of_all():
+    ratio = Ratio(np.array([3.0, np.nan, np.nan]), np.array([2.0, np.nan, np.nan]))
+    found = resampled_ratio(ratio, SAMPLES)
+    drawn = np.random.default_rng(12345).choice(3, size=(SAMPLES, 3), replace=True)
+    assert (drawn != 0).all(axis=1).any()
+    assert (found.samples == 1.5).all()
+
+
+@pytest.mark.parametrize("tiers", [None, {"de": "high"}])
+def test_a_direction_has_its_group_family_and_tier_if_there_are_tiers(good, bad, tiers):
+    for row in compared(*(replace(each, tiers=tiers) for each in (good, bad))).directions:
+        assert row.group == row.direction.group.code
+        assert row.family == family_in(good.families, row.direction)
+        assert row.tier == (tier_in(tiers, row.direction) if tiers else None)
 
 
 def test_likelihood_comes_first_and_less_is_better(good, bad):
