@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
-from neuron_spec.artifacts import read_text, require_file, require_place
+from neuron_spec.artifacts import read_text, require_file, require_place, require_summary_place
 from neuron_spec.errors import ArtifactError, NeuronSpecError
 
 # Of the tests that commands make, unless they are asked for others.
@@ -143,6 +143,20 @@ def input_folder(what: str) -> Callable[[str], Path]:
 def output_file(text: str) -> Path:
     """The type of a flag that names a file to be written, for which there has to be room; else as `input_file`."""
     return _input(text, partial(require_place, text, is_folder=False))
+
+
+def output_with_summary(mark: str | None = None) -> Callable[[str], Path]:
+    """The type of a flag that names a file to be written, with a ``.json`` beside it; else as `output_file`.
+
+    Args:
+        mark: as `artifacts.require_summary_place` takes it.
+    """
+
+    def parse(text: str) -> Path:
+        _input(text, partial(require_summary_place, text, mark))
+        return output_file(text)
+
+    return parse
 
 
 def output_folder(text: str) -> Path:

@@ -122,6 +122,37 @@ def require_place(path: str | os.PathLike[str], *, is_folder: bool) -> None:
         )
 
 
+def require_summary_place(path: str | os.PathLike[str], mark: str | None) -> None:
+    """That a ``.json`` can be written beside a file.
+
+    Args:
+        mark: a key that such a summary of ours has, if one of that name is there; None: whose it is, is asked later.
+
+    Raises:
+        ArtifactError: if the file itself is a ``.json``, or another's is there.
+    """
+    here, beside = Path(path), Path(path).with_suffix(".json")
+    if here == beside:
+        raise ArtifactError(
+            "a summary is written beside this file, as .json, and would take its place",
+            where=here,
+            mend="name it otherwise, such as .safetensors or .pt",
+        )
+    if mark is None or not beside.is_file():
+        return
+    try:
+        content = read_json(beside, "file")
+    except ArtifactError:
+        content = None
+    if not isinstance(content, dict) or mark not in content:
+        raise ArtifactError(
+            "another file is where the summary would be written",
+            where=beside,
+            expected=f"no file, or a summary, which has {mark}",
+            mend="name another place to write to",
+        )
+
+
 def _temporary(final: Path) -> Path:
     """A name beside ``final`` that no other process uses; what ended processes of this machine left there is removed."""
     me = os.getpid()

@@ -28,8 +28,10 @@ from neuron_spec.arguments import (
     input_folder,
     output_file,
     output_folder,
+    output_with_summary,
 )
 from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
+from neuron_spec.neurons.choices import SUMMARY_MARK
 
 if TYPE_CHECKING:
     from neuron_spec.directions import Direction
@@ -39,7 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     vote = actions.add_parser("vote", help="the units that at least half of the files keep")
     vote.add_argument("masks", type=Path, nargs="+", metavar="FILE", help="two mask files or more")
-    vote.add_argument("--output", type=output_file, required=True, metavar="FILE", help="masks.safetensors")
+    vote.add_argument(
+        "--output",
+        type=output_with_summary(SUMMARY_MARK),
+        required=True,
+        metavar="FILE",
+        help="masks.safetensors",
+    )
     add = actions.add_parser("add", help="new directions' sets, without touching the others")
     add.add_argument("masks", type=input_file("mask file"), metavar="MASKS", help="masks.safetensors")
     add.add_argument(
@@ -48,7 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help="profile.safetensors of the new directions",
     )
-    add.add_argument("--output", type=output_file, required=True, metavar="FILE", help="a new mask file")
+    add.add_argument(
+        "--output",
+        type=output_with_summary(SUMMARY_MARK),
+        required=True,
+        metavar="FILE",
+        help="a new mask file",
+    )
     add.add_argument(
         "--k", metavar="PERCENT", help="coverage (default: the masks' own, from which it may not differ)"
     )
@@ -75,7 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of en-de/activations.pkl and so on",
     )
     for action, output in ((masks, "masks.safetensors"), (counts, "profile.safetensors")):
-        action.add_argument("--output", type=output_file, required=True, metavar="FILE", help=output)
+        kind = output_with_summary(SUMMARY_MARK) if action is masks else output_file
+        action.add_argument("--output", type=kind, required=True, metavar="FILE", help=output)
         action.add_argument(
             "--path",
             type=input_file("checkpoint"),

@@ -13,6 +13,7 @@ from neuron_spec.errors import SelectionError
 if TYPE_CHECKING:
     from torch import Tensor
 
+SUMMARY_MARK = "dropped_percent"  # of the summary beside a file of masks
 SIDES = ("encoder", "decoder")
 DEFAULT_K, DEFAULT_CORE = Fraction(95), Fraction(50)  # percent of activations, of tokens
 METHODS = {

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import differences, hash_state, write_json
+from neuron_spec.artifacts import differences, hash_state, require_summary_place, write_json
 from neuron_spec.directions import Direction, as_directions, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, in_file
 from neuron_spec.forms import number
 from neuron_spec.neurons.activations import is_head_site, layer_order, side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
+from neuron_spec.neurons.choices import SUMMARY_MARK
 
 
 @dataclass(repr=False)  # tensors of all directions would fill pages
@@ -220,6 +221,7 @@ class NeuronMasks(Masks):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one bit per unit to ``path``, and a readable summary to the same name with .json."""
+        require_summary_place(path, SUMMARY_MARK)
         write_json(Path(path).with_suffix(".json"), self.summary())
         # Last, because a stage is complete when this file is there.
         self.write(path, {site: pack(kept) for site, kept in self.kept.items()}, widths=self.sites)

@@ -58,3 +58,41 @@ def test_a_place_that_cannot_be_written_to_is_refused(action: argparse.Action, t
         with inputs_required():
             assert action.type(str(tmp_path / name)) == tmp_path / name
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder", "pipe", "dangling"}
+
+
+SUMMARIZED = {
+    name: action
+    for name, action in EVERY.items()
+    if "output_with_summary" in getattr(action.type, "__qualname__", "")
+}
+
+
+def test_many_write_a_summary_beside_their_file() -> None:
+    assert {name.split()[0] for name in SUMMARIZED} == {"select", "masks", "prune", "lass", "checkpoint"}
+
+
+@pytest.mark.parametrize("action", SUMMARIZED.values(), ids=SUMMARIZED)
+def test_no_file_of_another_is_overwritten_by_a_summary(action: argparse.Action, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="a summary is written beside"), inputs_required():
+        action.type(str(tmp_path / "m.json"))
+    with inputs_required():
+        assert action.type(str(tmp_path / "m.safetensors")) == tmp_path / "m.safetensors"
+
+
+@pytest.mark.parametrize("content", ["notes", "[]", '{"mine": 1}', '{"signature": null}'])
+def test_masks_are_not_saved_beside_a_summary_of_something_else(content: str, tmp_path: Path) -> None:
+    import torch
+
+    from neuron_spec.neurons.masks import NeuronMasks
+
+    masks = NeuronMasks.from_dict({"en-de": {"encoder.layers.0": torch.tensor([True, False])}})
+    (tmp_path / "m.json").write_text(content)
+    with pytest.raises(ArtifactError, match="another file is where the summary"):
+        masks.save(tmp_path / "m.safetensors")
+    with pytest.raises(ArtifactError, match="another file is where the summary"), inputs_required():
+        next(of for name, of in SUMMARIZED.items() if name.startswith("select")).type(
+            str(tmp_path / "m.safetensors")
+        )
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"m.json": content}
+    for _ in range(2):  # over its own
+        masks.save(tmp_path / "own.safetensors")

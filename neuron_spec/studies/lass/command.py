@@ -16,7 +16,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from neuron_spec.arguments import add_device, add_model_and_text, output_file, output_folder, real_number
+from neuron_spec.arguments import (
+    add_device,
+    add_model_and_text,
+    output_folder,
+    output_with_summary,
+    real_number,
+)
+from neuron_spec.neurons.choices import SUMMARY_MARK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subset=None,
     )
     parser.add_argument(
-        "--output", type=output_file, required=True, metavar="FILE", help="weight_masks.safetensors"
+        "--output",
+        type=output_with_summary(SUMMARY_MARK),
+        required=True,
+        metavar="FILE",
+        help="weight_masks.safetensors",
     )
     parser.add_argument(
         "--work",

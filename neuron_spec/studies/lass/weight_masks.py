@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuron_spec.artifacts import differences, hash_state, write_json
+from neuron_spec.artifacts import differences, hash_state, require_summary_place, write_json
 from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.errors import ArtifactError, ModelError, SelectionError
 from neuron_spec.forms import number
 from neuron_spec.languages import ENGLISH, is_english
 from neuron_spec.neurons.activations import side_of
 from neuron_spec.neurons.by_direction import Masks, pack, require_packed, unpack
-from neuron_spec.neurons.choices import SIDES
+from neuron_spec.neurons.choices import SIDES, SUMMARY_MARK
 
 
 def magnitude_mask(weight: Tensor, alpha: float) -> Tensor:
@@ -209,6 +209,7 @@ class WeightMasks(Masks):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one bit per weight to ``path``, and a readable summary to the same name with .json."""
+        require_summary_place(path, SUMMARY_MARK)
         write_json(Path(path).with_suffix(".json"), self.summary())
         # Last, because a stage is complete when this file is there.
         self.write(path, self.packed, shapes=self.shapes)

@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import output_file, output_folder, real_number, whole_number, whole_numbers
-from neuron_spec.neurons.choices import NEURON_SETS, SITE_KINDS
+from neuron_spec.arguments import output_folder, output_with_summary, real_number, whole_number, whole_numbers
+from neuron_spec.neurons.choices import NEURON_SETS, SITE_KINDS, SUMMARY_MARK
 from neuron_spec.studies.pruning.importance_command import add_what_is_measured
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_what_is_measured(parser)
-    parser.add_argument("--output", type=output_file, required=True, metavar="FILE", help="masks.safetensors")
+    parser.add_argument(
+        "--output",
+        type=output_with_summary(SUMMARY_MARK),
+        required=True,
+        metavar="FILE",
+        help="masks.safetensors",
+    )
     parser.add_argument(
         "--sites", choices=SITE_KINDS, default=SITE_KINDS[0], help="what is pruned (default %(default)s)"
     )
