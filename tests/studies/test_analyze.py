@@ -85,12 +85,19 @@ def test_distances_and_families_may_be_given(analyze, tmp_path):
         (["--profile", "absent.safetensors"], "profile not found"),
         (["--distances", "absent.csv"], "table of distances not found"),
         (["--corpus-card", "absent.json"], "corpus card not found"),
-        (["--permutations", "0"], "--permutations"),
     ],
 )
 def test_bad_input_writes_nothing(analyze, tmp_path, capsys, flags, said):
     assert analyze(*flags) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_number_that_no_test_can_take_is_refused_with_the_flag(analyze, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        analyze("--permutations", "0")
+    assert ended.value.code == 2
+    assert "--permutations: '0' is not 1 or more" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
