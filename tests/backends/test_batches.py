@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
 
 from neuron_spec.backends.fairseq.batches import (
     OneDirectionEpochDataset,
@@ -144,6 +146,22 @@ def test_the_training_sample_is_that_of_fairseqs_own_task(workshop, flags, epoch
         )
     ours, theirs = samples.values()
     assert ours == theirs and ours.total() > 300
+
+
+def test_fairseqs_manager_is_asked_for_what_its_own_task_asks(workshop, monkeypatch):
+    load = MultilingualDatasetManager.load_dataset
+    asked: list[dict[str, Any]] = []
+
+    def recording(manager: Any, *args: Any, **kw: Any) -> Any:
+        asked.append({**inspect.signature(load).bind(manager, *args, **kw).arguments, "self": None})
+        return load(manager, *args, **kw)
+
+    monkeypatch.setattr(MultilingualDatasetManager, "load_dataset", recording)
+    for name in ("neuron_specialization", "translation_multi_simple_epoch"):
+        _, task, _ = workshop.build(*VIRTUAL, task=name)
+        task.load_dataset("train", epoch=5)  # of the second pass, which would be another shard's
+    ours, theirs = asked
+    assert ours == theirs and ours["shard_epoch"] == 2
 
 
 def test_epochs_draw_different_samples(workshop):
