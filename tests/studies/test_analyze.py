@@ -85,7 +85,6 @@ def test_distances_and_families_may_be_given(analyze, tmp_path):
         (["--profile", "absent.safetensors"], "profile not found"),
         (["--distances", "absent.csv"], "table of distances not found"),
         (["--corpus-card", "absent.json"], "corpus card not found"),
-        (["--permutations", "0"], "--permutations"),
     ],
 )
 def test_bad_input_writes_nothing(analyze, tmp_path, capsys, flags, said):
