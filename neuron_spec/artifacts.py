@@ -551,6 +551,10 @@ def signature_in(path: str | os.PathLike[str], what: str) -> dict[str, Any] | No
     if isinstance(content, dict) and Path(path).name != SIGNATURE:
         content = content.get("signature")
     made = dict(content) if isinstance(content, dict) else {}
+    if wrong := [key for key in ("inputs", "parameters") if not isinstance(made.get(key, {}), dict)]:
+        raise ArtifactError(
+            f"the signature of {what} is damaged", where=path, got=f"{wrong[0]}: {made[wrong[0]]!r}"[:200]
+        )
     # Of masks, the summary beside them says who made them.
     summary = Path(path).with_suffix(".json")
     if Path(path).suffix == ".safetensors" and made and summary.is_file():

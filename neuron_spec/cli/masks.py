@@ -30,7 +30,7 @@ from neuron_spec.arguments import (
     output_folder,
     output_with_summary,
 )
-from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
+from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError, in_file
 from neuron_spec.neurons.choices import SUMMARY_MARK
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ def _add(args: argparse.Namespace) -> None:
         )
     masks, profile = NeuronMasks.load(args.masks), ActivationCounts.load(args.profile)
     directions = parse_directions(args.lang_pairs) if args.lang_pairs else profile.directions
-    wider = add_directions(masks, profile, directions, k=args.k)
+    with in_file(args.masks):
+        wider = add_directions(masks, profile, directions, k=args.k)
     made_for, profiled = (of.metadata.get("checkpoint_sha256") for of in (masks, profile))
     if args.path:
         from neuron_spec.backends.fairseq.checkpoints import is_specialized, read_checkpoint

@@ -25,7 +25,13 @@ from torch import Tensor
 from neuron_spec.artifacts import differences, load_saved, require_file
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError
-from neuron_spec.neurons.activations import TOKENS_AT_LEAST, ActivationCounts, layer_order, side_of
+from neuron_spec.neurons.activations import (
+    MOST_TOKENS,
+    TOKENS_AT_LEAST,
+    ActivationCounts,
+    layer_order,
+    side_of,
+)
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
@@ -263,14 +269,17 @@ def _read_count_file(path: Path) -> dict[str, Tensor]:
                 if isinstance(error, _Forbidden)
                 else "the file is damaged, cut short, or of another kind: copy or make it again",
             ) from error
-    names = {key: _COUNTED.fullmatch(key) if isinstance(key, str) else None for key in counts or ()}
+    names = {
+        key: _COUNTED.fullmatch(key) if isinstance(key, str) else None
+        for key in (counts if isinstance(counts, dict) else ())
+    }
     layers = {key: f"{match[1]}.layers.{match[2]}" for key, match in names.items() if match}
     are_counts = isinstance(counts, dict) and len(layers) == len(counts) > 0
     if not (
         are_counts
         and {*map(side_of, layers.values())} == {*SIDES}
         and all(isinstance(c, Tensor) and c.dtype == torch.int64 and c.dim() == 1 for c in counts.values())
-        and all(c.numel() and c.min() >= 0 for c in counts.values())
+        and all(c.numel() and c.min() >= 0 and c.max() <= MOST_TOKENS for c in counts.values())
     ):
         shown = ", ".join(map(str, counts)) if isinstance(counts, dict) else type(counts).__name__
         raise ArtifactError(f"not {what}", where=path, got=shown[:200], expected=expected)
