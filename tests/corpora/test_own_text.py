@@ -287,8 +287,6 @@ def test_a_language_without_a_family_is_named_with_the_way_to_name_it(text, tmp_
         (["--train", "text/train", "--families", "absent.json"], "not found"),
         (["--train", "text/train", "--langs", "de"], "--langs is a flag of other corpora"),
         (["--train", "text/train", "--test-size", "290"], "too few sentences to hold out for test"),
-        (["--train", "text/train", "--test-size", "0"], "bad --test-size"),
-        (["--train", "text/train", "--shards", "0"], "bad --shards"),
         (["--train", "text/train", "--vocab-size", "99999"], "change --vocab-size"),
         (["--train", "text/train", "--sentencepiece", "text/train.en-deu_Latn.en"], "not a SentencePiece model"),
         (["--train", "text/train", "--test", "en-fr=text/train.en-deu_Latn.en,text/train.en-deu_Latn.deu_Latn"], "lacks a pair"),

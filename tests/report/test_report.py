@@ -308,10 +308,10 @@ def test_a_run_without_a_card_has_a_report_that_leaves_the_corpus_out(run, capsy
     ("change", "said"),
     [
         (None, "no lang_pairs"),
-        ({"families": ["de"]}, "no families"),
-        ({"pairs": {"train": {"de": "many"}}}, "numbers of pairs"),
-        ({"pairs": {"test": {"de": 3}}}, "train among them"),
-        ({"sources": [{"name": "mine"}]}, "name and licence"),
+        ({"families": ["de"]}, "families: ['de']"),
+        ({"pairs": {"train": {"de": "many"}}}, "pairs.train.de: 'many'"),
+        ({"pairs": {"test": {"de": 3}}}, "pairs: no train"),
+        ({"sources": [{"name": "mine"}]}, "sources[0]: no licence"),
     ],
 )
 def test_a_damaged_card_is_refused(run, change, said):
