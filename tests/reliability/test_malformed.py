@@ -19,7 +19,7 @@ from valid import COMMANDS, ELSEWHERE, FORMATS, OUTPUT, words_of, write
 from neuron_spec.cli.main import COMMANDS as COMMANDS_OF_ALL
 from neuron_spec.cli.main import main, module_of
 
-pytestmark = pytest.mark.reliability
+pytestmark = [pytest.mark.slow, pytest.mark.reliability]
 DAMAGES = every_damage()
 
 
