@@ -55,7 +55,9 @@ def write_masks(data_bin: Path, folder: Path) -> Path:
 def run(*words: object, log: Path) -> subprocess.Popen[bytes]:
     """A process of its own, whose output goes into a file."""
     with log.open("wb") as file:
-        return subprocess.Popen([*map(str, words)], stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            [*map(str, words)], stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "LOGLEVEL": "INFO"}
+        )
 
 
 def finish(process: subprocess.Popen[bytes], log: Path) -> None:
@@ -149,7 +151,6 @@ def main() -> None:
         "--train-size", type=int, default=3000, metavar="N", help="sentences of the toy corpus (default 3000)"
     )
     args = parser.parse_args()
-    os.environ.setdefault("LOGLEVEL", "INFO")
     with tempfile.TemporaryDirectory() as place:
         process, log = train(args, Path(place))
         try:

@@ -224,7 +224,8 @@ def test_many_directions_measures_every_command(run: Run) -> None:
 def test_memory_is_read_from_a_training(run: Run) -> None:
     found = run("memory")
     over_time = found["over_time"]
-    assert {len(values) for values in over_time.values()} == {12}
+    (number,) = {len(values) for values in over_time.values()}
+    assert 8 <= number <= 12
     assert over_time["minutes"] == sorted(over_time["minutes"])
     assert (
         min(over_time["rss_mb"]) > min(over_time["anonymous_mb"]) > 100

@@ -98,6 +98,8 @@ class ActivationCounts(ByDirection):
     def require_counts(self) -> None:
         """That these can be counts: of the right shape, and none below 0 or above its direction's tokens.
 
+        On a device they are still being counted, and to look would wait for it.
+
         Raises:
             ArtifactError: if not.
         """
@@ -106,7 +108,7 @@ class ActivationCounts(ByDirection):
             raise ArtifactError("a profile without the tokens of both sides", got=got, expected=expected)
         for side, tokens in self.tokens.items():
             self.require_shape(tokens, torch.int64, what=f"damaged profile: tokens of the {side}")
-            if bool(((tokens < 0) | (tokens > MOST_TOKENS)).any()):
+            if tokens.is_cpu and bool(((tokens < 0) | (tokens > MOST_TOKENS)).any()):
                 raise ArtifactError(
                     f"damaged profile: tokens of the {side}",
                     got=f"from {int(tokens.min())} to {int(tokens.max())}",
@@ -125,7 +127,7 @@ class ActivationCounts(ByDirection):
                 ("below 0", counts < 0),
                 ("above the tokens of its direction", counts > most),
             ):
-                if bool(is_wrong.any()):
+                if counts.is_cpu and bool(is_wrong.any()):
                     row, neuron = is_wrong.nonzero()[0].tolist()
                     raise ArtifactError(
                         f"{what}: a count {name}",

@@ -134,7 +134,7 @@ def test_families_may_come_from_a_file(workshop, tmp_path):
     rows = build(workshop, *flags)[2].decoder.adapter_rows
     assert rows[1] == rows[3] != rows[2]  # en-qa, en-qm, en-qb
     (tmp_path / "families.json").write_text("[1]")
-    with pytest.raises(ModelError, match="not a file of families"):
+    with pytest.raises(ArtifactError, match="not a file of families"):
         build(workshop, *flags)
     with pytest.raises(ArtifactError, match="not found"):
         build(workshop, *flags[:3], str(tmp_path / "absent.json"))

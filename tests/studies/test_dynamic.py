@@ -228,6 +228,8 @@ def test_running_counts_begin_with_the_profile(workshop, masks, tmp_path):
     profile = ActivationCounts.zeros(task.directions[::-1], widths)  # in another order
     for i, counts in enumerate(profile.counts.values()):
         counts.copy_(torch.randint(9, counts.shape, generator=torch.Generator().manual_seed(i)))
+    for tokens in profile.tokens.values():
+        tokens.fill_(9)
     profile.save(tmp_path / "profile.safetensors")
     flags = ("--neuron-masks", masks["neurons"], "--initial-counts", str(tmp_path / "profile.safetensors"))
     _, _, model = workshop.build(*flags, *RESELECT, task="neuron_spec_dynamic")
