@@ -48,6 +48,7 @@ def run(words):
 
 def child(asked):
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
