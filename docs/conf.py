@@ -14,7 +14,7 @@ html_title = "neuron_spec"
 html_copy_source = html_show_sourcelink = False
 
 # The source is the repository, so that a link from file to file is right here and on GitHub.
-include_patterns = ["*.md", "docs/*.md", "data/*.md", "results/*/*.md", "examples/*.py"]
+include_patterns = ["*.md", "docs/*.md", "data/*.md", "results/*.md", "results/*/*.md", "examples/*.py"]
 exclude_patterns = [".*", "*.egg-info", "build", "downloads", "neuron_spec", "runs", "scripts", "tests"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
