@@ -159,6 +159,13 @@ def output_with_summary(mark: str | None = None) -> Callable[[str], Path]:
     return parse
 
 
+def add_output_with_summary(
+    parser: argparse.ArgumentParser, what: str | None = None, mark: str | None = None
+) -> None:
+    """``--output`` of a file with a ``.json`` beside it; ``what`` is its help, ``mark`` as in `output_with_summary`."""
+    parser.add_argument("--output", type=output_with_summary(mark), required=True, metavar="FILE", help=what)
+
+
 def output_folder(text: str) -> Path:
     """The type of a flag that names a folder to be written into; else as `input_file`."""
     return _input(text, partial(require_place, text, is_folder=True))

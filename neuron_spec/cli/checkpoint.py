@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neuron_spec.arguments import input_file, input_folder, output_with_summary, whole_number
+from neuron_spec.arguments import add_output_with_summary, input_file, input_folder, whole_number
 from neuron_spec.errors import NeuronSpecError
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a checkpoint of fairseq-train",
     )
-    shrink.add_argument("--output", type=output_with_summary("file_sha256"), required=True, metavar="FILE")
+    add_output_with_summary(shrink, mark="file_sha256")
     average = actions.add_parser(
         "average",
         help="the mean of several checkpoints' weights, as fairseq's script makes it; masks are kept",
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="checkpoints of one training, or its folder; flags are the first's, or the last of the folder's",
     )
-    average.add_argument("--output", type=output_with_summary(), required=True, metavar="FILE")
+    add_output_with_summary(average)
     number = average.add_mutually_exclusive_group()
     number.add_argument(
         "--num-epoch-checkpoints", type=whole_number(2), metavar="N", help="of a folder, the last N of epochs"
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     official.add_argument(
         "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="of the official code"
     )
-    official.add_argument("--output", type=output_with_summary(), required=True, metavar="FILE")
+    add_output_with_summary(official)
     official.add_argument(
         "--masks",
         type=input_file("mask file"),
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     language.add_argument(
         "--path", type=input_file("checkpoint"), required=True, metavar="FILE", help="dense or specialized"
     )
-    language.add_argument("--output", type=output_with_summary(), required=True, metavar="FILE")
+    add_output_with_summary(language)
     language.add_argument(
         "--data-bin",
         type=input_folder("data-bin"),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from neuron_spec.arguments import (
     add_allow_other_checkpoint,
     add_lang_pairs,
+    add_output_with_summary,
     input_file,
     input_folder,
     output_file,
@@ -41,13 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     vote = actions.add_parser("vote", help="the units that at least half of the files keep")
     vote.add_argument("masks", type=Path, nargs="+", metavar="FILE", help="two mask files or more")
-    vote.add_argument(
-        "--output",
-        type=output_with_summary(SUMMARY_MARK),
-        required=True,
-        metavar="FILE",
-        help="masks.safetensors",
-    )
+    add_output_with_summary(vote, "masks.safetensors", SUMMARY_MARK)
     add = actions.add_parser("add", help="new directions' sets, without touching the others")
     add.add_argument("masks", type=input_file("mask file"), metavar="MASKS", help="masks.safetensors")
     add.add_argument(
@@ -56,13 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PROFILE",
         help="profile.safetensors of the new directions",
     )
-    add.add_argument(
-        "--output",
-        type=output_with_summary(SUMMARY_MARK),
-        required=True,
-        metavar="FILE",
-        help="a new mask file",
-    )
+    add_output_with_summary(add, "a new mask file", SUMMARY_MARK)
     add.add_argument(
         "--k", metavar="PERCENT", help="coverage (default: the masks' own, from which it may not differ)"
     )

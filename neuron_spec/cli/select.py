@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from neuron_spec.arguments import input_file, output_with_summary, seed
+from neuron_spec.arguments import add_output_with_summary, input_file, seed
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.choices import DEFAULT_CORE, DEFAULT_K, METHODS, NEURON_SETS, SIDES, SUMMARY_MARK
 
@@ -44,13 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "profile", type=input_file("profile"), nargs="+", help="profile.safetensors; several are added up"
     )
-    parser.add_argument(
-        "--output",
-        type=output_with_summary(SUMMARY_MARK),
-        required=True,
-        metavar="FILE",
-        help="masks.safetensors",
-    )
+    add_output_with_summary(parser, "masks.safetensors", SUMMARY_MARK)
     parser.add_argument(
         "--method",
         choices=METHODS,

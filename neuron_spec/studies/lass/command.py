@@ -19,8 +19,8 @@ from pathlib import Path
 from neuron_spec.arguments import (
     add_device,
     add_model_and_text,
+    add_output_with_summary,
     output_folder,
-    output_with_summary,
     real_number,
 )
 from neuron_spec.neurons.choices import SUMMARY_MARK
@@ -33,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         checkpoint="the dense checkpoint",
         subset=None,
     )
-    parser.add_argument(
-        "--output",
-        type=output_with_summary(SUMMARY_MARK),
-        required=True,
-        metavar="FILE",
-        help="weight_masks.safetensors",
-    )
+    add_output_with_summary(parser, "weight_masks.safetensors", SUMMARY_MARK)
     parser.add_argument(
         "--work",
         type=output_folder,

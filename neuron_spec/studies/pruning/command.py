@@ -25,7 +25,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_spec.arguments import output_folder, output_with_summary, real_number, whole_number, whole_numbers
+from neuron_spec.arguments import (
+    add_output_with_summary,
+    output_folder,
+    real_number,
+    whole_number,
+    whole_numbers,
+)
 from neuron_spec.neurons.choices import NEURON_SETS, SITE_KINDS, SUMMARY_MARK
 from neuron_spec.studies.pruning.importance_command import add_what_is_measured
 
@@ -36,13 +42,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_what_is_measured(parser)
-    parser.add_argument(
-        "--output",
-        type=output_with_summary(SUMMARY_MARK),
-        required=True,
-        metavar="FILE",
-        help="masks.safetensors",
-    )
+    add_output_with_summary(parser, "masks.safetensors", SUMMARY_MARK)
     parser.add_argument(
         "--sites", choices=SITE_KINDS, default=SITE_KINDS[0], help="what is pruned (default %(default)s)"
     )
