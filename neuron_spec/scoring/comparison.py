@@ -49,6 +49,10 @@ from neuron_spec.statistics import OverSeeds, Uncertainty, holm, interval, sign_
 
 WIN, TIE, LOSS = "win", "tie", "loss"
 
+# A bootstrap takes the sentences for all there are. Of equal systems (normal differences of sentences, 1,000 samples, 3,000
+# test sets) p was below 0.05 in 14.9 % at 5 sentences, 10.3 % at 10, 7.1 % at 20, 5.2 % at 50.
+FEW_SENTENCES = 50
+
 _SCORE_TOLERANCE = 1e-6
 
 
@@ -148,6 +152,7 @@ class Comparison:
         draws: directions whose sentences are drawn together.
         partly_shared: as in `Draws`.
         unknown_sources: directions whose sources no evaluation has; what they share on that side is not known.
+        few_sentences: directions with fewer than `FEW_SENTENCES`, and how many: ``en-de (12)``.
     """
 
     signature: dict[str, Any]
@@ -160,6 +165,7 @@ class Comparison:
     draws: list[list[str]] = field(default_factory=list)
     partly_shared: list[str] = field(default_factory=list)
     unknown_sources: list[str] = field(default_factory=list)
+    few_sentences: list[str] = field(default_factory=list)
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -360,6 +366,9 @@ def compare(
         draws=list(together.values()),
         partly_shared=draws.partly_shared,
         unknown_sources=[str(test_set.direction) for test_set in test_sets if test_set.sources is None],
+        few_sentences=[
+            f"{of.direction} ({len(of.references)})" for of in test_sets if len(of.references) < FEW_SENTENCES
+        ],
     )
     for system in others:
         for endpoint in endpoints:

@@ -269,6 +269,15 @@ def test_equal_systems_are_called_different_at_the_nominal_rate():
         assert np.mean(np.array(found) < alpha) == pytest.approx(alpha, abs=0.03)
 
 
+def test_a_comparison_says_which_test_sets_are_too_few_sentences():
+    few, enough = evaluated(0.3, seed=1, order=range(12)), evaluated(0.3, seed=1, order=[*range(30), *range(20)])
+    of_few, of_enough = (compared(of, of) for of in (few, enough))
+    assert of_few.few_sentences == [f"{direction} (12)" for direction in DIRECTIONS]
+    assert ", ".join(of_few.few_sentences) in comparison_markdown(of_few)
+    assert of_enough.few_sentences == []
+    assert "test sentences:" not in comparison_markdown(of_enough)
+
+
 def test_several_systems_at_once_are_as_one_by_one(good, bad):
     other = evaluated(0.4, seed=4)
     together = paired_bootstrap(good.outputs[0], [bad.outputs[0], other.outputs[0]], samples=SAMPLES)
