@@ -8,7 +8,7 @@ import math
 import os
 import random
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -270,7 +270,10 @@ def test_equal_systems_are_called_different_at_the_nominal_rate():
 
 
 def test_a_comparison_says_which_test_sets_are_too_few_sentences():
-    few, enough = evaluated(0.3, seed=1, order=range(12)), evaluated(0.3, seed=1, order=[*range(30), *range(20)])
+    few, enough = (
+        evaluated(0.3, seed=1, order=range(12)),
+        evaluated(0.3, seed=1, order=[*range(30), *range(20)]),
+    )
     of_few, of_enough = (compared(of, of) for of in (few, enough))
     assert of_few.few_sentences == [f"{direction} (12)" for direction in DIRECTIONS]
     assert ", ".join(of_few.few_sentences) in comparison_markdown(of_few)
@@ -609,12 +612,29 @@ def test_a_draw_of_sentences_without_one_has_the_score_of_all():
     assert (found.samples == 1.5).all()
 
 
+@pytest.mark.parametrize("families", [{}, {"de": "Own"}])
 @pytest.mark.parametrize("tiers", [None, {"de": "high"}])
-def test_a_direction_has_its_group_family_and_tier_if_there_are_tiers(good, bad, tiers):
-    for row in compared(*(replace(each, tiers=tiers) for each in (good, bad))).directions:
+def test_a_direction_has_its_group_family_and_tier_if_there_are_tiers(good, bad, tiers, families):
+    result = compared(*(replace(each, tiers=tiers, families=families) for each in (good, bad)))
+    for row in result.directions:
         assert row.group == row.direction.group.code
-        assert row.family == family_in(good.families, row.direction)
+        assert row.family == family_in(families, row.direction)
         assert row.tier == (tier_in(tiers, row.direction) if tiers else None)
+    named = {kind: {row.name for row in result.groups if row.kind == kind} for kind in ("family", "tier")}
+    assert named["family"] == {row.family for row in result.directions if row.family}
+    assert ("Own" in named["family"]) == bool(families)
+    assert named["tier"] == ({"high", UNKNOWN} if tiers else set())
+
+
+def test_a_p_of_alpha_is_no_win(good):
+    other = evaluated(0.35, seed=3)
+    p = min(seed.p_value for seed in seeds_of(compared(good, other)) if seed.p_value > 2 / SAMPLES)
+    holm_p = min(
+        seed.holm_p_value for seed in seeds_of(compared(good, other)) if 2 / SAMPLES < seed.holm_p_value < 1
+    )
+    assert {seed.result for seed in seeds_of(compared(good, other, alpha=p)) if seed.p_value == p} == {TIE}
+    found = seeds_of(compared(good, other, alpha=holm_p))
+    assert {seed.holm_result for seed in found if seed.holm_p_value == holm_p} == {TIE}
 
 
 def test_likelihood_comes_first_and_less_is_better(good, bad):
@@ -647,6 +667,51 @@ def test_likelihood_comes_first_and_less_is_better(good, bad):
     assert table.rows[0][1:3] == (None, None)
     assert table.rows[1][1] == f"{row.nll_difference:+.3f}"
     assert difference_table("A", Difference.of_groups(compared(good, bad))).header[1] == "BLEU"
+
+
+@dataclass(frozen=True)
+class OfPart(Difference):
+    part: str = ""
+
+
+def test_differences_are_those_of_the_groups_the_baseline_first(good, bad):
+    given = (good, bad, evaluated(0.4, seed=4))
+    systems = [with_likelihood(replace(each, tiers={"de": "high"}), seed=at) for at, each in enumerate(given)]
+    result = compared(*systems)
+    found = OfPart.of_groups(result, ("overall", "tier"), part="all")
+    names = ["all", "high", UNKNOWN]
+    by_system = {system: [row.name for row in found if row.system == system] for system in "ABC"}
+    assert by_system == dict.fromkeys("ABC", names)
+    assert [row.system for row in found if row.name == "high"] == ["A", "B", "C"]
+    assert {row.part for row in found} == {"all"} and {row.baseline for row in found} == {"A"}
+    groups = {
+        (of.system, of.name, of.metric): of
+        for of in result.groups
+        if of.kind in ("overall", "tier") and of.group == "all"
+    }
+    for row in found:
+        nll, bleu, chrf = (
+            groups["B" if row.system == "A" else row.system, row.name, key] for key in ("nll", "bleu", "chrf")
+        )
+        if row.system == "A":
+            assert (row.bleu, row.chrf, row.nll) == (
+                bleu.baseline.mean,
+                chrf.baseline.mean,
+                nll.baseline.mean,
+            )
+            assert {
+                row.difference,
+                row.chrf_difference,
+                row.nll_difference,
+                row.uncertainty,
+                row.nll_uncertainty,
+            } == {None}
+        else:
+            assert (row.bleu, row.chrf, row.nll) == (bleu.score.mean, chrf.score.mean, nll.score.mean)
+            differences = (row.difference, row.chrf_difference, row.nll_difference)
+            assert differences == (bleu.difference.mean, chrf.difference.mean, nll.difference.mean)
+            assert (row.uncertainty, row.nll_uncertainty) == (bleu.over_sentences, nll.over_sentences)
+    assert found[1].values({"of": "system", "BLEU": "bleu"}) == {"of": found[1].system, "BLEU": found[1].bleu}
 
 
 def test_a_shift_of_likelihood_moves_the_interval_and_nothing_else(good):
