@@ -21,11 +21,14 @@ LANGS = sorted(["en", "qa", "qb", "qm", *(f"x{one}{two}" for one in "abcdefgh" f
 
 
 def fairseq(command: str, *words: object) -> None:
-    """A command of fairseq's, in this process."""
+    """A command of fairseq's, in this process, where unless told otherwise it prepares its batches too.
+
+    A process that does is waited for, five seconds, when the command is done with it.
+    """
     module = importlib.import_module(f"fairseq_cli.{command}")
     assert models and tasks  # registered, as by --user-dir
     vars(checkpoint_utils.save_checkpoint).pop("best", None)  # of a training before, in this process
-    with mock.patch.object(sys, "argv", [f"fairseq-{command}", *map(str, words)]):
+    with mock.patch.object(sys, "argv", [f"fairseq-{command}", "--num-workers=0", *map(str, words)]):
         module.cli_main()
 
 

@@ -96,6 +96,7 @@ def test_every_name_works_where_fairseq_cannot_be_imported() -> None:
     )
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_else() -> None:
     code = "import sys, neuron_spec; print(*(name for name in sys.modules if name.startswith('neuron_spec')))"
     assert python(code).split() == ["neuron_spec"]

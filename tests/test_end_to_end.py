@@ -90,7 +90,7 @@ def task_flags(folder: Path, source: str, target: str) -> list[object]:
         data_bin, "--user-dir", ROOT / "neuron_spec", "--task", "neuron_specialization",
         "--langs", (data_bin / "langs.txt").read_text().replace("\n", ",").strip(","),
         "--lang-pairs", f"{source}-{target}", "-s", source, "-t", target,
-        "--encoder-langtok", "src", "--decoder-langtok", "--cpu",
+        "--encoder-langtok", "src", "--decoder-langtok", "--cpu", "--num-workers", 0,
     ]  # fmt: skip
 
 

@@ -35,6 +35,8 @@ for name in ("", "_tiny", "_iwslt", "_big"):
 for name in ("neuron_specialization", "neuron_profiling"):
     assert TASK_REGISTRY[name].__module__ == f"neuron_spec.tasks.{name}"
 import argparse, io, torch
+
+pytestmark = pytest.mark.slow
 buffer = io.BytesIO()
 torch.save({"args": argparse.Namespace(lr=[0.1])}, buffer)
 buffer.seek(0)

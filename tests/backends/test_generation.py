@@ -161,7 +161,7 @@ def log_of(workshop, checkpoint: Path, *flags: str, to: Path) -> dict[int, str]:
     words = [
         "fairseq-generate", workshop.data_bin, "--task", "neuron_specialization", "--path", checkpoint, "-s", "en",
         "-t", "qa", "--langs", ",".join(workshop.langs), "--lang-pairs", "en-qa", "--encoder-langtok", "src",
-        "--decoder-langtok", "--cpu", "--max-tokens", 500, "--beam", 4, "--remove-bpe", "sentencepiece",
+        "--decoder-langtok", "--cpu", "--num-workers", 0, "--max-tokens", 500, "--beam", 4, "--remove-bpe", "sentencepiece",
         "--results-path", to, *SHORT, *flags,
     ]  # fmt: skip
     with mock.patch.object(sys, "argv", [*map(str, words)]):

@@ -28,6 +28,8 @@ from neuron_spec.scoring.evaluation import read_evaluation
 from neuron_spec.scoring.length_penalty import GRID
 from neuron_spec.scoring.metrics import Outputs
 
+pytestmark = pytest.mark.slow
+
 PAIRS = "en-qa,qa-en"
 DIRECTIONS = parse_directions(PAIRS)
 SHORT = ["--", "--max-len-a", "0", "--max-len-b", "6"]
@@ -263,7 +265,6 @@ def test_one_search_gives_what_every_length_penalty_would(learned):
             assert texts == [whole[position] for position in positions]
 
 
-@pytest.mark.slow
 def test_the_length_penalty_is_chosen_by_validation_text_alone(tune, tmp_path):
     corpus = tmp_path / "corpus"
     shutil.copytree(FROZEN / "corpus", corpus)
@@ -286,7 +287,6 @@ def test_the_length_penalty_is_chosen_by_validation_text_alone(tune, tmp_path):
     assert shortest == pytest.approx({"lenpen": 0.2, "bleu": mean.bleu, "length_ratio": mean.length_ratio})
 
 
-@pytest.mark.slow
 def test_the_chosen_penalty_translates_and_is_taken_over(tune, capsys, request):
     baseline = tune("baseline", *TUNED)
     value = parameters(baseline)["lenpen"]

@@ -26,6 +26,8 @@ from neuron_spec.cli.main import main  # noqa: E402
 from neuron_spec.neurons.counting import DTYPES  # noqa: E402
 from neuron_spec.neurons.masks import NeuronMasks  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TO_DE, TO_EN, FR = "eng_Latn-deu_Latn", "deu_Latn-eng_Latn", "eng_Latn-fra_Latn"
 
 

@@ -19,6 +19,8 @@ from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.backends.fairseq.language_tags import language_tags
 from neuron_spec.criterions.label_smoothed_cross_entropy_text import TextCriterion
 
+pytestmark = pytest.mark.slow
+
 PAD = 1
 PLAIN = ("--criterion", "label_smoothed_cross_entropy")
 TEXT = ("--criterion", "label_smoothed_cross_entropy_text")
@@ -142,7 +144,6 @@ def test_half_precision_trains_by_gradients_of_the_same_length(workshop):
         assert half[name] == pytest.approx(whole[name], rel=0.01)
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one_without_the_tag(workshop, checkpoint, tmp_path):
     flags = ("--task", "neuron_specialization", *WITHOUT)
     one, other = workshop.trained_by_one_and_by_two_processes(checkpoint, tmp_path, *flags)
@@ -223,7 +224,6 @@ def test_half_precision_is_summed_in_single(workshop):
 # The real commands ----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_plain_fairseq_chooses_checkpoints_by_it_and_translates_with_them_without_the_plugin(
     workshop, tmp_path
 ):
@@ -256,6 +256,6 @@ def test_plain_fairseq_chooses_checkpoints_by_it_and_translates_with_them_withou
     output = run(
         *("-c", stock, workshop.data_bin, "--path", best, "--task", "translation_multi_simple_epoch", *languages),
         *("--source-lang", "en", "--target-lang", "qa", "--beam", "1", "--max-len-b", "5", "--cpu", "--max-tokens", "500",
-          "--required-batch-size-multiple", "1"),
+          "--required-batch-size-multiple", "1", "--num-workers", "0"),
     )  # fmt: skip
     assert output.count("\nH-") == workshop.sizes["test"]

@@ -558,6 +558,7 @@ def test_a_log_of_masks_that_stay_adds_nothing(written, run):
     assert after == before.replace(str(written), str(run))
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_fairseq():
     code = "import sys, neuron_spec.report.report; sys.exit('fairseq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,6 +22,8 @@ from neuron_spec.studies.adaptation.measure import Adaptation, Test, Updates, re
 from neuron_spec.studies.adaptation.page import curves, table
 from neuron_spec.studies.meta.inner_steps import adapt, restored
 
+pytestmark = pytest.mark.slow
+
 NEW = parse_directions("qm-en,en-qm")
 # Short hypotheses, as random weights never end one.
 FLAGS = ["--cpu", "--beam", "1", "--max-len-a", "0", "--max-len-b", "6", "--max-tokens", "2000"]
@@ -247,7 +249,6 @@ def test_a_direction_learns_and_translates_through_borrowed_masks(specialized, d
             assert moved.any() and not moved[~kept[lent]].any(), "only the lender's neurons learn"
 
 
-@pytest.mark.slow
 def test_lenders_are_signed_only_where_there_are_any(specialized, held_out, data_bin, tmp_path):
     results = make(specialized, data_bin, "0", borrow={"qm": "qa"}).run(tmp_path)
     borrowed = {"qm-en": "qa-en", "en-qm": "en-qa"}

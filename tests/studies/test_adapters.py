@@ -359,7 +359,7 @@ def test_train_and_generate_by_fairseqs_commands(workshop, checkpoint, tmp_path)
     assert all(torch.equal(trained[key], value) for key, value in dense.items())
     log = run(
         "fairseq-generate", *task, "--lang-pairs", "qm-en,en-qa", "-s", "en", "-t", "qa", "--beam", 2,
-        "--path", tmp_path / "checkpoint_last.pt", "--max-tokens", 500, "--max-len-b", 10,
+        "--path", tmp_path / "checkpoint_last.pt", "--max-tokens", 500, "--max-len-b", 10, "--num-workers", 0,
     )  # fmt: skip
     assert sum(line.startswith("H-") for line in log.splitlines()) == workshop.sizes["test"]
     run(

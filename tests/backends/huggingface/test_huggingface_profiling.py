@@ -268,6 +268,7 @@ def test_masks_of_fairseqs_backend_are_taken_when_asked(of_fairseq, tmp_path):
     unspecialize(theirs)
 
 
+@pytest.mark.slow
 def test_no_fairseq_is_imported():
     code = (
         "import sys\n"
