@@ -97,6 +97,7 @@ def _composed_from_known(compose: Any) -> Any:
         override = parser.parse_override(line)
         return override.key_or_group, override.value()
 
+    @functools.wraps(compose)
     def composed(name: str, *, overrides: Sequence[str], strict: bool) -> Any:
         is_value = {line: "." in line.partition("=")[0] for line in overrides}
         classes = (name, *(line for line in overrides if not is_value[line]))
