@@ -375,8 +375,14 @@ def test_one_sentence_is_no_sample():
         System(name, [evaluate(multi_parallel(["en-de"], 1, share=share), signature={})])
         for name, share in (("a", 0.3), ("b", 0.6))
     ]
-    with pytest.raises(NeuronSpecError, match="one test sentence of"):
+    with pytest.raises(NeuronSpecError, match="one test sentence of en-de"):
         compare(comparable(systems), signature={}, samples=SAMPLES)
+
+
+def test_the_fewest_sentences_and_samples_that_can_tell_are_taken():
+    two = [evaluate(multi_parallel(["en-de"], 2, share=share), signature={}) for share in (0.3, 0.6)]
+    for samples, alpha in ((20, 0.05), (1, 0.6)):
+        assert len(compared(*two, samples=samples, alpha=alpha).directions) == 2  # one of BLEU, one of chrF++
 
 
 def test_groups_are_those_of_the_evaluation(good, bad):
@@ -404,8 +410,21 @@ def test_the_signature_knows_texts_groups_and_parameters(good, bad):
         return comparison_signature(systems, samples=SAMPLES, alpha=alpha)
 
     assert made(good, bad) == made(good, bad)
-    others = [made(bad, good), made(good, bad, alpha=0.1), made(replace(good, families={"qa": "New"}), bad)]
+    scored = [replace(score, bleu_signature="tok:other") for score in good.scores]
+    others = [
+        made(bad, good),
+        made(good, bad, alpha=0.1),
+        made(replace(good, families={"qa": "New"}), bad),
+        *(made(*(replace(each, pivot=pivot) for each in (good, bad))) for pivot in ("de", "nl")),
+        made(*(replace(each, scores=scored) for each in (good, bad))),
+    ]
     assert made(good, bad) not in others
+    assert len({json.dumps(signature) for signature in others}) == len(others)
+    # Nor does it ask in which order a table was written.
+    first, second = (
+        [replace(good, tiers=tiers), bad] for tiers in ({"de": "a", "nl": "b"}, {"nl": "b", "de": "a"})
+    )
+    assert made(*first) == made(*second)
 
 
 def test_three_systems_are_each_compared_with_the_first(good, bad):
@@ -456,6 +475,9 @@ def test_what_a_vocabulary_does_to_some_lines_parts_no_test_sets():
     found = Draws.of([first, turned])
     assert found.numbers == [1, 0]  # de-en first, by name
     assert found.partly_shared == ["en"]
+    of = evaluate([first, turned], signature={})
+    result = compared(of, of)
+    assert result.draws == [["fr-en"], ["de-en"]] and result.partly_shared == ["en"]
 
 
 def test_unknown_sources_part_what_only_sources_share(good):
