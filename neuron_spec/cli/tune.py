@@ -134,7 +134,14 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
     from neuron_spec.backends.huggingface.specialization import config_sha256
     from neuron_spec.backends.huggingface.text import of_files
-    from neuron_spec.backends.huggingface.training import DELTA, SpecializedTrainer, TextLoss, text_loss
+    from neuron_spec.backends.huggingface.training import (
+        DELTA,
+        SpecializedTrainer,
+        TextLoss,
+        require_checkpoint,
+        text_loss,
+    )
+    from neuron_spec.forms import require_form
     from neuron_spec.neurons import counting
     from neuron_spec.neurons.masks import NeuronMasks
 
@@ -192,6 +199,13 @@ def run(args: argparse.Namespace) -> None:
         write_json(claim, signed)
     # Before anything moved; a training that goes on has it from then.
     checkpoints = [*(args.output / "checkpoints").glob("checkpoint-*/trainer_state.json")]
+    if before.is_file():
+        measured_of = map(str, () if held_out is None else held_out.directions)
+        require_form(
+            read_json(before, "losses"), dict.fromkeys(measured_of, float), "losses before training", before
+        )
+    for checkpoint in checkpoints:
+        require_checkpoint(checkpoint.parent)
     if not before.is_file() and not checkpoints and is_first:
         write_json(before, measured())
     trainer.train(resume_from_checkpoint=bool(checkpoints))
