@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.arguments import input_file, learning_rate, output_folder, real_number, whole_number
-from neuron_spec.errors import NeuronSpecError
+from neuron_spec.errors import NeuronSpecError, in_file
 
 LOSSES = "losses.json"
 DTYPES = ("fp32", "bf16", "fp16")
@@ -154,10 +154,12 @@ def run(args: argparse.Namespace) -> None:
     masks = None if args.masks is None else NeuronMasks.load(args.masks)
     if args.mode == "delta":
         assert masks is not None
-        for one in text:
-            add_delta(model, one, masks)
+        with in_file(args.masks):
+            for one in text:
+                add_delta(model, one, masks)
     elif masks is not None:
-        specialize(model, masks)
+        with in_file(args.masks):
+            specialize(model, masks)
         if without := [str(one) for one in valid if one not in masks.directions]:
             print(f"not measured, having no masks: {', '.join(without)}", file=sys.stderr)
             valid = {one: pairs for one, pairs in valid.items() if one in masks.directions}

@@ -430,19 +430,26 @@ def _checkpoint() -> Iterator[Damage]:
     }.items():  # fmt: skip
         for words, value in values.items():
             yield of(f"{flag.replace('_', '-')} {words}", at("cfg", "task", flag, to=value), *_NO_TASK_FLAGS)
+    for words, change in {
+        "a number of layers that is text": at("cfg", "model", "encoder_layers", to="many"),
+        "no heads": at("cfg", "model", "encoder_attention_heads", to=0),
+        "a width that is null": at("cfg", "model", "encoder_embed_dim", to=None),
+        "negative width": at("cfg", "model", "decoder_ffn_embed_dim", to=-4),
+        "an activation that there is not": at("cfg", "model", "activation_fn", to="sine"),
+        "an activation that is a number": at("cfg", "model", "activation_fn", to=5),
+        "10^12 layers": at("cfg", "model", "decoder_layers", to=10**12),
+        "a dropout of 5": at("cfg", "model", "dropout", to=5),
+        "a dropout that is text": at("cfg", "model", "attention_dropout", to="much"),
+    }.items():  # fmt: skip
+        yield of(words, change)
     ran = tuple(name for name in moved if name not in ("unshare",))
     for words, change in {
         "an architecture that there is not": _of_mars,
         "an architecture that is a number": at("cfg", "model", "arch", to=5),
-        "a number of layers that is text": at("cfg", "model", "encoder_layers", to="many"),
         "more layers than there are": at("cfg", "model", "encoder_layers", to=5),
         "fewer layers than there are": at("cfg", "model", "encoder_layers", to=1),
         "10^9 layers' width": at("cfg", "model", "encoder_ffn_embed_dim", to=7),
-        "no heads": at("cfg", "model", "encoder_attention_heads", to=0),
         "heads that do not divide": at("cfg", "model", "decoder_attention_heads", to=3),
-        "a width that is null": at("cfg", "model", "encoder_embed_dim", to=None),
-        "negative width": at("cfg", "model", "decoder_ffn_embed_dim", to=-4),
-        "an activation that there is not": at("cfg", "model", "activation_fn", to="sine"),
         "a missing weight": at("model", _MODEL, without=True),
         "a missing layer": lambda s: [s["model"].pop(k) for k in [*s["model"]] if "decoder.layers.1." in k],
         "a layer too many": lambda s: s["model"].update({k.replace("layers.1.", "layers.2."): v for k, v in s["model"].items() if "encoder.layers.1." in k}),
