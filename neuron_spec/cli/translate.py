@@ -374,8 +374,11 @@ class _Exports(_Source):
             self.only = self.known[0]
 
     def pieces(self, direction: Direction) -> Pieces:
-        self._folders[direction].require_whole()
-        file = self.args.spm or self._folders[direction].path / PIECES
+        folder = self._folders[direction]
+        folder.require_whole()
+        if self.args.spm:
+            return Pieces(self.args.spm, known=folder.source_symbols)
+        file = folder.path / PIECES
         if not file.is_file():
             raise ArtifactError(
                 "the export has no SentencePiece model",

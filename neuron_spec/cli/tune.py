@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.arguments import input_file, learning_rate, output_folder, real_number, whole_number
-from neuron_spec.errors import NeuronSpecError
+from neuron_spec.errors import NeuronSpecError, in_file
 
 LOSSES = "losses.json"
 DTYPES = ("fp32", "bf16", "fp16")
@@ -134,7 +134,14 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.backends.huggingface.loading import load_model, load_tokenizer
     from neuron_spec.backends.huggingface.specialization import config_sha256
     from neuron_spec.backends.huggingface.text import of_files
-    from neuron_spec.backends.huggingface.training import DELTA, SpecializedTrainer, TextLoss, text_loss
+    from neuron_spec.backends.huggingface.training import (
+        DELTA,
+        SpecializedTrainer,
+        TextLoss,
+        require_checkpoint,
+        text_loss,
+    )
+    from neuron_spec.forms import require_form
     from neuron_spec.neurons import counting
     from neuron_spec.neurons.masks import NeuronMasks
 
@@ -147,10 +154,12 @@ def run(args: argparse.Namespace) -> None:
     masks = None if args.masks is None else NeuronMasks.load(args.masks)
     if args.mode == "delta":
         assert masks is not None
-        for one in text:
-            add_delta(model, one, masks)
+        with in_file(args.masks):
+            for one in text:
+                add_delta(model, one, masks)
     elif masks is not None:
-        specialize(model, masks)
+        with in_file(args.masks):
+            specialize(model, masks)
         if without := [str(one) for one in valid if one not in masks.directions]:
             print(f"not measured, having no masks: {', '.join(without)}", file=sys.stderr)
             valid = {one: pairs for one, pairs in valid.items() if one in masks.directions}
@@ -192,6 +201,13 @@ def run(args: argparse.Namespace) -> None:
         write_json(claim, signed)
     # Before anything moved; a training that goes on has it from then.
     checkpoints = [*(args.output / "checkpoints").glob("checkpoint-*/trainer_state.json")]
+    if before.is_file():
+        measured_of = map(str, () if held_out is None else held_out.directions)
+        require_form(
+            read_json(before, "losses"), dict.fromkeys(measured_of, float), "losses before training", before
+        )
+    for checkpoint in checkpoints:
+        require_checkpoint(checkpoint.parent)
     if not before.is_file() and not checkpoints and is_first:
         write_json(before, measured())
     trainer.train(resume_from_checkpoint=bool(checkpoints))

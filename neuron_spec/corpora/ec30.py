@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from neuron_spec.artifacts import hash_file, write_link
+from neuron_spec.backends.fairseq.data_bin import check_complete, read_dictionary
 from neuron_spec.corpora.build import (
     TEST,
     TRAIN,
@@ -27,6 +28,7 @@ from neuron_spec.corpora.build import (
     write_raw,
 )
 from neuron_spec.corpora.checks import require_equal, require_known
+from neuron_spec.corpora.existing import data_sha256
 from neuron_spec.errors import CorpusError, some
 from neuron_spec.languages import ENGLISH, language
 from neuron_spec.scoring.language_id import LINES_PER_LANGUAGE
@@ -93,7 +95,8 @@ def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards
     Raises:
         CorpusError: if a shard, language, dictionary or set is missing, dictionaries differ, or a file is
             cut short or holds another number of sentences than its other side.
-        ArtifactError: if ``output`` holds another corpus.
+        ArtifactError: if ``output`` holds another corpus, or a data file is damaged or has pieces that the dictionary
+            does not have.
     """
     places = ("", "fairseq-data-bin-sharded", "ec30/fairseq-data-bin-sharded")
     trees = [data_bin / place for place in places if (data_bin / place / "shard0").is_dir()]
@@ -120,14 +123,21 @@ def adopt_data_bin(data_bin: Path, output: Path, *, langs: Sequence[str], shards
         "shards": shards,
         "dictionary": dictionary,
         "pairs": pairs,
+        "data": {split: data_sha256(trees[0], _files(folders, split, langs)) for split in pairs},
     }
+    is_complete = is_built(output, parameters)
+    if not is_complete:
+        symbols = len(read_dictionary(folders[0] / f"dict.{ENGLISH}.txt"))
+        for split in pairs:
+            for index in _files(folders, split, langs):
+                check_complete(index, symbols)
     for folder in folders:
         link = output / "data-bin" / folder.name
         if link.is_symlink() or not link.exists():
             write_link(link, folder)
         elif not os.path.samefile(link, folder):
             raise CorpusError("a built shard is in the way", where=link, mend="name another --output")
-    if is_built(output, parameters):
+    if is_complete:
         return
     size = sum(1 for line in (folders[0] / f"dict.{ENGLISH}.txt").open(encoding="utf-8") if line.strip())
     write_raw({TRAIN: {lang: _first_pairs(folders[0], lang) for lang in langs}}, output / "raw")
@@ -183,6 +193,16 @@ def _pairs_in(folder: Path, split: str, lang: str) -> int:
     sentences = {code: sentences_in(folder / f"{name}.{code}.idx") for code in (lang, ENGLISH)}
     what = "the two sides of a set are not parallel"
     return require_equal(sentences, what, where=folder / name, mend=_MEND)
+
+
+def _files(folders: Sequence[Path], split: str, langs: Sequence[str]) -> list[Path]:
+    """The indices of a split: of training and validation in all shards, of test in the first."""
+    return [
+        folder / f"{_prefix(folder, split, lang)}.{code}.idx"
+        for folder in (folders[:1] if split == TEST else folders)
+        for lang in langs
+        for code in (lang, ENGLISH)
+    ]
 
 
 def _first_pairs(folder: Path, lang: str) -> list[tuple[str, str]]:

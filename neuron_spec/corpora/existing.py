@@ -168,7 +168,7 @@ def look_into(
     symbols = read_dictionary(folders[0] / f"dict.{used[0]}.txt")
     indices = {split: list(_indices(found, split, of)) for split, of in pairs.items()}
     unknown = _unknown_fractions([of for of_split in indices.values() for of in of_split], len(symbols))
-    data = {split: _data_sha256(data_bin, [file for _, file in of]) for split, of in indices.items()}
+    data = {split: data_sha256(data_bin, [file for _, file in of]) for split, of in indices.items()}
     return DataBin(data_bin, folders, langs or used, directions, pairs, dictionary, symbols, unknown, data)
 
 
@@ -252,7 +252,8 @@ def _indices(
                 yield code, folder / f"{split}.{pair}.{code}.idx"
 
 
-def _data_sha256(data_bin: Path, indices: Iterable[Path]) -> str:
+def data_sha256(data_bin: Path, indices: Iterable[Path]) -> str:
+    """Hash of the data files of these indices, and of where they lie below the data-bin."""
     files = sorted(file for index in indices for file in (index, index.with_suffix(".bin")))
     return hash_text(*(f"{file.relative_to(data_bin)} {hash_file(file)}" for file in files))
 

@@ -10,7 +10,15 @@ from typing import Any, Self
 
 import sentencepiece
 
-from neuron_spec.artifacts import differences, hash_file, hash_text, read_json, require_file, write_json
+from neuron_spec.artifacts import (
+    differences,
+    hash_file,
+    hash_text,
+    read_json,
+    read_lines,
+    require_file,
+    write_json,
+)
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError
 
@@ -20,6 +28,7 @@ CHECKPOINT = "checkpoint.pt"
 WEIGHTS, MODEL_JSON = "model.safetensors", "model.json"
 FORMATS = ("fairseq", "ctranslate2", "safetensors")
 QUANTIZATIONS = ("float32", "float16", "int8")
+_VOCABULARIES = ("shared_vocabulary.json", "source_vocabulary.json")  # of CTranslate2
 _SEAL = "sha256"  # of all else that EXPORT_JSON says
 _MEND = "delete the folder, and make it again with neuron-spec export"
 _SPACE = "\u2581"  # SentencePiece's mark of a piece that begins a word
@@ -78,6 +87,14 @@ class ExportFolder:
             said["files"],
             said.get("scores_tag", True),
         )
+
+    @property
+    def source_symbols(self) -> list[str]:
+        """The pieces that its sources are made of, of an export that `require_whole` let pass; none of safetensors."""
+        if (dictionary := f"dict.{self.direction.source}.txt") in self.files:
+            return [line.rpartition(" ")[0] for line in read_lines(self.path / dictionary)]
+        vocabularies = [name for name in _VOCABULARIES if name in self.files]
+        return [symbol for name in vocabularies for symbol in read_json(self.path / name, "vocabulary")]
 
     def require_whole(self) -> None:
         """Raises: ArtifactError if a file is not what was written there."""

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.artifacts import atomic_path
-from neuron_spec.pages.tables import Cell, markdown_table, shown
+from neuron_spec.pages.tables import Cell, markdown_table
+from neuron_spec.pages.tables import plain as plain
 
 FIGURES = "figures"
 DPI = 150  # of figures
-
-# A mark between letters, as in neuron_spec, is none.
-_MARKS = re.compile(r"[\\`*\[\]&~$]|<(?!\d)|(?<!\w)_|_(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -143,11 +141,6 @@ def _parameter(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def plain(text: str) -> str:
-    """``text`` for use in a paragraph: what would be a mark gets a backslash."""
-    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
-
-
 def pictures(of: Page | Section) -> Iterator[Picture]:
     """All figures of a page, in their order."""
     yield from (block for block in of.blocks if isinstance(block, Picture))
@@ -178,8 +171,7 @@ def _parts(of: Page | Section, level: int, figures: str) -> Iterator[str]:
             case Bullets(items):
                 yield "\n".join(f"- {item}" for item in items)
             case Table(header, rows):
-                cells = [[plain(shown(c)) if isinstance(c, str) else c for c in row] for row in rows]
-                yield markdown_table([plain(name) for name in header], cells)
+                yield markdown_table(header, rows)
             case Code(text):
                 fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
                 yield f"{fence}bash\n{text}\n{fence}"

@@ -37,7 +37,22 @@ FAMILY_HEADER = ("same family", "other families", "p")  # of `family_cells`
 FAMILY_P = "p: the share of all ways to deal families out, or of random ones, that separate at least as well; one-sided."
 
 
-_FORM = {"signature": {"inputs": {str: str}, "parameters": {}, "command?": (str, None)}}
+_NUMBER, _TEXT = (float, None), (str, None)
+FAMILY_FORM = {
+    "same": _NUMBER,
+    "other": _NUMBER,
+    "p": _NUMBER,
+    "reason": _TEXT,
+}  # of what `family_cells` shows
+OVERLAP_FORM = {"correlation": _NUMBER, "p": _NUMBER, "reason": _TEXT}  # of `overlap_tests`
+
+
+def form(numbers: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
+    """What ``NAME.json`` has to look like, by its numbers and the parameters of its signature that are shown."""
+    made = {"inputs": {str: str}, "parameters": {**parameters, "loss?": str}, "command?": _TEXT}
+    return {"signature": made, **numbers}
+
+
 _MEND = "give the same command again into another folder, or take this one away"
 
 
@@ -55,6 +70,7 @@ class StudyPage:
         about: what is asked, and what the words in the tables mean, a paragraph each.
         captions: name of a figure -> what it shows.
         figures: the folder of the figures, below the page's.
+        form: what a JSON file has to look like, as `forms.require_form` takes it.
         picture_name: of a figure in a report, where several folders stand on one page.
     """
 
@@ -66,6 +82,7 @@ class StudyPage:
     about: Sequence[str] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     figures: str = ""
+    form: Mapping[str, Any] = field(default_factory=lambda: form({}))
     picture_name: str = "{folder}-{figure}"
 
     def make(self, folder: Path, made: Mapping[str, Any], write: Callable[[], Any]) -> None:
@@ -124,7 +141,7 @@ class StudyPage:
         for name, folder in folders.items():
             file, pictures = folder / f"{self.name}.json", {}
             content = read_json(file, self.name)
-            require_form(content, _FORM, self.name, file, mend=_MEND)
+            require_form(content, self.form, self.name, file, mend=_MEND)
             for figure, caption in self.captions.items():
                 on_page = self.picture_name.format(folder=name.replace("/", "-"), figure=figure)
                 for picture in left_in(folder / self.figures, figure, on_page, caption):

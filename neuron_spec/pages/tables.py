@@ -9,19 +9,19 @@ from collections.abc import Iterable, Sequence
 
 Cell = str | int | float | None
 _NO_VALUE = "-"
+# A mark between letters, as in neuron_spec, is none.
+_MARKS = re.compile(r"[\\`*\[\]&~$]|<(?!\d)|(?<!\w)_|_(?!\w)")
 # Also what has a spread, a bound or thousands: 16.5 ± 0.3, <0.001, 69,906.
 _NUMBER = re.compile(r"[<+-]?\d[\d,]*(\.\d+)?%?( ± \d+(\.\d+)?)?")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A Markdown table: floats with one decimal, None as ``-``, columns of numbers to the right.
+    """A Markdown table: floats with one decimal, None as ``-``, columns of numbers to the right; text is no mark-up.
 
     Raises:
         ValueError: if a row is not as long as the header.
     """
-    lines = [
-        [shown(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)
-    ]
+    lines = [[plain(shown(cell)).replace("|", "\\|") for cell in line] for line in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     columns = list(zip(widths, columns_of_numbers(header, rows), strict=True))
     rule = ["-" * (width - 1) + (":" if is_right else "-") for width, is_right in columns]
@@ -31,6 +31,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str
         padded = (cell.rjust(width) if is_right else cell.ljust(width) for cell, (width, is_right) in cells)
         texts.append(f"| {' | '.join(padded)} |")
     return "\n".join(texts)
+
+
+def plain(text: str) -> str:
+    """``text`` for use in a paragraph of Markdown: what would be a mark gets a backslash."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

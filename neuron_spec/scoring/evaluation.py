@@ -35,7 +35,7 @@ from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import ArtifactError, DirectionError, in_file
 from neuron_spec.forms import form_of, number, require_form
 from neuron_spec.languages import ENGLISH, PIVOT, UNKNOWN, language, pivot
-from neuron_spec.pages.tables import Cell, csv_text, fixed, markdown_table, percent
+from neuron_spec.pages.tables import Cell, csv_text, fixed, markdown_table, percent, plain
 from neuron_spec.scoring.endpoints import BLEU, CHRF, COMET, NLL, SENTENCES, SentenceScores
 from neuron_spec.scoring.language_id import LanguageIdentifier
 from neuron_spec.scoring.metrics import (
@@ -278,7 +278,7 @@ def scores_table(evaluation: Evaluation) -> str:
         _likelihood_note(evaluation),
     ]
     if evaluation.off_target_note:
-        parts.append(f"Off-target is not measured: {evaluation.off_target_note}.")
+        parts.append(f"Off-target is not measured: {plain(evaluation.off_target_note)}.")
     return "\n\n".join(parts) + "\n"
 
 

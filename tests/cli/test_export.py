@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sentencepiece
 import torch
 
 from neuron_spec.cli.main import main
@@ -249,7 +250,7 @@ def test_an_export_whose_pieces_are_named_later_translates(run, specialized, wor
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     for file in workshop.data_bin.glob("dict.*"):
-        (theirs / file.name).write_text(file.read_text().replace("\u2581", "~"))
+        shutil.copy(file, theirs)
     words = [
         "--direction",
         "en-qa",
@@ -265,6 +266,22 @@ def test_an_export_whose_pieces_are_named_later_translates(run, specialized, wor
     assert "has no SentencePiece model" in refused(run("translate", *words, stdin="ba\n"))
     spm = workshop.data_bin.parent / "spm" / PIECES
     assert run("translate", *words, "--spm", spm, stdin="ba\n")[0] == 0
+
+
+@pytest.mark.parametrize("form", ["fairseq", "ctranslate2"])
+def test_pieces_of_another_vocabulary_are_not_those_of_an_export(run, specialized, tmp_path, form):
+    if form == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+    words = ["--direction", "en-qa", "--format", form, "--output", tmp_path / "out"]
+    assert run("export", "--path", specialized, *words)[0] == 0
+    lines = [f"{a}{b} {c}{a}" for a in "xyzwv" for b in "kgjhf" for c in "rtpsd"]
+    other = tmp_path / "other.model"
+    with other.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=file, vocab_size=60, model_type="bpe", minloglevel=2
+        )
+    words = ["--path", tmp_path / "out", "--direction", "en-qa", "--cpu", "--spm", other]
+    assert "of another vocabulary" in refused(run("translate", *words, stdin="ba\n"))
 
 
 def test_masks_are_composed_where_that_is_asked_for(run, specialized, tmp_path):

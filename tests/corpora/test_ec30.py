@@ -324,6 +324,27 @@ def test_a_downloaded_tree_is_linked_and_described(built, tree, tmp_path):
         ec30.adopt_data_bin(tree, out, langs=LANGS[:2], shards=SHARDS)
 
 
+def test_another_content_of_a_tree_is_another_corpus_and_its_links_stay(tree, tmp_path):
+    """Of as many sentences and bytes: two pieces change places."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    ec30.adopt_data_bin(tree, out, langs=LANGS, shards=SHARDS)
+    shutil.copytree(tree, other)
+    edit(other / "shard1" / "train.en-am.am.bin", lambda c: c[2:4] + c[:2] + c[4:])
+    with pytest.raises(ArtifactError, match="another corpus"):
+        ec30.adopt_data_bin(other, out, langs=LANGS, shards=SHARDS)
+    assert (out / "data-bin" / "shard1").resolve() == tree / "shard1"
+    shutil.move(tree, tmp_path / "moved")  # the same elsewhere
+    ec30.adopt_data_bin(tmp_path / "moved", out, langs=LANGS, shards=SHARDS)
+    assert (out / "data-bin" / "shard1").resolve() == tmp_path / "moved" / "shard1"
+
+
+def test_pieces_that_the_dictionary_does_not_have_are_refused(tree, tmp_path):
+    edit(tree / "shard1" / "train.en-am.am.bin", lambda c: b"\xf0\xff" + c[2:])
+    with pytest.raises(ArtifactError, match="no pieces for"):
+        ec30.adopt_data_bin(tree, tmp_path / "out", langs=LANGS, shards=SHARDS)
+    assert not (tmp_path / "out").exists()
+
+
 def cut(file: Path, kept: float) -> None:
     edit(file, lambda content: content[: int(kept * len(content))])
 

@@ -37,3 +37,11 @@ def test_text_is_no_formula_in_a_csv_file_and_numbers_stay_numbers(text):
 
 def test_a_csv_file_leaves_unknown_cells_empty_and_quotes_what_must_be():
     assert csv_text(("a", "b"), [["x,y", None], [1, "0.50"]]) == 'a,b\n"x,y",\n1,0.50\n'
+
+
+def test_text_is_no_markup_in_a_table():
+    table = markdown_table(["<b>", "x"], [["<img src=x>", "[a](b)\n*c*"]])
+    assert [line.split() for line in table.split("\n")[::2]] == [
+        ["|", r"\<b>", "|", "x", "|"],
+        ["|", r"\<img", "src=x>", "|", r"\[a\](b)", r"\*c\*", "|"],
+    ]

@@ -46,7 +46,7 @@ class Damage:
         """Of which a message has one: of a data-bin the other half may be named, of what is finished its folder."""
         if self.hidden:
             return {""}
-        if self.format in ("signature", "finished page"):
+        if self.format in _BY_FOLDER:
             return {str(Path(file).parent) for file in files}
         return {Path(file).name.removesuffix(".idx").removesuffix(".bin") for file in files}
 
@@ -149,6 +149,11 @@ _ANY: dict[str, Change] = {
     "a folder in its place": lambda path: (path.unlink(), path.mkdir())[1],
     "gone": lambda path: path.unlink(),
 }
+# Of what the folder is named: transformers reads a model's files together.
+_BY_FOLDER = (
+    "signature", "finished page", "hf configuration", "hf weights", "hf tokenizer", "hf tokenizer's configuration", "losses",
+    "begun tuning", "what a tuning is of",
+)  # fmt: skip
 # Where such a thing is valid, or is nobody's to see.
 _IS_VALID = {
     ("texts of an evaluation", "zero bytes of its length"),
@@ -158,6 +163,9 @@ _IS_VALID = {
       for what in ("gone", "a folder in its place")),
     ("card", "gone"), ("card", "a folder in its place"),  # a data-bin made elsewhere
     ("families", "an empty mapping"),
+    *((name, what) for name in ("losses", "hf masks", "weight masks", "begun tuning", "losses before", "state of a tuning")
+      for what in ("gone", "a folder in its place")),  # then nothing is complete, or begun, or it is a plain model
+    *((name, "compressed by gzip") for name in ("text", "parallel text")),
     ("data", "bytes that are no text"), ("data", "zero bytes of its length"),  # below, with its length
 }  # fmt: skip
 
@@ -197,14 +205,17 @@ _VALUES: dict[str, Change] = {
 }
 _JSON = (
     "scores", "comparison", "card", "export", "length penalty", "families", "shipped", "finished page", "signature", "ablation",
-    "adaptation",
+    "adaptation", "hf configuration", "hf tokenizer", "hf tokenizer's configuration", "losses", "begun tuning",
+    "losses before", "what a tuning is of",
 )  # fmt: skip
 
 
 def _of_json() -> Iterator[Damage]:
+    from valid import FORMATS
+
     for name in _JSON:
         for words, change in _VALUES.items():
-            if (name, words) not in _IS_VALID:
+            if name in FORMATS and (name, words) not in _IS_VALID:
                 yield Damage(name, words, change)
 
 
@@ -419,19 +430,26 @@ def _checkpoint() -> Iterator[Damage]:
     }.items():  # fmt: skip
         for words, value in values.items():
             yield of(f"{flag.replace('_', '-')} {words}", at("cfg", "task", flag, to=value), *_NO_TASK_FLAGS)
+    for words, change in {
+        "a number of layers that is text": at("cfg", "model", "encoder_layers", to="many"),
+        "no heads": at("cfg", "model", "encoder_attention_heads", to=0),
+        "a width that is null": at("cfg", "model", "encoder_embed_dim", to=None),
+        "negative width": at("cfg", "model", "decoder_ffn_embed_dim", to=-4),
+        "an activation that there is not": at("cfg", "model", "activation_fn", to="sine"),
+        "an activation that is a number": at("cfg", "model", "activation_fn", to=5),
+        "10^12 layers": at("cfg", "model", "decoder_layers", to=10**12),
+        "a dropout of 5": at("cfg", "model", "dropout", to=5),
+        "a dropout that is text": at("cfg", "model", "attention_dropout", to="much"),
+    }.items():  # fmt: skip
+        yield of(words, change)
     ran = tuple(name for name in moved if name not in ("unshare",))
     for words, change in {
         "an architecture that there is not": _of_mars,
         "an architecture that is a number": at("cfg", "model", "arch", to=5),
-        "a number of layers that is text": at("cfg", "model", "encoder_layers", to="many"),
         "more layers than there are": at("cfg", "model", "encoder_layers", to=5),
         "fewer layers than there are": at("cfg", "model", "encoder_layers", to=1),
         "10^9 layers' width": at("cfg", "model", "encoder_ffn_embed_dim", to=7),
-        "no heads": at("cfg", "model", "encoder_attention_heads", to=0),
         "heads that do not divide": at("cfg", "model", "decoder_attention_heads", to=3),
-        "a width that is null": at("cfg", "model", "encoder_embed_dim", to=None),
-        "negative width": at("cfg", "model", "decoder_ffn_embed_dim", to=-4),
-        "an activation that there is not": at("cfg", "model", "activation_fn", to="sine"),
         "a missing weight": at("model", _MODEL, without=True),
         "a missing layer": lambda s: [s["model"].pop(k) for k in [*s["model"]] if "decoder.layers.1." in k],
         "a layer too many": lambda s: s["model"].update({k.replace("layers.1.", "layers.2."): v for k, v in s["model"].items() if "encoder.layers.1." in k}),
@@ -783,6 +801,17 @@ def _others() -> Iterator[Damage]:
         yield of(name, "no signature", "signature", without=True)
         yield Damage(name, "its signature alone", plain(lambda of: {"signature": of["signature"]}))
         yield Damage(name, "text for every number", text(lambda t: re.sub(r"(?<=: )-?\d+\.\d+", '"x"', t)))
+    for keys in (
+        ("ablation", "groups", "*", "own"), ("ablation", "groups", "*", "directions"), ("ablation", "intact", "*"),
+        ("ablation", "switched_off", "*", "held_by_others"), ("conflict", "checkpoints", "*", "groups", "*", "kinds", "*", "mean"),
+        ("conflict", "checkpoints", "*", "groups", "*", "parameters"), ("conflict", "checkpoints", "*", "overlap"),
+        ("transfer", "parameter_norm"), ("transfer", "groups", "*", "harmed_fraction"), ("transfer", "families", "*", "p"),
+        ("transfer", "signature", "parameters", "steps"),
+    ):  # fmt: skip
+        name, *place = keys
+        yield of(name, f"{' '.join(place)} that is text", *place, to="x")
+        yield of(name, f"{' '.join(place)} that is true", *place, to=True)
+        yield of(name, f"no {' '.join(place)}", *place, without=True)
     for words, value in {"text": "x", "null": None, "a list": [1]}.items():
         yield of("finished page", f"a signature that is {words}", "signature", to=value)
     yield of("finished page", "no signature", "signature", without=True)
@@ -824,6 +853,220 @@ def _others() -> Iterator[Damage]:
     )
 
 
+# Of models of Hugging Face, tuning and deltas -----------------------------------------------------
+
+_INTO = f"{_COUNTED}.fc1.weight"
+
+
+def _delta() -> Iterator[Damage]:
+    def of(words: str, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Damage:
+        return Damage("delta", words, tensors(change))
+
+    for key in ("direction", "widths", "base", "format"):
+        yield of(f"no {key}", lambda t, m, key=key: m.pop(key))
+        for words, value in {"a number": 5, "null": None, "a list": [1], "text": "x"}.items():
+            yield of(f"{key} that is {words}", lambda t, m, key=key, value=value: m.update({key: value}))
+    yield of("a direction of another folder", lambda t, m: m.update(direction="../../x-en"))
+    yield Damage(
+        "delta",
+        "a direction that the model has no language of",
+        tensors(lambda t, m: m.update(direction="aa-bb")),
+        hidden=True,
+    )
+    for words, value in {
+        "text": "48",
+        "null": None,
+        "0": 0,
+        "-48": -48,
+        "48.5": 48.5,
+        "2^70": 2**70,
+        "100": 100,
+    }.items():
+        yield of(f"a width of {words}", lambda t, m, value=value: m["widths"].update({_COUNTED: value}))
+    yield of("a width less", lambda t, m: m["widths"].pop(_COUNTED))
+    yield of("a base of other weights", lambda t, m: m["base"].update(weights_sha256="0" * 64))
+    yield of("a base's name that is a list", lambda t, m: m["base"].update(name=[1], weights_sha256="0" * 64))
+    yield of("bits as int64", lambda t, m: t.update({f"{_COUNTED}.neurons": t[f"{_COUNTED}.neurons"].long()}))
+    yield of(
+        "bits as floats", lambda t, m: t.update({f"{_COUNTED}.neurons": t[f"{_COUNTED}.neurons"].float()})
+    )
+    yield of(
+        "bits of two axes", lambda t, m: t.update({f"{_COUNTED}.neurons": t[f"{_COUNTED}.neurons"][None]})
+    )
+    yield of("bits of no axis", lambda t, m: t.update({f"{_COUNTED}.neurons": t[f"{_COUNTED}.neurons"][0]}))
+    yield of(
+        "a byte of bits less", lambda t, m: t.update({f"{_COUNTED}.neurons": t[f"{_COUNTED}.neurons"][1:]})
+    )
+    yield of(
+        "a byte of bits more",
+        lambda t, m: t.update(
+            {f"{_COUNTED}.neurons": torch.cat([t[f"{_COUNTED}.neurons"], torch.zeros(1, dtype=torch.uint8)])}
+        ),
+    )
+    yield of("no bits of a layer", lambda t, m: t.pop(f"{_COUNTED}.neurons"))
+    yield of("no weights of a layer", lambda t, m: t.pop(_INTO))
+    yield of("weights as int64", lambda t, m: t.update({_INTO: t[_INTO].long()}))
+    yield of("weights of a neuron less", lambda t, m: t.update({_INTO: t[_INTO][1:]}))
+    yield of("weights of one axis", lambda t, m: t.update({_INTO: t[_INTO][:, 0]}))
+    yield of("a weight that is NaN", lambda t, m: t[_INTO].view(-1).__setitem__(0, float("nan")))
+    yield of("a weight that is infinite", lambda t, m: t[_INTO].view(-1).__setitem__(0, float("inf")))
+    yield of("a tensor of no layer", lambda t, m: t.update(x=torch.zeros(2)))
+    yield of(
+        "a layer too many",
+        lambda t, m: t.update(
+            {k.replace("layers.0", "layers.7"): v for k, v in t.items() if "encoder.layers.0" in k}
+        ),
+    )
+    yield of("no tensors", lambda t, m: t.clear())
+    yield Damage("delta", "metadata that is no JSON", header(at("__metadata__", "widths", to="{")))
+    yield Damage("delta", "no metadata", header(at("__metadata__", without=True)))
+    yield Damage("delta", "the last byte missing", content(lambda of: of[:-1]))
+
+
+def _huggingface() -> Iterator[Damage]:
+    def of(name: str, words: str, *keys: str | int, **how: Any) -> Damage:
+        return Damage(name, words, plain(at(*keys, **how)))
+
+    name = "hf configuration"
+    for words, value in {
+        "none that there is": "martian",
+        "a number": 5,
+        "null": None,
+        "of no encoder-decoder": "gpt2",
+    }.items():
+        yield of(name, f"a kind of model {words}", "model_type", to=value)
+    yield of(name, "no kind of model", "model_type", without=True)
+    for key in (
+        "d_model",
+        "encoder_layers",
+        "encoder_ffn_dim",
+        "decoder_attention_heads",
+        "vocab_size",
+        "max_position_embeddings",
+    ):
+        for words, value in {
+            "text": "many",
+            "a list": [2],
+            "null": None,
+            "-2": -2,
+            "0": 0,
+            "a fraction": 2.5,
+            "10^12": 10**12,
+        }.items():
+            yield of(name, f"{key} that is {words}", key, to=value)
+    yield of(name, "an activation that there is not", "activation_function", to="sine")
+    yield of(name, "an activation that is a number", "activation_function", to=5)
+    yield of(name, "another width", "encoder_ffn_dim", to=64)
+    yield of(name, "a layer more", "encoder_layers", to=3)
+    yield of(name, "a layer less", "decoder_layers", to=1)
+    yield of(name, "a padding token of text", "pad_token_id", to="x")
+    yield of(name, "a quantization", "quantization_config", to={"quant_method": "gptq", "bits": 4})
+    name = "hf weights"
+    for words, change in {
+        "a missing weight": lambda t, m: t.pop("model.encoder.layers.0.fc1.weight"),
+        "a layer less": lambda t, m: [t.pop(k) for k in [*t] if "decoder.layers.1" in k],
+        "a weight of another shape": lambda t, m: t.update(
+            {"model.encoder.layers.0.fc1.weight": t["model.encoder.layers.0.fc1.weight"][:40]}
+        ),
+        "NaN": lambda t, m: t["model.encoder.layers.0.fc1.weight"].view(-1).__setitem__(0, float("nan")),
+        "no weights": lambda t, m: t.clear(),
+    }.items():
+        yield Damage(name, words, _plain_tensors(change))
+    yield Damage(name, "the last byte missing", content(lambda of: of[:-1]))
+    yield Damage(name, "a pickle of a command", content(lambda of: b"cposix\nsystem\n(S'true'\ntR."))
+    name = "hf tokenizer"
+    for key in ("model", "pre_tokenizer"):
+        yield of(name, f"a {key} that is text", key, to="x")
+    yield of(name, "no model", "model", without=True)
+    yield of(name, "a vocabulary that is a list", "model", "vocab", to=[1])
+    yield of(name, "numbers of pieces that are text", "model", "vocab", "*", to="x")
+    beyond = plain(at("model", "vocab", "▁", to=10**6))
+    yield Damage(name, "numbers of pieces beyond the model's", beyond, unread=("export hf",), hidden=True)
+    yield of(name, "merges of what there is not", "model", "merges", to=[["zq", "qz"]])
+    name = "hf tokenizer's configuration"
+    yield of(name, "a class that is a number", "tokenizer_class", to=5)
+    yield of(name, "an unknown piece that is a list", "unk_token", to=[1])
+    for name in ("losses", "begun tuning"):
+        keys = ("signature",) if name == "losses" else ()
+        yield of(name, "no stage", *keys, "stage", without=True)
+        for key in ("inputs", "parameters"):
+            for words, value in {
+                "text": "x",
+                "a list": [1],
+                "null": None,
+                "of others": {"colour": "red"},
+            }.items():
+                yield of(name, f"{key} that are {words}", *keys, key, to=value)
+    for words, value in {"text": "x", "null": None, "a list": [1]}.items():
+        yield of("losses before", f"a loss that is {words}", "*", to=value)
+    yield of("losses before", "a direction less", "*", without=True)
+    for words, value in {"text": "x", "null": None, "-1": -1, "a list": [1], "none left": 5}.items():
+        yield of("state of a tuning", f"a number of updates that is {words}", "global_step", to=value)
+    yield Damage("state of a tuning", "a key that nobody knows", plain(lambda of: of.update(colour="red")))
+    yield of("what a tuning is of", "another text", "text_sha256", to="0" * 64)
+    yield of("what a tuning is of", "no seed", "seed", without=True)
+    name = "parallel text"
+    for words, change in {
+        "a line less": lambda t: t[: t.rstrip("\n").rindex("\n") + 1],
+        "a line more": lambda t: t + "x\n",
+    }.items():
+        yield Damage(name, words, text(change))
+    yield Damage(name, "Latin-1", content(lambda of: of + "ä".encode("latin-1")))
+    yield Damage(name, "UTF-16", content(lambda of: of.decode().encode("utf-16")))
+
+
+def _plain_tensors(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Change:
+    """As `tensors`, of a file whose metadata are no JSON."""
+
+    def apply(path: Path) -> None:
+        of = safetensors.torch.load_file(path)
+        change(of, {})
+        safetensors.torch.save_file({key: value.clone() for key, value in of.items()}, path, {"format": "pt"})
+
+    return apply
+
+
+def _text() -> Iterator[Damage]:
+    for words, change in {
+        "a line less": lambda t: t[: t.rstrip("\n").rindex("\n") + 1],
+        "a line more": lambda t: t + "x\n",
+        "blank lines alone": lambda t: "\n" * t.count("\n"),
+    }.items():
+        yield Damage("text", words, text(change))
+    yield Damage("text", "Latin-1", content(lambda of: of + "ä".encode("latin-1")))
+    yield Damage("text", "UTF-16", content(lambda of: of.decode().encode("utf-16")))
+
+
+def _weight_masks() -> Iterator[Damage]:
+    def of(words: str, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Damage:
+        return Damage("weight masks", words, tensors(change))
+
+    yield of("no shapes", lambda t, m: m.pop("shapes"))
+    for words, value in {
+        "text": "wide",
+        "a list": [48],
+        "null": None,
+        "of text": {_INTO: "x"},
+        "of one number": {_INTO: [48]},
+        "negative": {_INTO: [-48, 16]},
+        "of 2^70": {_INTO: [2**70, 16]},
+    }.items():
+        yield of(
+            f"shapes {words}",
+            lambda t, m, value=value: m.update(
+                shapes={**m["shapes"], **value} if isinstance(value, dict) else value
+            ),
+        )
+    yield of("bits as int64", lambda t, m: t.update({_INTO: t[_INTO].long()}))
+    yield of("a matrix less", lambda t, m: t.pop(_INTO))
+    yield of("a direction more", lambda t, m: m["directions"].append("en-qb"))
+    yield of("seconds that are text", lambda t, m: m.update(fine_tuning_seconds={"en-qa": "long"}))
+    yield of("seconds that are a list", lambda t, m: m.update(fine_tuning_seconds=[1]))
+    yield of("no signature", lambda t, m: m.pop("signature"))
+    yield of("another format", lambda t, m: m.update(format="weight masks 9"))
+    yield of("masks of neurons", lambda t, m: m.update(format=1))
+
+
 def _pickled(change: Callable[[Any], Any], path: Path) -> None:
     import pickle
 
@@ -833,9 +1076,11 @@ def _pickled(change: Callable[[Any], Any], path: Path) -> None:
 
 
 def every_damage() -> list[Damage]:
+    from valid import HAS_HUGGINGFACE
+
     of = (
         _of_any, _of_json, _profile, _masks, _checkpoint, _index, _data, _dictionary, _evaluations, _comparison, _card,
-        _config, _log, _others,
+        _config, _log, _others, _text, _weight_masks, *((_delta, _huggingface) if HAS_HUGGINGFACE else ()),
     )  # fmt: skip
     return [damage for part in of for damage in part()]
 

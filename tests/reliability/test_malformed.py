@@ -54,8 +54,8 @@ def left(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
-# What is said of what is well.
-_NOTES = re.compile(r"^(.*: complete already|languages with unknown family: .*)\n", re.MULTILINE)
+# What is said of what is well, progress among it.
+_NOTES = re.compile(r"^(.*: complete already|languages with unknown family: .*|.*it/s\].*)\n", re.MULTILINE)
 
 
 def fault_of(name: str, named: set[str], capsys: pytest.CaptureFixture[str]) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 
 from neuron_spec.artifacts import write_json
 from neuron_spec.cli.main import main
-from neuron_spec.directions import Direction
+from neuron_spec.directions import Direction, parse_directions
 from neuron_spec.neurons.activations import ActivationCounts
 from neuron_spec.neurons.masks import NeuronMasks
 from neuron_spec.scoring.endpoints import SentenceScores
@@ -22,10 +24,15 @@ from neuron_spec.scoring.evaluation import evaluate, with_sentences, write_evalu
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.studies.subnetworks.page import KNOWN
 
+HAS_HUGGINGFACE = importlib.util.find_spec("transformers") is not None
 OUTPUT = "new"
 PAIRS = "en-qa,qa-en"
 _MODEL = "corpus/data-bin --path dense.pt --cpu --lang-pairs en-qa,qa-en --output new"
 _SHORT = "--beam 1 -- --max-len-a 0 --max-len-b 3"
+_TEXT = "--train text/train --valid text/valid --test text/test --vocab-size 300 --workers 1 --output new"
+_WEIGHT_MASKS = "weights.safetensors"
+_TO_DE = "eng_Latn-deu_Latn"
+_DELTA = f"{_TO_DE}.delta.safetensors"
 
 # What a command is called here -> its words. Outputs are in `OUTPUT`, which is not there before.
 COMMANDS = {
@@ -34,6 +41,7 @@ COMMANDS = {
     "specialize": "specialize corpus/data-bin --path dense.pt --masks masks.safetensors --config config.yaml "
     "--save-dir new --dry-run",
     "masks vote": "masks vote masks.safetensors twin.safetensors --output new/m.safetensors",
+    "masks vote weights": f"masks vote {_WEIGHT_MASKS} {_WEIGHT_MASKS} --output new/m.safetensors",
     "masks add": "masks add few.safetensors profile.safetensors --lang-pairs en-qm --output new/m.safetensors",
     "masks import-official": "masks import-official official --path dense.pt --output new/m.safetensors",
     "masks import-activations": "masks import-activations counts --path dense.pt --lang-pairs en-qa,qa-en "
@@ -86,12 +94,43 @@ COMMANDS = {
     "prune": f"prune {_MODEL}/m.safetensors --sentences 4 --max-steps 1 --quality-floor 0.5",
     "prune copies": f"prune {_MODEL}/m.safetensors --sentences 4 --max-steps 1 --fine-tune config.yaml --work new/w",
     "lass": f"lass {_MODEL}/m.safetensors --config config.yaml --alpha 0.5 --work new/w",
+    "lass again": f"lass {_MODEL}".replace("new", _WEIGHT_MASKS)
+    + " --config config.yaml --alpha 0.5 --work new/w",
     "unshare": "unshare --path dense.pt --output new",
     "data existing": "data existing corpus/data-bin --output new",
     "data families": "data existing corpus/data-bin --families families.json --output new",
+    "data ec30": "data ec30 --data-bin ec30 --langs de --shards 1 --output new",
+    "data text": f"data text {_TEXT}",
+    "data text pieces": f"data text {_TEXT} --sentencepiece pieces.model".replace(" --vocab-size 300", ""),
+    "translate pieces": "translate --path dense.pt --data-bin corpus/data-bin --spm pieces.model --direction en-qa "
+    "--input text.txt --cpu --output new/t.txt",
+    "translate export pieces": "translate --path export --spm pieces.model --direction en-qa --input text.txt --cpu "
+    "--output new/t.txt",
+    "export pieces": "export --path dense.pt --data-bin corpus/data-bin --direction en-qa --format fairseq "
+    "--spm pieces.model --output new",
 }
-# That they take what is valid is shown elsewhere: two train in processes of their own, one needs the sentences of EC30.
-ELSEWHERE = {"prune copies", "lass", "report published"}
+_TUNE = (
+    f"tune --hf hf --masks hf-masks.safetensors --text parallel/train --updates 2 --cpu --lang-pairs {_TO_DE}"
+)
+_OF_HUGGINGFACE = {
+    "tune": f"{_TUNE} --mode delta --valid parallel/valid --output new",
+    "tune joint": f"{_TUNE} --mode joint --output new",
+    "tune again": f"{_TUNE} --mode delta --valid parallel/valid --output deltas",
+    "tune on": f"{_TUNE} --mode delta --valid parallel/valid --output begun --save-interval-updates 1",
+    "tune specialized": f"{_TUNE} --mode joint --output new".replace(
+        "--hf hf --masks hf-masks.safetensors", "--hf joint"
+    ),
+    "profile hf": "profile --hf hf --text parallel/valid --cpu --output new/p.safetensors",
+    "translate hf": f"translate --hf hf --direction {_TO_DE} --input text.txt --cpu --output new/t.txt",
+    "translate joint": f"translate --hf joint --direction {_TO_DE} --input text.txt --cpu --output new/t.txt",
+    "translate delta": f"translate --hf hf --delta {_DELTA} --direction {_TO_DE} --input text.txt --cpu --output new/t.txt",
+    "export hf": f"export --hf hf --direction {_TO_DE} --format safetensors --output new",
+    "export delta": f"export --hf hf --delta {_DELTA} --all --format safetensors --output new",
+    "export joint": "export --hf joint --all --format safetensors --output new",
+}
+# That they take what is valid is shown elsewhere: two train in processes of their own, one needs the sentences of EC30; and
+# masks of weights are refused by what votes on neurons; a training that goes on is complete then.
+ELSEWHERE = {"prune copies", "lass", "report published", "masks vote weights", "tune on"}
 
 _OF_MODEL = (
     "profile", "evaluate", "ablate", "conflict", "transfer", "adapt", "importance", "prune", "lass",
@@ -102,6 +141,13 @@ _MASKS = (
 )  # fmt: skip
 _OF_EVALUATION = ("compare", "report", "sweep", "bilingual join")
 _DATA_BIN = "corpus/data-bin/"
+_EC30 = "ec30/shard0/"
+_SETS = [
+    f"{folder}{split}.{of}"
+    for folder, of in ((_DATA_BIN, "qa-en.qa"), (_EC30, "en-de.de"))
+    for split in ("train", "valid", "test")
+]
+_CHECKPOINT = "begun/checkpoints/checkpoint-1"
 
 
 @dataclass(frozen=True)
@@ -135,16 +181,16 @@ FORMATS = {
     ),
     "specialized checkpoint": Format(("specialized.pt",), ("export specialized", "evaluate specialized")),
     "index": Format(
-        tuple(f"{_DATA_BIN}{split}.qa-en.qa.idx" for split in ("train", "valid", "test")),
-        (*_OF_MODEL, "specialize", "data existing"),
+        tuple(f"{name}.idx" for name in _SETS),
+        (*_OF_MODEL, "specialize", "data existing", "data ec30"),
     ),
     "data": Format(
-        tuple(f"{_DATA_BIN}{split}.qa-en.qa.bin" for split in ("train", "valid", "test")),
-        (*_OF_MODEL, "specialize", "data existing"),
+        tuple(f"{name}.bin" for name in _SETS),
+        (*_OF_MODEL, "specialize", "data existing", "data ec30"),
     ),
     "dictionary": Format(
-        (f"{_DATA_BIN}dict.qa.txt",),
-        (*_OF_MODEL, "specialize", "export", "translate", "checkpoint add-language", "data existing"),
+        (f"{_DATA_BIN}dict.qa.txt", f"{_EC30}dict.de.txt"),
+        (*_OF_MODEL, "specialize", "export", "translate", "checkpoint add-language", "data existing", "data ec30"),
     ),
     "scores": Format(
         ("run/evaluation/specialized/scores.json", "run/evaluation/dense/scores.json",
@@ -188,7 +234,38 @@ FORMATS = {
     "conflict": Format(("run/conflict/conflict.json",), ("report",)),
     "transfer": Format(("run/transfer/transfer.json",), ("report",)),
     "adaptation": Format(("run/adaptation/adaptation.json",), ("report",)),
+    "weight masks": Format((_WEIGHT_MASKS,), ("lass again", "masks vote weights")),
+    "pieces": Format(
+        ("pieces.model",), ("data text pieces", "translate pieces", "translate export pieces", "export pieces"),
+    ),
+    "text": Format(tuple(f"text/{split}.qa-en.qa" for split in ("train", "valid", "test")), ("data text",)),
 }  # fmt: skip
+_LOADING = ("tune", "profile hf", "translate hf", "export hf")
+_FORMATS_OF_HUGGINGFACE = {
+    "hf configuration": Format(("hf/config.json",), _LOADING),
+    "hf weights": Format(("hf/model.safetensors",), _LOADING),
+    "hf tokenizer": Format(("hf/tokenizer.json",), _LOADING),
+    "hf tokenizer's configuration": Format(("hf/tokenizer_config.json",), _LOADING),
+    "hf masks": Format(("joint/neuron_masks.safetensors",), ("tune specialized", "translate joint", "export joint")),
+    "delta": Format((_DELTA,), ("translate delta", "export delta")),
+    "parallel text": Format(
+        (f"parallel/train.{_TO_DE}.deu_Latn", f"parallel/valid.{_TO_DE}.deu_Latn"),
+        ("tune", "tune joint", "tune again", "profile hf"),
+    ),
+    "losses": Format(("deltas/losses.json",), ("tune again",)),
+    "begun tuning": Format(("begun/signature.json",), ("tune on",)),
+    "losses before": Format(("begun/losses-before.json",), ("tune on",)),
+    "state of a tuning": Format((f"{_CHECKPOINT}/trainer_state.json",), ("tune on",)),
+    "what a tuning is of": Format((f"{_CHECKPOINT}/neuron_training.json",), ("tune on",)),
+    "delta of a tuning": Format((f"{_CHECKPOINT}/{_DELTA}",), ("tune on",)),
+    "optimizer of a tuning": Format((f"{_CHECKPOINT}/optimizer.pt",), ("tune on",)),
+}  # fmt: skip
+if HAS_HUGGINGFACE:
+    COMMANDS |= _OF_HUGGINGFACE
+    FORMATS |= _FORMATS_OF_HUGGINGFACE
+    FORMATS["masks"] = Format(
+        (*FORMATS["masks"].files, "hf-masks.safetensors"), (*_MASKS, "tune", "tune joint")
+    )
 
 
 def words_of(name: str) -> list[str]:
@@ -260,6 +337,80 @@ def write(folder: Path, workshop: Any) -> None:
     rows = [f"{a},{b},{0 if a == b else 2}" for a in codes for b in codes]
     Path("distances.csv").write_text("\n".join(["language,language,distance", *rows]) + "\n")
     Path("published.csv").write_text("system,metric,scope,tier,group,value\ndense,bleu,mean,all,all,1.5\n")
+    _write_weight_masks(model)
+    _write_text()
+    if HAS_HUGGINGFACE:
+        _write_huggingface()
+
+
+def _write_weight_masks(model: Any) -> None:
+    """As of a lass whose copies did not move."""
+    from neuron_spec.backends.fairseq.config import read_flags
+    from neuron_spec.backends.fairseq.fine_tuning import FineTuning
+    from neuron_spec.studies.lass.measure import Masking, make_masks
+    from neuron_spec.studies.lass.weight_masks import WeightMasks
+
+    flags, directions = [*read_flags(Path("config.yaml")), "--cpu"], parse_directions(PAIRS)
+    training = FineTuning(Path("dense.pt"), Path("corpus/data-bin"), directions, flags)
+    for direction in directions:
+        masks = WeightMasks.by_magnitude(model.state_dict(), direction, 0.5)
+        masks.metadata |= {"seconds": 1.0, "signature": training.signature("lass", [direction])}
+        masks.save(Path("lass", str(direction), "alpha-0.5.safetensors"))
+    make_masks(training, Masking(0.5), Path(_WEIGHT_MASKS), Path("lass"))
+
+
+def _write_text() -> None:
+    """Text of a pair, a SentencePiece model of its pieces, and the same as a data-bin of EC30's."""
+    shutil.copytree("corpus/raw", "text")
+    shutil.copy("corpus/spm/sentencepiece.model", "pieces.model")
+    Path(_EC30).mkdir(parents=True)
+    for file in Path("corpus/data-bin").glob("*.qa-en.*"):
+        split, _, lang, end = file.name.split(".")
+        shutil.copy(file, f"{_EC30}{split}.en-de.{lang.replace('qa', 'de')}.{end}")
+    for lang in ("en", "de"):
+        shutil.copy(f"corpus/data-bin/dict.{lang.replace('de', 'qa')}.txt", f"{_EC30}dict.{lang}.txt")
+
+
+def _write_huggingface() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "backends/huggingface"))
+    import tiny_models
+    import tiny_tokenizers
+
+    from neuron_spec.backends.huggingface import add_delta, save_delta, save_specialized, specialize
+
+    tokenizer = tiny_tokenizers.nllb()
+    model = tiny_models.build(vocab_size=tiny_tokenizers.size(tokenizer))
+    for part in (model, tokenizer):
+        part.save_pretrained("hf")
+    Path("parallel").mkdir()
+    for name, lang in zip(_TO_DE.split("-"), ("en", "de"), strict=True):
+        for split in ("train", "valid"):
+            text = "".join(f"{line}\n" for line in tiny_tokenizers.TEXT[lang])
+            Path(f"parallel/{split}.{_TO_DE}.{name}").write_text(text, encoding="utf-8")
+    masks = tiny_models.random_masks(model, directions=[_TO_DE, "deu_Latn-eng_Latn"])
+    masks.save("hf-masks.safetensors")
+    save_delta(add_delta(model, _TO_DE, masks), _TO_DE, _DELTA)
+    save_specialized(
+        specialize(tiny_models.build(vocab_size=model.config.vocab_size), masks), "joint", tokenizer
+    )
+    _run("tune", "deltas")
+    _begin_tuning()
+
+
+def _begin_tuning() -> None:
+    """What a training that ended behind its first checkpoint leaves."""
+    from unittest import mock
+
+    from neuron_spec.backends.huggingface.training import SpecializedTrainer
+
+    save = SpecializedTrainer._save_checkpoint
+
+    def end(self: Any, *args: Any, **named: Any) -> None:
+        save(self, *args, **named)
+        raise KeyboardInterrupt
+
+    with mock.patch.object(SpecializedTrainer, "_save_checkpoint", end):
+        assert main(words_of("tune on")) == 130
 
 
 def _write_run(run: Path) -> None:

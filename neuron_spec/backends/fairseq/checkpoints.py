@@ -23,6 +23,7 @@ from neuron_spec.forms import number, require_form
 from neuron_spec.modules.finite import not_finite
 from neuron_spec.neurons.activations import layer_order
 from neuron_spec.neurons.by_direction import Masks
+from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
@@ -71,6 +72,21 @@ _TASK = {
     "max_target_positions?": _POSITIONS,
     **{f"{name}?": (str, None) for name in ("data", "lang_dict", *DICTIONARIES)},
 }
+
+
+def _is_activation(value: Any) -> bool:
+    """an activation that fairseq has, such as relu"""
+    return isinstance(value, str) and value in utils.get_available_activation_fns()
+
+
+_SHAPE = number(1, 10**7, whole=True)
+_MODEL = {
+    "arch?": (str, None),
+    "activation_fn?": (_is_activation, None),
+    **{f"{side}_layers?": number(1, 10**4, whole=True) for side in SIDES},
+    **{f"{side}_{of}?": _SHAPE for side in SIDES for of in ("embed_dim", "ffn_embed_dim", "attention_heads")},
+    **{f"{of}dropout?": (number(0, 1), None) for of in ("", "attention_", "activation_")},
+}
 _STATE: dict[str, Any] = {"optimizer_history?": [{}], "extra_state?": {}, "task_state?": {}}
 
 
@@ -90,9 +106,9 @@ def _require_form(state: Any, path: object) -> None:
     if state.get("cfg"):
         cfg = state["cfg"]
         plain["cfg"] = {of: _plain(each) for of, each in cfg.items()} if isinstance(cfg, Mapping) else cfg
-        form: dict[str, Any] = {**_STATE, "cfg": {"task": _TASK, "model": {"arch?": (str, None)}}}
+        form: dict[str, Any] = {**_STATE, "cfg": {"task": _TASK, "model": _MODEL}}
     else:
-        plain["args"], form = _plain(state["args"]), {**_STATE, "args": _TASK}
+        plain["args"], form = _plain(state["args"]), {**_STATE, "args": {**_TASK, **_MODEL}}
     require_form(plain, form, "a checkpoint", path, **how)
     weights = state["model"]
     is_whole = isinstance(weights, Mapping) and bool(weights)

@@ -36,13 +36,20 @@ from neuron_spec.backends.huggingface.specialization import (
     unspecialize,
     weights_sha256,
 )
-from neuron_spec.directions import Direction, as_directions
+from neuron_spec.directions import Direction, as_directions, is_direction
 from neuron_spec.errors import ArtifactError, DirectionError, ModelError, some
-from neuron_spec.neurons.by_direction import pack, unpack
+from neuron_spec.forms import number, require_form
+from neuron_spec.neurons.by_direction import pack, require_packed, unpack
 from neuron_spec.neurons.masks import NeuronMasks
 
 _FORMAT = "neuron delta 1"
 _PARTS = ("fc1.weight", "fc1.bias", "fc2.weight")
+_TEXT = (str, None)
+_HEADER = {
+    "direction": is_direction,
+    "widths": {str: number(1, 2**31, whole=True)},
+    "base": {"weights_sha256": str, "name?": _TEXT, "model_type?": _TEXT},
+}
 
 
 def add_delta(
@@ -180,10 +187,7 @@ def load_delta(
     ours = {key: ffn.width for key, ffn in ffns(model).items()}
     if widths != ours:
         raise ModelError("the delta is of another model", where=path, **differences(widths, ours, at_most=4))
-    kept = {
-        key: unpack(tensors.get(f"{key}.neurons", torch.empty(0).byte()), width)
-        for key, width in widths.items()
-    }
+    kept = {key: unpack(tensors[f"{key}.neurons"], width) for key, width in widths.items()}
     if specialization_of(model) is not None:
         _require_room(model, one)
     shapes = {key: list(value.shape) for key, value in tensors.items() if not key.endswith(".neurons")}
@@ -256,22 +260,14 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     tensors, header = load_tensors(path, "delta")
     if header.get("format") != _FORMAT:
         raise ArtifactError("not a delta", where=path, mend="make one with save_delta")
-    is_whole = (
-        isinstance(header.get("direction"), str)
-        and isinstance(header.get("widths"), dict)
-        and isinstance(header.get("base"), dict)
-        and isinstance(header["base"].get("weights_sha256"), str)
-        and all(
-            value.dtype == torch.uint8 if key.endswith(".neurons") else value.is_floating_point()
-            for key, value in tensors.items()
-        )
-    )
-    if not is_whole:
+    mend = "make it again: neuron-spec tune, or save_delta"
+    require_form(header, _HEADER, "a delta", path, headline="a damaged delta", mend=mend)
+    bits = {key: value[None] for key, value in tensors.items() if key.endswith(".neurons")}
+    sizes = {f"{key}.neurons": [width] for key, width in header["widths"].items()}
+    require_packed(bits, 1, sizes, where=path, what="delta")
+    if odd := [key for key, value in tensors.items() if key not in bits and not value.is_floating_point()]:
         raise ArtifactError(
-            "a damaged delta",
-            where=path,
-            expected="direction, widths and base in its header; bits of neurons, and weights",
-            mend="save it again with save_delta",
+            "a damaged delta", where=path, got=f"{odd[0]}: {tensors[odd[0]].dtype}", mend=mend
         )
     require_finite(tensors, path)
     return tensors, header

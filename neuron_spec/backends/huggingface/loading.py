@@ -23,7 +23,8 @@ from neuron_spec.backends.huggingface.specialization import (
     weights_sha256,
 )
 from neuron_spec.backends.huggingface.text import HUB_PIECES, pieces_model
-from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError
+from neuron_spec.errors import ArtifactError, ModelError, NeuronSpecError, some
+from neuron_spec.forms import number, require_form
 from neuron_spec.neurons.counting import DTYPES
 from neuron_spec.neurons.masks import NeuronMasks
 
@@ -57,21 +58,68 @@ def _from_pretrained(kind: str, name: str | os.PathLike[str], **options: Any) ->
     # Unset, transformers would ask on standard input, which may hold the text to translate.
     try:
         return getattr(transformers, kind).from_pretrained(str(name), **options, trust_remote_code=False)
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        pickle.UnpicklingError,
-    ) as error:  # what it says of a folder without a model, of another kind of one, of weights that are not tensors alone
+    except Exception as error:  # of a folder without a model, of another kind of one, of foreign bytes, any
         raise ArtifactError(
             "transformers cannot load it",
             where=name,
             # torch's own text for pickles would have the reader turn weights_only off.
             got="weights in a pickle that holds more than tensors, or is damaged"
             if isinstance(error, pickle.UnpicklingError)
-            else str(error).strip().splitlines()[0],
+            else (str(error).strip() or repr(error)).splitlines()[0][:300],
             expected="the folder or name of an encoder-decoder and its tokenizer",
         ) from error
+
+
+_SIZE = (number(1, 10**7, whole=True), None)
+# Of configurations, as M2M-100's kind names them and as T5's does.
+_SIZES = {
+    **dict.fromkeys(
+        ("encoder_layers?", "decoder_layers?", "num_layers?"), (number(1, 10**4, whole=True), None)
+    ),
+    **dict.fromkeys(
+        (
+            "d_model?",
+            "encoder_ffn_dim?",
+            "decoder_ffn_dim?",
+            "d_ff?",
+            "vocab_size?",
+            "max_position_embeddings?",
+        ),
+        _SIZE,
+    ),
+    **dict.fromkeys(("encoder_attention_heads?", "decoder_attention_heads?", "num_heads?"), _SIZE),
+    "pad_token_id?": (number(0, whole=True), None),
+}
+
+
+def _whole_model(name: str | os.PathLike[str], **options: Any) -> Any:
+    """An encoder-decoder, every weight of which is in its files: transformers would draw what is missing at random.
+
+    Raises:
+        ArtifactError: if it cannot be loaded.
+        ModelError: if weights are missing, of another shape, or of layers that the configuration does not have.
+    """
+    config = _from_pretrained("AutoConfig", name).to_dict()
+    what = "a model's configuration"
+    require_form(config, _SIZES, what, name, headline=f"{what} has sizes that no model has")
+    model, found = _from_pretrained("AutoModelForSeq2SeqLM", name, output_loading_info=True, **options)
+    bad = {
+        "missing": list(found["missing_keys"]),
+        "of another shape": [
+            str(key if isinstance(key, str) else key[0]) for key in found["mismatched_keys"]
+        ],
+        "of layers that the configuration does not have": [
+            key for key in found["unexpected_keys"] if ".layers." in key
+        ],
+    }
+    if got := "; ".join(f"{what}: {some(sorted(keys), 3)}" for what, keys in bad.items() if keys):
+        raise ModelError(
+            "the weights are not those of the model's configuration",
+            where=name,
+            got=got,
+            mend="the folder's files are of different models, or one is damaged: get them again",
+        )
+    return model
 
 
 def load_model(name: str | os.PathLike[str], dtype: str = "fp32", *, cpu: bool = False) -> Any:
@@ -87,14 +135,19 @@ def load_model(name: str | os.PathLike[str], dtype: str = "fp32", *, cpu: bool =
     if (_place(name) / MASKS).is_file():
         model = load_specialized(name, dtype=DTYPES[dtype])
     else:
-        model = _from_pretrained("AutoModelForSeq2SeqLM", name, dtype=DTYPES[dtype])
+        model = _whole_model(name, dtype=DTYPES[dtype])
     require_finite(dict(model.named_parameters()), name)
     return model.to("cuda" if torch.cuda.is_available() and not cpu else "cpu").eval()
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> Any:
-    """Raises: ArtifactError if it cannot be loaded."""
-    return _from_pretrained("AutoTokenizer", name)
+    """Raises: ArtifactError if it cannot be loaded, or is empty, as transformers makes one where its file is gone."""
+    tokenizer = _from_pretrained("AutoTokenizer", name)
+    if not {*tokenizer.get_vocab()} - {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}:
+        raise ArtifactError(
+            "a tokenizer without pieces", where=name, expected="tokenizer.json, or a SentencePiece model"
+        )
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Any, folder: str | os.PathLike[str]) -> None:
@@ -167,7 +220,7 @@ def load_specialized(
         )
     masks = NeuronMasks.load(folder / MASKS)
     if model_class is None:
-        model = _from_pretrained("AutoModelForSeq2SeqLM", folder, **options)
+        model = _whole_model(folder, **options)
     else:
         model = model_class.from_pretrained(str(folder), **options)
     saved = masks.metadata.pop(_SAVED, {})

@@ -218,6 +218,18 @@ def examples_of(asked: Direction, pairs: Sequence[Any], tokenizer: Any, first: i
     return [Example(source, target, first + i) for i, (source, target) in enumerate(sides)]
 
 
+def require_known(tokens: Iterable[int], asked: Direction, vocabulary: int) -> None:
+    """Raises: ModelError if a direction has tokens beyond a model's."""
+    if unknown := [token for token in tokens if not 0 <= token < vocabulary]:
+        raise ModelError(
+            "tokens that the model does not have",
+            where=asked,
+            got=f"token {max(unknown, key=abs)}",
+            expected=f"0 to {vocabulary - 1}",
+            mend="name the model's own tokenizer",
+        )
+
+
 def batches(
     asked: Direction,
     pairs: Iterable[Any],
@@ -245,14 +257,7 @@ def batches(
         start += len(chunk)
         found = {token for one in examples for token in one.source}
         found |= {token for one in examples for token in one.target} - {_IGNORED}
-        if unknown := [token for token in found if not 0 <= token < vocabulary]:
-            raise ModelError(
-                "tokens that the model does not have",
-                where=asked,
-                got=f"token {max(unknown, key=abs)}",
-                expected=f"0 to {vocabulary - 1}",
-                mend="name the model's own tokenizer",
-            )
+        require_known(found, asked, vocabulary)
         lengths = {example.index: max(len(example.source), len(example.target)) for example in examples}
         fitting = [
             example for example in examples if max_length is None or lengths[example.index] <= max_length

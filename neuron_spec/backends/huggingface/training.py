@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
-from neuron_spec.artifacts import differences, read_json, write_json
+from neuron_spec.artifacts import differences, load_saved, read_json, write_json
 from neuron_spec.backends.huggingface.deltas import delta_parameters, restore_delta, save_delta
 from neuron_spec.backends.huggingface.directed_text import DirectedBatches, DirectedText, cut
 from neuron_spec.backends.huggingface.loading import save_specialized, save_tokenizer
@@ -28,6 +28,7 @@ from neuron_spec.backends.huggingface.profiling import shifted
 from neuron_spec.backends.huggingface.specialization import specialization_of, through
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, CorpusError, ModelError
+from neuron_spec.forms import number, require_form
 
 __all__ = ["Seq2SeqTrainingArguments", "SpecializedTrainer", "TextLoss", "freeze_all_but", "text_loss"]
 
@@ -102,8 +103,8 @@ def _require_text(text: object) -> None:
         raise CorpusError(
             "not tokenized text", got=repr(text)[:80], expected="DirectedText(text, tokenizer, model)"
         )
-    for one, number in text.text_tokens.items():
-        if not number:
+    for one, tokens in text.text_tokens.items():
+        if not tokens:
             raise CorpusError(
                 "no text to measure a loss on",
                 where=one,
@@ -368,6 +369,7 @@ class SpecializedTrainer(Seq2SeqTrainer):
         if not (folder / TRAINED_ON).is_file():
             raise ArtifactError("not a checkpoint of SpecializedTrainer", where=folder, expected=TRAINED_ON)
         saved = read_json(folder / TRAINED_ON, "checkpoint")
+        require_form(saved, {}, "a checkpoint", folder / TRAINED_ON)
         if any(ours[key] != saved.get(key) for key in ours):
             raise ArtifactError(
                 "the checkpoint is of another training",
@@ -390,6 +392,21 @@ class SpecializedTrainer(Seq2SeqTrainer):
         """Into the parameters that are there, so that optimizers keep theirs."""
         for one in self.train_dataset.directions:
             restore_delta(self.model, folder / f"{one}{DELTA}")
+
+
+def require_checkpoint(folder: Path) -> None:
+    """That what a training goes on from can be read, before transformers reads it, and leaves out what is not there.
+
+    Raises:
+        ArtifactError: if a file of a checkpoint is missing or damaged.
+    """
+    mend = "delete this checkpoint: the training goes on from the one before, or starts anew"
+    state = folder / "trainer_state.json"
+    form = {"global_step": number(1, whole=True), "epoch": number(0), "log_history": [{}]}
+    require_form(read_json(state, "state of a training"), form, "the state of a training", state, mend=mend)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        how = {"holds": "state of an optimizer", "expected": "a file of transformers' Trainer", "mend": mend}
+        load_saved(folder / name, "checkpoint", **how)
 
 
 def _require_args(args: Any, max_tokens: int | None, temperature: float) -> None:

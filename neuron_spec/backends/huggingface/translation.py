@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from neuron_spec.backends.huggingface.specialization import specialization_of, through
-from neuron_spec.backends.huggingface.text import language_token, use_languages
+from neuron_spec.backends.huggingface.text import language_token, require_known, use_languages
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ModelError, NeuronSpecError, some
 
@@ -45,6 +45,7 @@ def translate(
 
     Raises:
         DirectionError: if the tokenizer has no such language, or the model's masks no such direction.
+        ModelError: if the tokenizer has tokens that the model does not have.
         NeuronSpecError: if a line is longer than the model's positions: none is translated then, and none is cut.
     """
     is_list = isinstance(lines, Iterable) and not isinstance(lines, str)  # whose letters would be translated
@@ -66,6 +67,7 @@ def translate(
         )
     numbers = [number for number, line in enumerate(lines) if line.strip()]
     tokens = tokenizer([lines[number] for number in numbers])["input_ids"] if numbers else []
+    require_known({token for line in tokens for token in line}, one, model.config.vocab_size)
     _require_short(dict(zip(numbers, tokens, strict=True)), most)
     begin = _begin(tokenizer, target)
     found = [""] * len(lines)

@@ -14,10 +14,12 @@ from neuron_spec.languages import family_of
 from neuron_spec.pages.heatmap import loss_increase_heatmap
 from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table
 from neuron_spec.pages.study_page import (
+    FAMILY_FORM,
     FAMILY_HEADER,
     FAMILY_P,
     StudyPage,
     family_cells,
+    form,
     loss_said,
     p_of,
     reasons_of,
@@ -140,6 +142,15 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
     )
 
 
+_KNOWN = (float, None)
+_GROUP = {
+    **dict.fromkeys(("own", "others", "random", "p", "other_rows"), _KNOWN),
+    "own_is_largest": (int, None),
+    "directions": [str, 1],
+    "families": (FAMILY_FORM, None),
+    "reason": (str, None),
+}
+_LAYER = {"neurons": int, "switched_off": float, "held_by_others": {str: float}}
 PAGE = StudyPage(
     name="ablation",
     title="Ablation",
@@ -148,6 +159,11 @@ PAGE = StudyPage(
     show=_show,
     about=_ABOUT,
     captions={"ablation": "Loss increase of every direction without each set's neurons"},
+    form=form(
+        {"groups": {str: _GROUP}, "intact": {str: float}, "switched_off": {str: _LAYER}},
+        ablate=str,
+        checkpoint=str,
+    ),
     picture_name="{figure}-{folder}",
 )
 section = PAGE.section

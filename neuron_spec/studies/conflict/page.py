@@ -16,10 +16,13 @@ from neuron_spec.neurons.pairs import Compared, plain_values
 from neuron_spec.pages.heatmap import direction_maps, layer_grids
 from neuron_spec.pages.page import Block, Picture, Section, Table, not_computed
 from neuron_spec.pages.study_page import (
+    FAMILY_FORM,
     FAMILY_HEADER,
     FAMILY_P,
+    OVERLAP_FORM,
     StudyPage,
     family_cells,
+    form,
     loss_said,
     overlap_tests,
 )
@@ -245,6 +248,12 @@ def _table(what: str, groups: Mapping[str, Any]) -> Table:
     return Table((what, "pairs", "number", *cosine, *FAMILY_HEADER, "parameters"), rows)
 
 
+_KNOWN = (float, None)
+_KIND = {
+    **dict.fromkeys(("pairs", "disattenuated_pairs"), int),
+    **dict.fromkeys(("mean", "conflict_fraction", "across_halves", "split_half", "disattenuated"), _KNOWN),
+}
+_GROUP = {"parameters": int, "kinds": {str: _KIND}, "families": {str: FAMILY_FORM}}
 PAGE = StudyPage(
     name="conflict",
     title="Gradient conflict",
@@ -252,6 +261,9 @@ PAGE = StudyPage(
     csv_holds="pair",
     show=_show,
     about=_ABOUT,
+    form=form(
+        {"checkpoints": {str: {"groups": {measure.ALL: _GROUP, str: _GROUP}, "overlap": {str: OVERLAP_FORM}}}}
+    ),
     captions={
         "conflict": "Cosine of the gradients of all pairs",
         "conflict-layers": "Mean cosine by layer and part",

@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> None:
     training = FineTuning(args.path, args.data_bin, asked.directions, flags)
     masking = Masking(args.alpha, args.checkpoint, args.keep_checkpoints)
     masks = make_masks(training, masking, args.output, args.work)
-    seconds = masks.metadata["fine_tuning_seconds"]
+    seconds = masks.metadata.get("fine_tuning_seconds", {})
     for name, percent in masks.summary()["dropped_percent"].items():
-        print(f"{name}: {percent:g} % of weights dropped, fine-tuned in {seconds[name]:g} s", file=sys.stderr)
+        time = f", fine-tuned in {seconds[name]:g} s" if name in seconds else ""
+        print(f"{name}: {percent:g} % of weights dropped{time}", file=sys.stderr)
     print(args.output)

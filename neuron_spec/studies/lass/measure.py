@@ -66,7 +66,9 @@ def make_masks(training: FineTuning, masking: Masking, output: Path, work: Path)
             "checkpoint_sha256": training.checkpoint_sha256,
             "dictionary_sha256": dictionary,
             "langs": training.langs,
-            "fine_tuning_seconds": {of.names[0]: of.metadata["seconds"] for of in parts},
+            "fine_tuning_seconds": {
+                of.names[0]: of.metadata["seconds"] for of in parts if "seconds" in of.metadata
+            },
             "signature": whole,
         },
     )

@@ -82,7 +82,12 @@ class WeightMasks(Masks):
 
     what, command, format = "weight mask file", "lass", "weight masks 1"
     kind, how, origin = "weight masks", "make theirs too", "were made from"
-    form = {"shapes": {str: _is_shape}, "alpha?": number(0, 1), "fine_tuning_seconds?": {str: float}}
+    form = {
+        "shapes": {str: _is_shape},
+        "alpha?": number(0, 1),
+        "seconds?": number(0),
+        "fine_tuning_seconds?": {str: number(0)},
+    }
 
     directions: list[Direction]
     packed: dict[str, Tensor]

@@ -13,10 +13,13 @@ from neuron_spec.neurons.pairs import Compared, plain_values
 from neuron_spec.pages.heatmap import direction_maps
 from neuron_spec.pages.page import Block, Paragraph, Picture, Section, Table
 from neuron_spec.pages.study_page import (
+    FAMILY_FORM,
     FAMILY_HEADER,
     FAMILY_P,
+    OVERLAP_FORM,
     StudyPage,
     family_cells,
+    form,
     loss_said,
     overlap_tests,
     reasons_of,
@@ -95,6 +98,8 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
     return Section("", blocks, overlap_tests(content["overlap"], "gain"))
 
 
+_KNOWN = (float, None)
+_KIND = {"pairs": int, **dict.fromkeys(("own", "others", "relative", "harmed_fraction"), _KNOWN)}
 PAGE = StudyPage(
     name="transfer",
     title="Transfer between directions",
@@ -102,6 +107,16 @@ PAGE = StudyPage(
     csv_holds="pair",
     show=_show,
     about=_ABOUT,
+    form=form(
+        {
+            "parameter_norm": float,
+            "groups": {str: _KIND},
+            "families": {str: FAMILY_FORM},
+            "overlap": {str: OVERLAP_FORM},
+        },
+        lr=float,
+        steps=int,
+    ),
     captions={"transfer": "Change of every direction's loss by a step on another"},
 )
 section = PAGE.section
