@@ -20,6 +20,8 @@ from neuron_spec.errors import ModelError, message_in
 if TYPE_CHECKING:
     from conftest import Workshop
 
+pytestmark = pytest.mark.slow
+
 USER_DIR = Path(neuron_spec.__file__).parent
 LOAD = f"""
 import argparse
@@ -35,8 +37,6 @@ for name in ("", "_tiny", "_iwslt", "_big"):
 for name in ("neuron_specialization", "neuron_profiling"):
     assert TASK_REGISTRY[name].__module__ == f"neuron_spec.tasks.{name}"
 import argparse, io, torch
-
-pytestmark = pytest.mark.slow
 buffer = io.BytesIO()
 torch.save({"args": argparse.Namespace(lr=[0.1])}, buffer)
 buffer.seek(0)
