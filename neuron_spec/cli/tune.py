@@ -207,7 +207,7 @@ def run(args: argparse.Namespace) -> None:
             read_json(before, "losses"), dict.fromkeys(measured_of, float), "losses before training", before
         )
     for checkpoint in checkpoints:
-        require_checkpoint(checkpoint.parent)
+        require_checkpoint(checkpoint.parent, args.updates)
     if not before.is_file() and not checkpoints and is_first:
         write_json(before, measured())
     trainer.train(resume_from_checkpoint=bool(checkpoints))

@@ -111,11 +111,12 @@ def build(
     work = output / "work"
     wanted = signature("data", inputs={}, parameters=parameters)
     is_begun = completed(work / SIGNATURE, wanted, what="begun corpus", where=work, quiet=True)
+    pieces = load_pieces(sentencepiece_model) if sentencepiece_model else None
     held_out, blank = read_held_out(text)
     scans = scan(text, sizes, seed, workers)
     draw(text, scans, sizes, held_out)
-    if sentencepiece_model:
-        require_known_text(load_pieces(sentencepiece_model), held_out, sentencepiece_model)
+    if sentencepiece_model and pieces:
+        require_known_text(pieces, held_out, sentencepiece_model)
     characters, lines = (sum(of[name] for of in scans.values()) for name in ("characters", "lines"))
     with _leaves_nothing_if_refused(output):
         if not is_begun:

@@ -1002,7 +1002,6 @@ def _huggingface() -> Iterator[Damage]:
     yield of("losses before", "a direction less", "*", without=True)
     for words, value in {"text": "x", "null": None, "-1": -1, "a list": [1], "none left": 5}.items():
         yield of("state of a tuning", f"a number of updates that is {words}", "global_step", to=value)
-    yield Damage("state of a tuning", "a key that nobody knows", plain(lambda of: of.update(colour="red")))
     yield of("what a tuning is of", "another text", "text_sha256", to="0" * 64)
     yield of("what a tuning is of", "no seed", "seed", without=True)
     name = "parallel text"

@@ -55,6 +55,8 @@ def _from_pretrained(kind: str, name: str | os.PathLike[str], **options: Any) ->
     require_transformers()
     import transformers
 
+    loud = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # what it would report of sizes and weights is refused here, in one message
     # Unset, transformers would ask on standard input, which may hold the text to translate.
     try:
         return getattr(transformers, kind).from_pretrained(str(name), **options, trust_remote_code=False)
@@ -68,6 +70,8 @@ def _from_pretrained(kind: str, name: str | os.PathLike[str], **options: Any) ->
             else (str(error).strip() or repr(error)).splitlines()[0][:300],
             expected="the folder or name of an encoder-decoder and its tokenizer",
         ) from error
+    finally:
+        transformers.logging.set_verbosity(loud)
 
 
 _SIZE = (number(1, 10**7, whole=True), None)
@@ -102,7 +106,8 @@ def _whole_model(name: str | os.PathLike[str], **options: Any) -> Any:
     config = _from_pretrained("AutoConfig", name).to_dict()
     what = "a model's configuration"
     require_form(config, _SIZES, what, name, headline=f"{what} has sizes that no model has")
-    model, found = _from_pretrained("AutoModelForSeq2SeqLM", name, output_loading_info=True, **options)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = _from_pretrained("AutoModelForSeq2SeqLM", name, **options)
     bad = {
         "missing": list(found["missing_keys"]),
         "of another shape": [

@@ -394,15 +394,16 @@ class SpecializedTrainer(Seq2SeqTrainer):
             restore_delta(self.model, folder / f"{one}{DELTA}")
 
 
-def require_checkpoint(folder: Path) -> None:
-    """That what a training goes on from can be read, before transformers reads it, and leaves out what is not there.
+def require_checkpoint(folder: Path, updates: int) -> None:
+    """That what a training of so many updates goes on from can be read, before transformers reads it, and leaves out what is
+    not there.
 
     Raises:
         ArtifactError: if a file of a checkpoint is missing or damaged.
     """
     mend = "delete this checkpoint: the training goes on from the one before, or starts anew"
     state = folder / "trainer_state.json"
-    form = {"global_step": number(1, whole=True), "epoch": number(0), "log_history": [{}]}
+    form = {"global_step": number(1, updates, whole=True), "epoch": number(0), "log_history": [{}]}
     require_form(read_json(state, "state of a training"), form, "the state of a training", state, mend=mend)
     for name in ("optimizer.pt", "scheduler.pt"):
         how = {"holds": "state of an optimizer", "expected": "a file of transformers' Trainer", "mend": mend}
