@@ -185,6 +185,19 @@ def test_the_baseline_goes_first_and_chooses_the_length_penalty_that_the_others_
     assert len(found) > 2 * len(chosen)
 
 
+def test_verses_with_other_ffns_train_every_model_with_them() -> None:
+    trained = ("20_pretrain", "50_specialize", "bilingual.sh")
+    found = [
+        line.split() for line in commands("bible", "--ffn", "96") if any(stage in line for stage in trained)
+    ]
+    assert len(found) > 20
+    for words in found:
+        assert [words[words.index(f"--{side}-ffn-embed-dim") + 1] for side in ("encoder", "decoder")] == [
+            "96"
+        ] * 2
+        assert words[1].startswith("runs/bible-ffn-96/")
+
+
 def test_the_quickstart_translates_all_with_the_penalty_of_the_dense_continuation() -> None:
     lines = run(SCRIPTS / "quickstart.sh", "--dry-run").stdout.splitlines()
     found = [line.split() for line in lines if "60_evaluate" in line]

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Is there interference, is there something to gain, and does specialization gain it? Verses in twelve languages of six
 # families, out of English (docs/bible.md has the rules by which the outcome is read). Run again to resume.
-#   scripts/experiments/bible.sh [--cpu | --smoke] [--seeds N,N,...] [--both-ways] [--stop-after MINUTES] [--run DIR]
-#                                [--results DIR] [--dry-run]
+#   scripts/experiments/bible.sh [--cpu | --smoke] [--seeds N,N,...] [--both-ways] [--ffn N] [--stop-after MINUTES]
+#                                [--run DIR] [--results DIR] [--dry-run]
 #     (neither)              4+4 layers on one GPU: not run; stage 1 made 5 to 6 updates a second on an H200, so 40 minutes
 #     --cpu                  2+2 layers on 2 CPU cores: hours a seed
 #     --smoke                the toy corpus and one seed on 2 CPU cores: minutes
 #     --seeds N,N,...        each seed has its own dense model, sets and continuations (default 1,2,3; smoke 1)
 #     --both-ways            directions into English too
+#     --ffn N                neurons of every FFN (default: the config's, 256 at CPU size)
 #     --stop-after MINUTES   stop then; the same command goes on, training from where it last saved
-#     --run DIR              where everything goes (default runs/bible, with -cpu, -smoke and -both-ways)
+#     --run DIR              where everything goes (default runs/bible, with -cpu, -smoke, -both-ways, -ffn-N)
 #     --results DIR          copy scores, comparisons and learning curves there
 #     --dry-run              print every command, run none
 # Uses .venv, or else an active environment that has neuron-spec.
@@ -21,9 +22,10 @@ source scripts/pipeline.sh
 # shellcheck source=scripts/systems.sh
 source scripts/systems.sh
 
-both_ways=false
-take_options "--cpu --seeds --both-ways --stop-after --results" "$@"
-default_run "bible$($both_ways && echo -both-ways || true)"
+both_ways=false ffn=''
+take_options "--cpu --seeds --both-ways --ffn --stop-after --results" "$@"
+[[ -z $ffn ]] || needs_number --ffn "$ffn"
+default_run "bible$($both_ways && echo -both-ways || true)${ffn:+-ffn-$ffn}"
 if [[ $size == smoke ]]; then seeds=${seeds:-1}; fi
 seeds=${seeds:-1,2,3}
 needs_seeds
@@ -50,6 +52,9 @@ case $size in
     pretraining=(--cpu --max-update "$bilingual_updates" --total-num-update "$bilingual_updates" "${often[@]}")
     ;;
 esac
+if [[ -n $ffn ]]; then
+  often+=(--encoder-ffn-embed-dim "$ffn" --decoder-ffn-embed-dim "$ffn") pretraining+=("${often[@]: -4}")
+fi
 profiling=("${device[@]}" "${batch[@]}") evaluating=("${device[@]}" "${batch[@]}" -- --max-len-a 2 --max-len-b 10)
 data_bin=$run/corpus/data-bin
 continuing=("${device[@]}" "${often[@]}")
