@@ -15,12 +15,13 @@ from fairseq.data.multilingual.multilingual_data_manager import MultilingualData
 from neuron_spec.backends.fairseq.batches import (
     OneDirectionEpochDataset,
     ResumableEpochDataset,
+    _require_same_symbols,
     cut,
     in_turns,
     padding_percent,
 )
 from neuron_spec.directions import Direction, direction_id
-from neuron_spec.errors import ModelError
+from neuron_spec.errors import ArtifactError, ModelError
 
 PAD, EOS = 1, 2
 TEMPERATURE = ("--sampling-method", "temperature", "--sampling-temperature", "5")
@@ -401,3 +402,22 @@ def test_a_batch_too_small_for_a_sentence_is_named():
     with pytest.raises(ModelError, match="a sentence is longer than a batch may be") as caught:
         cut(np.arange(3), np.array([[2, 3], [4, 9], [1, 1]]), max_tokens=8)
     assert "--max-tokens 9 or more" in str(caught.value)
+    with pytest.raises(ModelError, match="2 tokens"):
+        cut(np.arange(1), np.array([[2, 1]]), max_tokens=1)
+
+
+def test_a_fixed_dictionary_gives_a_data_bins_symbols_their_numbers(tmp_path):
+    file = tmp_path / "dict.en.txt"
+    known = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "c", "d"]
+
+    def check(*symbols: str) -> None:
+        file.write_text("".join(f"{symbol} 1\n" for symbol in symbols), encoding="utf-8")
+        _require_same_symbols(file, known, "fixed.txt")
+
+    check("a", "b")
+    check("a", "b", "c", "d", "madeupword0000")
+    check("a", "madeupword0000", "madeupword0001")  # which no text has
+    with pytest.raises(ArtifactError, match=r"(?s)symbol 5 is c\n.*b, as in fixed.txt"):
+        check("a", "c")
+    with pytest.raises(ArtifactError, match=r"(?s)symbol 8 is e\n.*none, as in"):
+        check("a", "b", "c", "d", "e")
