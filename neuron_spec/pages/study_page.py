@@ -36,15 +36,15 @@ from neuron_spec.pages.tables import Cell, shown_p, signed
 FAMILY_HEADER = ("same family", "other families", "p")  # of `family_cells`
 FAMILY_P = "p: the share of all ways to deal families out, or of random ones, that separate at least as well; one-sided."
 
-
-_NUMBER, _TEXT = (float, None), (str, None)
+KNOWN = (float, None)  # the form of a number that is not always known
+_TEXT = (str, None)
 FAMILY_FORM = {
-    "same": _NUMBER,
-    "other": _NUMBER,
-    "p": _NUMBER,
+    "same": KNOWN,
+    "other": KNOWN,
+    "p": KNOWN,
     "reason": _TEXT,
 }  # of what `family_cells` shows
-OVERLAP_FORM = {"correlation": _NUMBER, "p": _NUMBER, "reason": _TEXT}  # of `overlap_tests`
+OVERLAP_FORM = {"correlation": KNOWN, "p": KNOWN, "reason": _TEXT}  # of `overlap_tests`
 
 
 def form(numbers: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:

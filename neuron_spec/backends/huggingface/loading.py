@@ -74,24 +74,15 @@ def _from_pretrained(kind: str, name: str | os.PathLike[str], **options: Any) ->
         transformers.logging.set_verbosity(loud)
 
 
-_SIZE = (number(1, 10**7, whole=True), None)
 # Of configurations, as M2M-100's kind names them and as T5's does.
+_NUMBERS = "encoder_layers decoder_layers num_layers"
+_WIDTHS = (
+    "d_model encoder_ffn_dim decoder_ffn_dim d_ff vocab_size max_position_embeddings encoder_attention_heads "
+    "decoder_attention_heads num_heads"
+)
 _SIZES = {
-    **dict.fromkeys(
-        ("encoder_layers?", "decoder_layers?", "num_layers?"), (number(1, 10**4, whole=True), None)
-    ),
-    **dict.fromkeys(
-        (
-            "d_model?",
-            "encoder_ffn_dim?",
-            "decoder_ffn_dim?",
-            "d_ff?",
-            "vocab_size?",
-            "max_position_embeddings?",
-        ),
-        _SIZE,
-    ),
-    **dict.fromkeys(("encoder_attention_heads?", "decoder_attention_heads?", "num_heads?"), _SIZE),
+    **{f"{name}?": (number(1, 10**4, whole=True), None) for name in _NUMBERS.split()},
+    **{f"{name}?": (number(1, 10**7, whole=True), None) for name in _WIDTHS.split()},
     "pad_token_id?": (number(0, whole=True), None),
 }
 
@@ -109,7 +100,7 @@ def _whole_model(name: str | os.PathLike[str], **options: Any) -> Any:
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, found = _from_pretrained("AutoModelForSeq2SeqLM", name, **options)
     bad = {
-        "missing": list(found["missing_keys"]),
+        "missing": found["missing_keys"],
         "of another shape": [
             str(key if isinstance(key, str) else key[0]) for key in found["mismatched_keys"]
         ],

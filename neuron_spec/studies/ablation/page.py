@@ -17,6 +17,7 @@ from neuron_spec.pages.study_page import (
     FAMILY_FORM,
     FAMILY_HEADER,
     FAMILY_P,
+    KNOWN,
     StudyPage,
     family_cells,
     form,
@@ -142,9 +143,8 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
     )
 
 
-_KNOWN = (float, None)
 _GROUP = {
-    **dict.fromkeys(("own", "others", "random", "p", "other_rows"), _KNOWN),
+    **dict.fromkeys(("own", "others", "random", "p", "other_rows"), KNOWN),
     "own_is_largest": (int, None),
     "directions": [str, 1],
     "families": (FAMILY_FORM, None),

@@ -19,6 +19,7 @@ from neuron_spec.pages.study_page import (
     FAMILY_FORM,
     FAMILY_HEADER,
     FAMILY_P,
+    KNOWN,
     OVERLAP_FORM,
     StudyPage,
     family_cells,
@@ -248,10 +249,9 @@ def _table(what: str, groups: Mapping[str, Any]) -> Table:
     return Table((what, "pairs", "number", *cosine, *FAMILY_HEADER, "parameters"), rows)
 
 
-_KNOWN = (float, None)
 _KIND = {
     **dict.fromkeys(("pairs", "disattenuated_pairs"), int),
-    **dict.fromkeys(("mean", "conflict_fraction", "across_halves", "split_half", "disattenuated"), _KNOWN),
+    **dict.fromkeys(("mean", "conflict_fraction", "across_halves", "split_half", "disattenuated"), KNOWN),
 }
 _GROUP = {"parameters": int, "kinds": {str: _KIND}, "families": {str: FAMILY_FORM}}
 PAGE = StudyPage(

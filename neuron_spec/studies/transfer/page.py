@@ -16,6 +16,7 @@ from neuron_spec.pages.study_page import (
     FAMILY_FORM,
     FAMILY_HEADER,
     FAMILY_P,
+    KNOWN,
     OVERLAP_FORM,
     StudyPage,
     family_cells,
@@ -98,8 +99,7 @@ def _show(content: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Sectio
     return Section("", blocks, overlap_tests(content["overlap"], "gain"))
 
 
-_KNOWN = (float, None)
-_KIND = {"pairs": int, **dict.fromkeys(("own", "others", "relative", "harmed_fraction"), _KNOWN)}
+_KIND = {"pairs": int, **dict.fromkeys(("own", "others", "relative", "harmed_fraction"), KNOWN)}
 PAGE = StudyPage(
     name="transfer",
     title="Transfer between directions",
