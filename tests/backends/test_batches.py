@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
 import re
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fairseq.data import Dictionary
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
 
 from neuron_spec.backends.fairseq.batches import (
+    DirectionDatasetManager,
     OneDirectionEpochDataset,
     ResumableEpochDataset,
     _require_same_symbols,
@@ -398,12 +401,36 @@ def test_nothing_to_batch(workshop):
     assert task.dataset("valid").batch_by_size([], max_tokens=200, required_batch_size_multiple=8) == []
 
 
+def test_no_sentence_is_lost_where_the_first_directions_have_none(workshop):
+    _, task, _ = workshop.build()
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    for first in range(len(dataset.cumulative_sizes) - 1):
+        indices = np.arange(dataset.cumulative_sizes[first], len(dataset))
+        batches = dataset.batch_by_size(indices, max_tokens=200)
+        assert sorted(np.concatenate(batches)) == indices.tolist()
+
+
 def test_a_batch_too_small_for_a_sentence_is_named():
     with pytest.raises(ModelError, match="a sentence is longer than a batch may be") as caught:
         cut(np.arange(3), np.array([[2, 3], [4, 9], [1, 1]]), max_tokens=8)
     assert "--max-tokens 9 or more" in str(caught.value)
     with pytest.raises(ModelError, match="2 tokens"):
         cut(np.arange(1), np.array([[2, 1]]), max_tokens=1)
+
+
+def test_only_languages_of_equal_files_share_a_dictionary(tmp_path):
+    for lang, symbol in {"en": "a", "de": "b", "fr": "b"}.items():
+        (tmp_path / f"dict.{lang}.txt").write_text(f"{symbol} 1\n")
+    args = argparse.Namespace(
+        data=str(tmp_path), lang_pairs=["en-de", "en-fr"], extra_lang_pairs=None,
+        source_dict=None, target_dict=None, fixed_dictionary=None,
+    )  # fmt: skip
+    of = DirectionDatasetManager.load_all_dictionaries(
+        args, ("en", "de", "fr"), Dictionary.load, training=True
+    )
+    assert of["de"] is of["fr"] and of["de"].symbols[-1] == "b"
+    assert of["en"] is not of["de"] and of["en"].symbols[-1] == "a"
 
 
 def test_a_fixed_dictionary_gives_a_data_bins_symbols_their_numbers(tmp_path):
