@@ -475,6 +475,8 @@ def test_what_a_vocabulary_does_to_some_lines_parts_no_test_sets():
     found = Draws.of([first, turned])
     assert found.numbers == [1, 0]  # de-en first, by name
     assert found.partly_shared == ["en"]
+    (apart,) = multi_parallel(["es-en"], seed=3)
+    assert Draws.of([apart, first, turned]).partly_shared == ["en"]
     of = evaluate([first, turned], signature={})
     result = compared(of, of)
     assert result.draws == [["fr-en"], ["de-en"]] and result.partly_shared == ["en"]
@@ -632,6 +634,14 @@ def test_a_draw_of_sentences_without_one_has_the_score_of_all():
     drawn = np.random.default_rng(12345).choice(3, size=(SAMPLES, 3), replace=True)
     assert (drawn != 0).all(axis=1).any()
     assert (found.samples == 1.5).all()
+
+
+def test_a_draw_of_one_token_counts():
+    ratio = Ratio(np.array([3.0, np.nan, 5.0]), np.array([1.0, np.nan, 4.0]))
+    drawn = np.random.default_rng(12345).choice(3, size=(SAMPLES, 3), replace=True)
+    of_one_token = ((drawn == 0).sum(axis=1) == 1) & ((drawn == 1).sum(axis=1) == 2)
+    assert of_one_token.any()
+    assert (resampled_ratio(ratio, SAMPLES).samples[of_one_token] == 3).all()
 
 
 @pytest.mark.parametrize("families", [{}, {"de": "Own"}])

@@ -104,6 +104,12 @@ def test_han_in_a_language_that_is_not_known_for_it_is_said_on_stderr(capsys, ta
     )
 
 
+def test_han_is_looked_for_in_every_direction_over_all_of_its_lines(capsys):
+    words = ["打", "开", "门"]
+    say_words_not_found([Outputs(Direction("en", code), words, words) for code in ("zh", "de", "fr")])
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["en-de:", "en-fr:"]
+
+
 CHINESE = (
     "zh",
     "zho",
@@ -168,10 +174,10 @@ def test_japanese_and_korean_have_one_signature(language, codes):
 
 def test_empty_and_off_target_rates():
     identifier = LanguageIdentifier().fit({"de": REFERENCES, "en": ENGLISH})
-    outputs = Outputs(EN_DE, [REFERENCES[0], ENGLISH[1], "", "  "], REFERENCES)
+    outputs = Outputs(EN_DE, [REFERENCES[0], ENGLISH[1], ENGLISH[2], "  "], REFERENCES)
     result = score(outputs, language_id=identifier)
-    assert result.empty_fraction == 0.5
-    assert result.off_target_fraction == 0.25  # empty hypotheses are in no language
+    assert result.empty_fraction == 0.25
+    assert result.off_target_fraction == 0.5  # empty hypotheses are in no language
     assert result.language_id_accuracy_fraction == 1.0
     assert score(outputs).off_target_fraction is None
     with pytest.raises(CorpusError, match=r"got: +fr"):
@@ -517,7 +523,13 @@ def test_scores_table_shows_likelihood_lengths_and_comet():
 
 
 def test_lengths_are_those_of_bleu():
-    for hypotheses in (HYPOTHESES, REFERENCES, [f"{line} {line}" for line in REFERENCES], ["", "", "", ""]):
+    for hypotheses in (
+        HYPOTHESES,
+        REFERENCES,
+        [f"{line} {line}" for line in REFERENCES],
+        ["", "", "", ""],
+        ["Haus", "", "", ""],
+    ):
         bleu = BLEU().corpus_score(hypotheses, [REFERENCES])
         result = score(Outputs(EN_DE, hypotheses, REFERENCES))
         assert result.brevity_penalty == bleu.bp
