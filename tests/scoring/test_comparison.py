@@ -23,7 +23,14 @@ from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, DirectionError, NeuronSpecError
 from neuron_spec.languages import UNKNOWN
 from neuron_spec.pages.style import rendered
-from neuron_spec.scoring.bootstrap import Draws, PairedScore, _draws, resampled_ratio, resampled_scores
+from neuron_spec.scoring.bootstrap import (
+    Draws,
+    PairedScore,
+    ResampledScore,
+    _draws,
+    resampled_ratio,
+    resampled_scores,
+)
 from neuron_spec.scoring.comparison import LOSS, TIE, WIN, Difference, compare, comparison_signature
 from neuron_spec.scoring.comparison_files import (
     as_plain,
@@ -200,10 +207,13 @@ def test_scores_and_p_values_are_sacrebleus_whatever_seed_the_environment_has(go
 
 
 def judged(share, sentences, seed):
-    """Texts of any quality, some lines of which are empty."""
+    """Texts of any quality, some lines of which are empty, and others longer than what is expected."""
     lines = references(DIRECTIONS[seed % len(DIRECTIONS)], sentences)
     written = [("" if i % 7 == 3 else line) for i, line in enumerate(spoiled(lines, share, seed))]
-    return lines, written, spoiled(lines, share * 0.9, seed + 100)
+    longer = [
+        f"{line} {line}" if i % 2 else line for i, line in enumerate(spoiled(lines, share * 0.9, seed + 100))
+    ]
+    return lines, written, longer
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.7, 0.95])
@@ -228,6 +238,12 @@ def test_sacrebleu_judges_every_resampled_score(share, sentences, monkeypatch):
                 totals = np.array(statistics, dtype=kind)[drawn].sum(axis=1)
                 expected = np.array([metric._compute_score_from_stats(row).score for row in totals])
                 assert found.tolist() == expected.tolist()
+
+
+def test_a_size_that_exceeds_the_mean_by_no_more_than_the_difference_is_no_hit():
+    zeros, sizes = np.zeros(2), np.array([0.0, 2.0])
+    baseline, system = ResampledScore(0.0, zeros, zeros, ""), ResampledScore(1.0, sizes, sizes, "")
+    assert PairedScore.of(baseline, system).sacrebleu_p_value == 1 / 3
 
 
 def test_the_resampled_differences_are_those_behind_the_p_value(good):
@@ -480,6 +496,47 @@ def test_what_a_vocabulary_does_to_some_lines_parts_no_test_sets():
     of = evaluate([first, turned], signature={})
     result = compared(of, of)
     assert result.draws == [["fr-en"], ["de-en"]] and result.partly_shared == ["en"]
+
+
+@pytest.mark.parametrize(
+    ("own", "equal", "elsewhere", "is_one", "is_partly"),
+    [
+        (2, 2, 0, False, True),  # half of the lines
+        (1, 3, 0, True, False),
+        (3, 1, 0, False, False),  # a commonplace
+        (2, 1, 1, False, True),
+        (3, 0, 1, False, False),
+        (2, 0, 2, False, True),
+    ],
+)
+def test_most_lines_make_two_test_sets_one(own, equal, elsewhere, is_one, is_partly):
+    """Lines of its own, those that stand at the same place in both, and those that stand at another."""
+    same, moved = (
+        [f"{kind} {i}" for i in range(count)] for kind, count in (("same", equal), ("moved", elsewhere))
+    )
+    first, second = (
+        Outputs(Direction("en", code), english, [f"{code} {line}" for line in english], english)
+        for code, english in (
+            ("de", same + moved + [f"first {i}" for i in range(own)]),
+            ("fr", same + [f"second {i}" for i in range(own)] + moved),
+        )
+    )
+    found = Draws.of([first, second])
+    assert (found.numbers == [0, 0]) == is_one
+    assert (found.partly_shared == ["en"]) == is_partly
+
+
+def test_test_sets_of_other_lengths_are_two():
+    first, second = multi_parallel(["de-en", "fr-en"])
+    shorter = Outputs(second.direction, *(text[:-5] for text in second.texts().values()))
+    found = Draws.of([first, shorter])
+    assert found.numbers == [0, 1] and found.partly_shared == ["en"]
+
+
+def test_draws_are_numbered_by_their_first_directions_names():
+    test_sets = multi_parallel(["de-en", "zu-en"], seed=1) + multi_parallel(["es-fr"], seed=2)
+    assert Draws.of(test_sets).numbers == [0, 0, 1]
+    assert Draws.of(test_sets[::-1]).numbers == [1, 0, 0]
 
 
 def test_unknown_sources_part_what_only_sources_share(good):
