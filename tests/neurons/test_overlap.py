@@ -1,3 +1,4 @@
+import re
 from itertools import combinations, permutations
 from math import factorial
 
@@ -26,6 +27,7 @@ from neuron_spec.statistics import (
     family_contrast,
     mantel,
     mantels,
+    pairs_of,
     permutation_test,
     permutation_tests,
 )
@@ -154,7 +156,14 @@ def test_sampling_estimates_the_exact_p_value_and_is_never_zero():
     sampled = permutation_test(iou, FAMILIES, permutations=1679, seed=0)
     assert (exact.is_exact, sampled.is_exact) == (True, False)
     assert sampled.p == pytest.approx(exact.p, abs=0.05)
+    assert permutation_test(iou, FAMILIES, permutations=1681, seed=0) == exact
     assert permutation_test(pairwise_iou(planted_kept()), FAMILIES, permutations=3, seed=0).p >= 1 / 4
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (3, 2), (3, 3, 3)])
+def test_only_a_square_has_pairs(shape):
+    with pytest.raises(NeuronSpecError, match=f"got: +shape {re.escape(str(list(shape)))}"):
+        pairs_of(torch.ones(shape))
 
 
 def test_unknown_families_are_left_out():
@@ -310,6 +319,11 @@ def test_mantel_of_a_distance_with_itself():
     points = torch.tensor([0.0, 1.0, 3.0, 7.0, 15.0])
     distances = (points[:, None] - points[None, :]).abs()
     assert mantel(distances, distances, seed=0) == (pytest.approx(1), (1 / 120, 120, True))
+
+
+def test_three_languages_suffice_for_a_correlation():
+    distances = torch.tensor([[0, 1, 2], [1, 0, 3], [2, 3, 0]])
+    assert mantel(distances, distances, seed=0) == (pytest.approx(1), (1 / 6, 6, True))
 
 
 def test_mantel_samples_where_there_are_too_many_orders():

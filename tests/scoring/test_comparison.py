@@ -44,7 +44,7 @@ from neuron_spec.scoring.evaluation import evaluate, family_in, tier_in
 from neuron_spec.scoring.figures import score_differences
 from neuron_spec.scoring.metrics import Outputs
 from neuron_spec.scoring.systems import DENSE, SPECIALIZED, SYSTEMS, System, comparable, place
-from neuron_spec.statistics import Uncertainty, holm, interval, sign_flip_p_value
+from neuron_spec.statistics import OverSeeds, Uncertainty, holm, interval, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
 SENTENCES = 30
@@ -111,6 +111,11 @@ def test_known_systems_come_in_their_order_and_others_by_name():
 
 
 # ---------------------------------------------------------------- statistics
+
+
+def test_two_seeds_have_a_standard_deviation_and_one_has_none():
+    assert OverSeeds.of([1.0, 3.0]) == OverSeeds(2.0, stdev([1.0, 3.0]))
+    assert OverSeeds.of([1.0]) == OverSeeds(1.0, None)
 
 
 def test_holm_of_a_worked_example():
@@ -244,6 +249,34 @@ def test_a_size_that_exceeds_the_mean_by_no_more_than_the_difference_is_no_hit()
     zeros, sizes = np.zeros(2), np.array([0.0, 2.0])
     baseline, system = ResampledScore(0.0, zeros, zeros, ""), ResampledScore(1.0, sizes, sizes, "")
     assert PairedScore.of(baseline, system).sacrebleu_p_value == 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        (["a", "", "d e", "ix", "k k l m m", ""], ["a", "b c", "d e f g h", "ij", "k l m", "n"]),
+        (["a b c", ""], ["a", "d e f"]),
+    ],
+)
+def test_sacrebleu_judges_texts_shorter_than_its_ngrams(written, lines):
+    metric = CHRF(word_order=2)
+    (own,) = resampled_scores([Outputs(DIRECTIONS[0], written, lines)], samples=SAMPLES)
+    statistics = np.array(metric._extract_corpus_statistics(written, [lines]))
+    drawn = np.random.default_rng(12345).choice(len(lines), size=(SAMPLES, len(lines)), replace=True)
+    expected = [metric._compute_score_from_stats(statistics[rows].sum(axis=0)).score for rows in drawn]
+    assert own["chrf"].samples.tolist() == expected
+    (nothing,) = resampled_scores([Outputs(DIRECTIONS[0], ["", ""], ["a", "b"])], samples=SAMPLES)
+    assert (nothing["chrf"].samples == 0).all()
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_resampled_texts_are_scored_as_evaluated_ones(official):
+    texts = Outputs(
+        Direction("en", "zh"), ["打 开 客厅 的 灯 。", "9: 30 ."], ["打 开 客厅 的 门 。", "9: 30 ."]
+    )
+    (of,) = evaluate([texts], signature={}, official=official).scores
+    (found,) = resampled_scores([texts], samples=SAMPLES, official=official)
+    assert (found["bleu"].score, found["chrf"].score) == (of.bleu, of.chrf)
 
 
 def test_the_resampled_differences_are_those_behind_the_p_value(good):

@@ -290,12 +290,15 @@ def test_the_test_sees_through_sets_and_directions_that_matter_to_all():
     assert diagonal_test(torch.eye(6), seed=1) == (1 / 720, 720, True)
     assert diagonal_test(torch.ones(6, 6) - torch.eye(6), seed=1).p == 1
     assert diagonal_test(torch.zeros(4, 4), seed=1).p == 1
+    assert diagonal_test(torch.eye(2), seed=1) == (1 / 2, 2, True)
 
 
 def test_many_directions_are_tested_on_random_relabellings():
     test = diagonal_test(torch.eye(12), seed=1)
     assert test == (1 / 10_001, 10_000, False)
     assert diagonal_test(torch.eye(12), permutations=1, seed=1) == (1 / 2, 1, False)
+    # More orders than a float can count.
+    assert diagonal_test(torch.eye(300), permutations=9, seed=1) == (1 / 10, 9, False)
     with pytest.raises(NeuronSpecError, match=r"needs permutations\n +got: +0\n"):
         diagonal_test(torch.eye(12), permutations=0, seed=1)
     with pytest.raises(NothingToCompare, match=r"got: +1\n"):
