@@ -164,6 +164,29 @@ def test_many_values_are_flipped_at_random_near_the_exact_p():
     assert sign_flip_p_value([*values, 0.0]) == pytest.approx(exact, abs=0.01)
 
 
+def test_flips_at_random_are_the_same_again_and_count_the_signs_as_they_are():
+    values = np.random.default_rng(5).normal(0.2, 1, 60)
+    assert sign_flip_p_value(values) == sign_flip_p_value(values)
+    assert sign_flip_p_value(np.ones(60)) == 1 / 100_001
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+@pytest.mark.parametrize("count", [12, 60])
+def test_sign_flips_do_not_depend_on_the_unit(count, scale):
+    values = np.random.default_rng(4).normal(0.2, 1, count)
+    assert sign_flip_p_value(scale * values) == sign_flip_p_value(values) < 1
+
+
+def test_an_interval_is_of_the_middle_95_percent():
+    resampled = np.random.default_rng(1).permutation(1001)
+    assert interval(resampled) == pytest.approx((25, 975))
+    found = Uncertainty.of_samples(600.0, resampled, 0.01)
+    assert (found.low, found.high) == pytest.approx((25, 975))
+    assert found.standard_error == pytest.approx(math.sqrt((1001**2 - 1) / 12))
+    assert found.smallest_visible / found.standard_error == pytest.approx(2.5758 + 0.8416, abs=1e-4)
+    assert found.p_value == 1 / 1002
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_t_over_seeds_is_students(seeds):
     values = np.random.default_rng(seeds).normal(0.2, 0.1, seeds).tolist()
