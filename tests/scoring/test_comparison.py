@@ -39,11 +39,20 @@ from neuron_spec.scoring.comparison_files import (
     read_comparison,
     write_comparison,
 )
-from neuron_spec.scoring.endpoints import NLL, OF_TEXTS, Ratio, SentenceScores
+from neuron_spec.scoring.endpoints import COMET, NLL, OF_TEXTS, Ratio, SentenceScores
 from neuron_spec.scoring.evaluation import evaluate, family_in, tier_in
 from neuron_spec.scoring.figures import score_differences
 from neuron_spec.scoring.metrics import Outputs
-from neuron_spec.scoring.systems import DENSE, SPECIALIZED, SYSTEMS, System, comparable, place
+from neuron_spec.scoring.systems import (
+    DENSE,
+    SPECIALIZED,
+    SYSTEMS,
+    System,
+    comparable,
+    is_official,
+    place,
+    sentence_scores,
+)
 from neuron_spec.statistics import OverSeeds, Uncertainty, holm, interval, sign_flip_p_value
 
 DIRECTIONS = [Direction.parse(text) for text in ("en-de", "de-en", "en-qa", "nl-en", "de-nl")]
@@ -904,6 +913,17 @@ def test_a_sentence_too_long_for_one_system_is_refused(good, bad):
     assert "A; B, en-de, sentence 5" in message
     assert "a value of A, none of B" in message
     assert "--no-likelihood" in message
+    with pytest.raises(NeuronSpecError, match="a value of B, none of A"):
+        compared(with_likelihood(good, missing=[4]), with_likelihood(bad))
+
+
+@pytest.mark.parametrize("sentence", [0.5, math.nan])
+def test_sentences_without_a_mean_are_not_known(good, sentence):
+    known = with_comet(good, sentence)
+    mean = 0.5 if math.isnan(sentence) else None
+    scores = [replace(score, comet=mean) for score in known.scores]
+    assert sentence_scores(replace(known, scores=scores), 0, COMET) is None
+    assert sentence_scores(with_comet(good, 0.5), 0, COMET).value == 0.5
 
 
 def test_likelihoods_that_are_not_those_of_the_sentences(good):
@@ -1141,6 +1161,16 @@ def test_seeds_may_be_translated_otherwise_if_pairs_are_not(capsys):
     assert not capsys.readouterr().err
     comparable([same[0], System("B", same[1].seeds[::-1])])
     assert "B, seed 1 was translated otherwise than A, seed 1" in capsys.readouterr().err
+    of_logs = evaluated(parameters={"references": "T lines of the logs"})
+    comparable([System("A", [of_logs, same[0].seeds[0]]), System("B", [of_logs, same[0].seeds[1]])])
+    assert "B, seed 2 was translated otherwise than A, seed 2" in capsys.readouterr().err
+
+
+def test_scoring_is_official_where_it_says_so():
+    assert [is_official(evaluated(**of)) for of in ({}, {"parameters": {"official_scoring": True}})] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("order", [1, -1])
