@@ -9,6 +9,7 @@ import shutil
 import sys
 from contextvars import copy_context
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from neuron_spec.scoring.evaluation import (
     scores_table,
     summarize,
     with_sentences,
+    without_additions,
     write_evaluation,
 )
 from neuron_spec.scoring.language_id import LanguageIdentifier
@@ -297,6 +299,10 @@ def test_files_agree_with_each_other(tmp_path, evaluation):
     assert content["sacrebleu"]["bleu"] == [evaluation.scores[0].bleu_signature]
     assert content["directions"]["en-de"]["language_id_accuracy_fraction"] == 1.0
     assert f"| {evaluation.scores[0].bleu:.1f} |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "off_target_note" not in content
+    write_evaluation(tmp_path / "own", replace(evaluation, families={"de": "Own"}))
+    rows = csv.DictReader((tmp_path / "own" / "scores.csv").read_text(encoding="utf-8").splitlines())
+    assert {row["family"] for row in rows} == {"Own"}
 
 
 def test_an_unfinished_rewrite_is_not_taken_for_complete(tmp_path, evaluation, monkeypatch):
@@ -515,8 +521,29 @@ def test_scores_table_shows_likelihood_lengths_and_comet():
     assert row_named(table, "all") == [
         ["all", "all", "2", "15.0", "30.0", "2.000", "0.7000", "0.900", "-", "0.0%"]
     ]
-    assert row_named(table, "mean of all") == [["mean of all", "1.500", "0.250", "0.800"]]
+    for of in ("mean of all", "mean of O2M"):
+        assert row_named(table, of) == [[of, "1.500", "0.250", "0.800"]]
     assert "No likelihood" not in table
+
+
+def test_headings_and_columns():
+    lines = scores_table(evaluated()).splitlines()
+    assert [line for line in lines if line.startswith("#")] == [
+        "## Directions by group",
+        "## Tiers",
+        "## Families of the non-English language",
+        "## Directions",
+        "## Likelihood and length, further",
+    ]
+    figures = ["BLEU", "chrF++", "NLL", "length ratio", "off-target", "empty"]
+    of_means, of_directions = ["mean over", "group", "directions"], ["direction", "sentences"]
+    assert [
+        cells(line) for line, rule in pairwise(lines) if rule.startswith("|-") or rule.startswith("| -")
+    ] == [
+        *[[*of_means, *figures]] * 3,
+        [*of_directions, *figures, "references identified"],
+        ["direction", "bits per character", "NLL of the tag", "brevity penalty"],
+    ]
 
 
 # ---------------------------------------------------------------- likelihood and lengths
@@ -561,6 +588,12 @@ def test_bits_are_of_the_references_that_bleu_sees():
         bare = evaluate([outputs], signature={}, official=official)
         (result,) = with_sentences(bare, known, official=official).scores
         assert result.bits_per_character == pytest.approx(1 / characters)
+
+
+def test_references_without_characters_have_no_bits():
+    known = {EN_DE: SentenceScores(np.array([1.0]), np.array([1.0]))}
+    (result,) = with_sentences(evaluate([Outputs(EN_DE, ["a"], [""])], signature={}), known).scores
+    assert (result.nll, result.bits_per_character) == (1.0, None)
 
 
 def test_sentences_without_a_likelihood_are_told():
@@ -609,7 +642,29 @@ def test_what_adds_is_recorded_where_its_version_is_another(tmp_path):
     known = {EN_DE: SentenceScores(np.ones(4), np.ones(4))}
     made = add(tmp_path, with_sentences(bare, known), signed(likelihood=True), "likelihood").signature
     assert made["versions"] == {"neuron_spec": "0.0.1"}
-    assert made["added_with"]["likelihood"] == versions()
+    assert made["added_with"] == {"likelihood": versions()}
+    both = add(tmp_path, read_evaluation(tmp_path), signed(comet="a"), "comet").signature
+    assert both["added_with"] == {"likelihood": versions(), "comet": versions()}
+
+
+@pytest.mark.parametrize("unsaid", [False, True])
+def test_what_adds_is_not_recorded_where_its_version_is_the_same(tmp_path, unsaid):
+    made_by = {"versions": versions()}
+    here = {key: value for key, value in signed().items() if not unsaid or key not in made_by}
+    bare = evaluate([Outputs(EN_DE, HYPOTHESES, REFERENCES)], signature=here)
+    made = add(tmp_path, bare, signed(likelihood=True), "likelihood").signature
+    assert made == signed(likelihood=True)
+
+
+def test_an_evaluation_without_signature_is_nobodys(tmp_path, evaluation):
+    assert not is_evaluated(tmp_path, signed())
+    write_evaluation(tmp_path, evaluation)
+    with pytest.raises(ArtifactError, match=r"(?s)another evaluation is already here\n.*got: +no signature"):
+        is_evaluated(tmp_path, signed())
+
+
+def test_a_signature_without_parameters_has_no_additions(evaluation):
+    assert without_additions(evaluation.signature) == evaluation.signature
 
 
 # ---------------------------------------------------------------- why there is no off-target rate
