@@ -300,7 +300,8 @@ def test_files_agree_with_each_other(tmp_path, evaluation):
     assert content["directions"]["en-de"]["language_id_accuracy_fraction"] == 1.0
     assert f"| {evaluation.scores[0].bleu:.1f} |" in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "off_target_note" not in content
-    write_evaluation(tmp_path / "own", replace(evaluation, families={"de": "Own"}))
+    own = evaluate(evaluation.outputs, signature=evaluation.signature, families={"de": "Own"})
+    write_evaluation(tmp_path / "own", own)
     rows = csv.DictReader((tmp_path / "own" / "scores.csv").read_text(encoding="utf-8").splitlines())
     assert {row["family"] for row in rows} == {"Own"}
 
@@ -599,7 +600,8 @@ def test_references_without_characters_have_no_bits():
 def test_sentences_without_a_likelihood_are_told():
     bare = evaluate([Outputs(EN_DE, HYPOTHESES, REFERENCES)], signature={})
     known = SentenceScores(np.array([1.0, 2.0, np.nan, np.nan]), np.array([1.0, 2.0, np.nan, np.nan]))
-    assert "2 of en-de" in scores_table(with_sentences(bare, {EN_DE: known}))
+    table = scores_table(with_sentences(bare, {EN_DE: known}))
+    assert "NLL: negative log-likelihood" in table and "2 of en-de" in table
 
 
 # ---------------------------------------------------------------- additions
