@@ -68,3 +68,18 @@ def test_a_damaged_checkpoint_or_another_split_is_refused(shipped: Path) -> None
         file.write(b"x")
     with pytest.raises(ArtifactError, match="damaged"):
         shipping.check(shipped, shipped.parent)
+
+
+def test_no_other_file_is_replaced(shipped: Path) -> None:
+    folder = shipped.parent
+    torch.save({"mine": 1}, folder / "other.pt")
+    (folder / "link.pt").symlink_to("big.pt")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for name in ("big.pt", "link.pt", "other.pt"):
+        with pytest.raises(ArtifactError, match="already here"):
+            shipping.shrink(folder / "big.pt", folder, folder / name)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    shipping.shrink(folder / "big.pt", folder, folder / "small.pt")  # over its own
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.suffix == ".pt"} == {
+        path: content for path, content in before.items() if path.suffix == ".pt"
+    }

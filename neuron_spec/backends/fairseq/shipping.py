@@ -13,6 +13,7 @@ from neuron_spec.artifacts import (
     hash_file,
     read_json,
     require_file,
+    require_writable,
     versions,
     write_json,
 )
@@ -31,11 +32,18 @@ def shrink(path: Path, corpus: Path, output: Path) -> None:
     """Write a checkpoint with half-precision weights and no optimizer, and its signature beside it.
 
     fairseq loads it like any other, but training can only start from it (``--finetune-from-model``).
+
+    Raises:
+        ArtifactError: if the checkpoint or the corpus cannot be read, or another file is at ``output``.
     """
     import torch
 
     from neuron_spec.backends.fairseq.checkpoints import as_start, read_checkpoint, weights_sha256
 
+    # What it replaces has to be such a checkpoint, and not, say, the one that it is made from.
+    if output.exists() and (output.samefile(path) or not output.with_suffix(".json").is_file()):
+        raise ArtifactError("another file is already here", where=output, mend="name another --output")
+    require_writable(output)
     state = read_checkpoint(path)
     card = read_card(corpus / CORPUS_CARD, *_OF_CORPUS, "raw_sha256")
     halves: dict[int, torch.Tensor] = {}  # by address, so that tied embeddings are stored once
