@@ -11,10 +11,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from math import gcd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neuron_spec.arguments import add_output_with_summary, input_file, seed
 from neuron_spec.errors import SelectionError
 from neuron_spec.neurons.choices import DEFAULT_CORE, DEFAULT_K, METHODS, NEURON_SETS, SIDES, SUMMARY_MARK
+
+if TYPE_CHECKING:
+    from neuron_spec.neurons.activations import ActivationCounts
+    from neuron_spec.neurons.choices import Part
 
 DEFAULT_SEED = 1
 
@@ -102,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
     fraction = None if args.fraction is None else selection.parse_k(args.fraction, "--fraction")
     profiles = [ActivationCounts.load(path) for path in args.profile]
     profile = sum(profiles[1:], start=profiles[0])
+    _require_other_tokens(args.profile, profiles)
     swap = [] if args.swap is None else selection.parse_swap(args.swap, profile.directions)
 
     if fraction is not None:
@@ -165,3 +174,24 @@ def _require_flags_that_combine(args: argparse.Namespace) -> None:
                 got=f"--only-side {args.only_side}, and {flags[0]}",
                 mend="drop one of the two",
             )
+
+
+def _require_other_tokens(paths: Sequence[Path], profiles: Sequence[ActivationCounts]) -> None:
+    """Raises: SelectionError if profiles that are to be added up count a sentence twice, as far as they say what they count."""
+    from neuron_spec.neurons.stability import part_of
+
+    seen: list[tuple[Path, Any, Part]] = []
+    for path, profile in zip(paths, profiles, strict=True):
+        signed, part = profile.metadata.get("signature") or {}, part_of(profile)
+        text = signed.get("inputs"), {**signed.get("parameters", {}), "part": None}
+        for other, other_text, other_part in seen if signed else ():
+            # Parts i/n and j/m have a sentence in common if i and j leave one remainder, divided by what divides n and m.
+            if text == other_text and (part.number - other_part.number) % gcd(part.of, other_part.of) == 0:
+                raise SelectionError(
+                    "sentences are counted twice: profiles of the same text are not added up",
+                    where=f"{other}, {path}",
+                    got=f"parts {other_part} and {part} of it",
+                    expected="profiles of other text, or parts without a sentence in common, such as 1/2 and 2/2",
+                    mend="give each profile once",
+                )
+        seen.append((path, text, part))

@@ -92,8 +92,12 @@ def test_selecting_twice_gives_the_same_bytes(profile, masks, tmp_path):
     assert (tmp_path / "m.safetensors").read_bytes() == masks.read_bytes()
 
 
-def test_select_adds_profiles(profile, masks, tmp_path):
-    assert main(["select", str(profile), str(profile), "--output", str(tmp_path / "m.safetensors")]) == 0
+def test_select_adds_profiles(profile, masks, workshop, checkpoint, tmp_path):
+    words = ["profile", str(workshop.data_bin), "--path", str(checkpoint), "--cpu"]
+    parts = [str(tmp_path / f"part-{number}.safetensors") for number in (1, 2)]
+    for number, part in enumerate(parts, start=1):
+        assert main([*words, "--part", f"{number}/2", "--output", part]) == 0
+    assert main(["select", *parts, "--output", str(tmp_path / "m.safetensors")]) == 0
     assert NeuronMasks.load(tmp_path / "m.safetensors").fingerprint == NeuronMasks.load(masks).fingerprint
 
 

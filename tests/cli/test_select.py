@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from neuron_spec.artifacts import signature
 from neuron_spec.cli.main import main
 from neuron_spec.directions import parse_directions
 from neuron_spec.neurons.activations import ActivationCounts
@@ -246,3 +247,31 @@ def test_profiles_of_one_name_are_told_apart(tmp_path, capsys):
     assert main(["select", *reversed(paths), *output]) == 0
     assert "complete already" in capsys.readouterr().err
     assert main(["select", paths[1], *output]) == 2
+
+
+@pytest.mark.parametrize(
+    "parts, is_right",
+    [
+        (["1/2", "2/2"], True),
+        (["1/4", "2/4", "2/2"], False),  # the last holds the second
+        (["1/4", "3/4", "2/2"], True),
+        (["1/2", "1/2"], False),
+        (["1/1", "1/1"], False),
+        (["1/2", "1/1"], False),
+        (["1/2", "1/3"], False),
+    ],
+)
+def test_no_sentence_is_counted_twice(parts, is_right, tmp_path, capsys):
+    paths = []
+    for number, part in enumerate(parts):
+        made = ActivationCounts.load(write_profile(tmp_path / "one.safetensors"))
+        of = {} if part == "1/1" else {"part": part}
+        made.metadata |= {
+            **of,
+            "signature": signature("profile", inputs={"data": "x"}, parameters={"y": 1, **of}),
+        }
+        made.save(tmp_path / f"{number}.safetensors")
+        paths.append(str(tmp_path / f"{number}.safetensors"))
+    output = tmp_path / "masks.safetensors"
+    assert main(["select", *paths, "--output", str(output)]) == (0 if is_right else 2)
+    assert output.exists() == is_right and ("counted twice" in capsys.readouterr().err) != is_right
