@@ -308,11 +308,21 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name}, which JSON does not have, in a number's place")
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {key!r} twice")
+    return found
+
+
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
-    """Raises: ArtifactError if the file is missing or not JSON."""
+    """Raises: ArtifactError if the file is missing or not JSON, a key is there twice, or text that no file can hold."""
     content = require_file(path, what).read_bytes()
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        value = json.loads(content.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_each_once)
+        if re.search(rb"\\u[dD][89a-fA-F]", content):  # halves of a character, which are none alone
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise ArtifactError(f"{what} is not valid JSON", where=path, got=str(error)) from error
 

@@ -354,3 +354,14 @@ def test_a_gpu_without_memory_left_is_a_message():
     message = message_in(error)
     assert message is not None and "the GPU's memory is used up" in message and "--max-tokens" in message
     assert message_in(RuntimeError("CUDA error: an illegal instruction")) is None
+
+
+@pytest.mark.parametrize(
+    "text", ['{"de": 1, "en": 2, "de": 3}', '[{"a": {"b": 1, "b": 1}}]', '{"a": "\\ud800x"}']
+)
+def test_json_with_a_key_twice_or_half_a_character_is_refused(text, tmp_path):
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(ArtifactError, match="not valid JSON"):
+        read_json(tmp_path / "f.json", "card")
+    (tmp_path / "f.json").write_text('{"a": "\\ud83d\\ude00", "b": "\\\\ud800"}')
+    assert read_json(tmp_path / "f.json", "card") == {"a": "\U0001f600", "b": "\\ud800"}
