@@ -153,8 +153,8 @@ def output_with_summary(mark: str | None = None) -> Callable[[str], Path]:
     """
 
     def parse(text: str) -> Path:
-        _input(text, partial(require_summary_place, text, mark))
-        return output_file(text)
+        path = output_file(text)
+        return _input(text, partial(require_summary_place, path, mark))
 
     return parse
 

@@ -24,6 +24,8 @@ _OF_SYSTEM = {
     errno.EACCES: ("no permission", "name another folder, or have its permissions changed"),
     errno.EPERM: ("no permission", "name another folder, or have its permissions changed"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "name another folder"),
+    errno.ENAMETOOLONG: ("a name is longer than the disk allows", "give it a shorter one"),
+    errno.ELOOP: ("a link leads to itself", "name what it should lead to"),
     errno.EISDIR: ("a folder stands where a file is needed", "name another file"),
 }
 
@@ -91,6 +93,12 @@ def message_in(error: BaseException) -> str | None:
         if isinstance(inner, OSError) and inner.errno in _OF_SYSTEM:
             what, mend = _OF_SYSTEM[inner.errno]
             return str(NeuronSpecError(what, where=inner.filename2 or inner.filename, mend=mend))
+        if isinstance(inner, UnicodeEncodeError) and not inner.encoding.startswith(
+            "utf"
+        ):  # files of ours are UTF-8
+            mend = "export PYTHONIOENCODING=utf-8, and run the command again: what is complete is kept"
+            got = f"{inner.encoding}, and {inner.object[inner.start]!a}"
+            return str(NeuronSpecError("standard output has no such character", got=got, mend=mend))
         if type(inner).__name__ == "OutOfMemoryError":  # torch's, of a GPU
             mend = "give fewer --max-tokens, or --cpu, and run the command again: what is complete is kept"
             got = str(inner).partition(". ")[0]

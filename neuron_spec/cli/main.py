@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from types import FrameType
@@ -78,7 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments[:1])
 
     # fairseq logs its whole configuration, several screens of it; LOGLEVEL=INFO shows it, as where a model trains.
-    level = os.environ.setdefault("LOGLEVEL", "INFO" if args.command == "specialize" else "WARNING").upper()
+    level = (os.environ.get("LOGLEVEL") or ("INFO" if args.command == "specialize" else "WARNING")).upper()
+    if level not in logging.getLevelNamesMapping():
+        parser.error(
+            f"LOGLEVEL={level} in the environment: expected {', '.join(logging.getLevelNamesMapping())}"
+        )
+    os.environ["LOGLEVEL"] = level  # which fairseq reads
     for library in ("fairseq", "hydra", "matplotlib"):
         logging.getLogger(library).setLevel(level)
     # What current hydra and torch say about fairseq's way of using them, over and over.
@@ -103,16 +108,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with running(["neuron-spec", *arguments], getattr(parsed, "output", None)), _stoppable(arguments):
             copy_context().run(module.run, parsed)  # what a command sets, such as the pivot, ends with it
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what fails when it is written fails here
+    except BrokenPipeError:  # whoever read our output, such as head, has seen enough
+        _end_output()
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if (message := message_in(error)) is None:
             raise
         print(f"neuron-spec {args.command}: {message}", file=sys.stderr)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # the disk is full behind it, which was said
+            _end_output()
         return 2
     except (KeyboardInterrupt, _Stopped) as stop:
         by = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         print(f"neuron-spec {args.command}: stopped by {by.name}; run it again to go on", file=sys.stderr)
         return 128 + by
     return 0
+
+
+def _end_output() -> None:
+    """Let what is still to be written go nowhere: Python would try once more as it ends, and say so."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(
+            AttributeError, OSError, ValueError
+        ):  # closed before we began, or no stream of the system
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class _Stopped(BaseException):

@@ -227,6 +227,8 @@ def _written(direction: Direction | None, text: str, found: Hypothesis | None, *
 def _read(file: Path | None) -> list[str]:
     from neuron_spec.corpora.checks import decoded_text
 
+    if file is None and sys.stdin is None:
+        raise ArtifactError("standard input is closed", mend="name a text: --input FILE")
     content = file.read_bytes() if file else sys.stdin.buffer.read()
     text = decoded_text(content, where=file or "standard input", mend="convert it to UTF-8")
     lines = text.split("\n")

@@ -51,9 +51,13 @@ def test_a_place_that_cannot_be_written_to_is_refused(action: argparse.Action, t
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     bad = ["file/x", "file/x/y", "dangling/x", "file" if action.metavar == "DIR" else "folder"]
     bad += ["dangling"] if action.metavar == "DIR" else ["pipe"]
+    nowhere = [] if action.metavar == "DIR" else ["", ".", "/"]
     for name in [*bad, "/dev/null"]:
         with pytest.raises(ArtifactError, match="nothing can be written"), inputs_required():
             action.type(str(tmp_path / name))
+    for name in nowhere:
+        with pytest.raises(ArtifactError, match="nothing can be written"), inputs_required():
+            action.type(name)
     for name in ("new", "new/deep", "folder/x"):
         with inputs_required():
             assert action.type(str(tmp_path / name)) == tmp_path / name
