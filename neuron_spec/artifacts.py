@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -272,7 +273,11 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, _as_json(value))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def require_file(path: str | os.PathLike[str], what: str, mend: str | None = None) -> Path:
@@ -600,6 +605,28 @@ def completed(
     if not quiet:
         print(f"{where or path}: complete already", file=sys.stderr)
     return True
+
+
+def claim(
+    path: str | os.PathLike[str], signature: Mapping[str, Any], *, what: str, where: object = None
+) -> None:
+    """Write the signature that makes a folder its own, unless one is there: of two that begin at once, one is first.
+
+    Args:
+        path, what, where: as in `completed`.
+
+    Raises:
+        ArtifactError: if another has claimed it, since it was looked at.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(_as_json(signature), encoding="utf-8")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            is_already_here(str(where or path), signature_in(path, what), signature, what=what)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):  # a disk without such links
+                raise
 
 
 def training_command(folder: str | os.PathLike[str]) -> list[str]:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -14,6 +15,7 @@ import torch
 from neuron_spec import artifacts
 from neuron_spec.artifacts import (
     atomic_path,
+    claim,
     completed,
     hash_file,
     hash_state,
@@ -365,3 +367,22 @@ def test_json_with_a_key_twice_or_half_a_character_is_refused(text, tmp_path):
         read_json(tmp_path / "f.json", "card")
     (tmp_path / "f.json").write_text('{"a": "\\ud83d\\ude00", "b": "\\\\ud800"}')
     assert read_json(tmp_path / "f.json", "card") == {"a": "\U0001f600", "b": "\\ud800"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_claim_a_folder_one_does(links, tmp_path, monkeypatch):
+    mine, other = (signature("s", inputs={}, parameters={"k": k}) for k in (1, 2))
+    if not links:
+
+        def refused(*paths):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr("neuron_spec.artifacts.os.link", refused)
+    mark = tmp_path / "new" / "signature.json"
+    claim(mark, mine, what="evaluation")
+    claim(mark, mine, what="evaluation")
+    if links:
+        with pytest.raises(ArtifactError, match="another evaluation is already here"):
+            claim(mark, other, what="evaluation")
+    assert read_json(mark, "signature")["parameters"] == {"k": 1}
+    assert [path.name for path in mark.parent.iterdir()] == ["signature.json"]

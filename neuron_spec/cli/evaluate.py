@@ -51,7 +51,6 @@ from neuron_spec.artifacts import (
     read_lines,
     signature,
     signature_in,
-    write_json,
     write_text,
 )
 from neuron_spec.directions import Direction, parse_directions
@@ -193,7 +192,7 @@ def _unheeded(args: argparse.Namespace) -> list[str]:
 
 
 def _score_logs(args: argparse.Namespace) -> None:
-    from neuron_spec.scoring.evaluation import evaluate, is_evaluated, without_additions
+    from neuron_spec.scoring.evaluation import claim_evaluation, evaluate, is_evaluated, without_additions
     from neuron_spec.scoring.logs import read_generate_outputs, say_how_read, say_where_logs_differ
 
     comet = _comet(args)
@@ -224,7 +223,7 @@ def _score_logs(args: argparse.Namespace) -> None:
         return
     evaluation = _complete(args.output)
     if evaluation is None:
-        write_json(args.output / SIGNATURE, made_from := without_additions(wanted))
+        claim_evaluation(args.output, made_from := without_additions(wanted))
         evaluation = evaluate(
             [log.outputs for log in logs],
             signature=made_from,
@@ -299,6 +298,7 @@ def _translate_and_score(args: argparse.Namespace, zero_shot: Path | None = None
     from neuron_spec.scoring.evaluation import (
         LIKELIHOOD,
         add,
+        claim_evaluation,
         evaluate,
         is_evaluated,
         with_sentences,
@@ -369,8 +369,7 @@ def _translate_and_score(args: argparse.Namespace, zero_shot: Path | None = None
     if evaluation is None:
         card = card_of(data_bin) or {}
         identifier, note = _language_identifier(data_bin, card, directions)
-        # From here on the folder is this evaluation's.
-        write_json(args.output / SIGNATURE, made_from := without_additions(wanted))
+        claim_evaluation(args.output, made_from := without_additions(wanted))
         outputs = []
         for direction, (hypotheses, references) in _translate(args, directions, translator).items():
             sources, references = raw.get(direction, (None, references))

@@ -20,6 +20,7 @@ import sentencepiece
 
 from neuron_spec.artifacts import (
     SIGNATURE,
+    claim,
     completed,
     hash_file,
     hash_text,
@@ -150,7 +151,7 @@ def build(
         left.unlink()
     wanted = signature("data", inputs={}, parameters=parameters)
     if not completed(work / SIGNATURE, wanted, what="begun corpus", where=work, quiet=True):
-        write_json(work / SIGNATURE, wanted)
+        claim(work / SIGNATURE, wanted, what="begun corpus", where=work)
     bytes_here = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     check_disk(output, max(0, needed.disk_bytes - bytes_here))
 

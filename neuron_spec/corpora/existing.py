@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_spec.artifacts import (
     SIGNATURE,
+    claim,
     completed,
     hash_file,
     hash_text,
     signature,
-    write_json,
     write_link,
 )
 from neuron_spec.backends.fairseq.data_bin import check_complete, read_dictionary, shards_of
@@ -324,7 +324,7 @@ def adopt(found: DataBin, output: Path, *, families: Mapping[str, str], notes: M
         if not link.is_symlink() and link.exists():
             raise CorpusError("a file is in the way of a link", where=link, mend="name another --output")
     if not is_begun:
-        write_json(work / SIGNATURE, wanted)
+        claim(work / SIGNATURE, wanted, what="begun corpus", where=work)
     _link(links)
     symbols, joining = _joining(found)
     corpus = Description(

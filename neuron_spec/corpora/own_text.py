@@ -21,6 +21,7 @@ import sentencepiece
 from neuron_spec.artifacts import (
     SIGNATURE,
     atomic_path,
+    claim,
     completed,
     hash_file,
     read_json,
@@ -121,7 +122,7 @@ def build(
     with _leaves_nothing_if_refused(output):
         if not is_begun:
             check_disk(output, _BYTES_PER_CHARACTER * characters + _INDEX_BYTES * lines + 2**23)
-            write_json(work / SIGNATURE, wanted)
+            claim(work / SIGNATURE, wanted, what="begun corpus", where=work)
         for left in output.rglob(".*.tmp"):  # of workers that were killed
             left.unlink()
 

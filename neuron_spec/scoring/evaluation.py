@@ -21,6 +21,7 @@ from neuron_spec.artifacts import (
     SCORES_TABLE,
     SIGNATURE,
     SOURCES,
+    claim,
     is_already_here,
     read_json,
     read_text,
@@ -378,6 +379,20 @@ def is_evaluated(folder: Path, wanted: Mapping[str, Any]) -> bool:
     else:
         require_writable(folder / SCORES_JSON)
     return is_whole
+
+
+def claim_evaluation(folder: Path, made_from: Mapping[str, Any]) -> None:
+    """From here on the folder is this evaluation's; what was added to scores that are gone is gone too.
+
+    Raises:
+        ArtifactError: if it is another evaluation's by now.
+    """
+    mark = folder / SIGNATURE
+    if (here := signature_in(mark, "signature of an evaluation")) and _additions(here):
+        is_already_here(folder, without_additions(here), made_from, what="evaluation")
+        write_json(mark, made_from)
+    else:
+        claim(mark, made_from, what="evaluation", where=folder)
 
 
 def _additions(signature: Mapping[str, Any] | None) -> set[str]:

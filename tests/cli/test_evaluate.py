@@ -521,3 +521,17 @@ def test_raw_text_that_is_not_the_data_bins_is_refused_before_translating(
     said = capsys.readouterr().err
     assert "the raw text is not that of the data-bin" in said and "19 and 20 lines" in said
     assert not output.exists()
+
+
+def test_of_two_evaluations_that_begin_at_once_one_is_refused(evaluate, monkeypatch, capsys):
+    """Each finds the folder empty; the second would take the first one's translations for its own."""
+    from neuron_spec.scoring import evaluation
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "is_evaluated", lambda folder, wanted: False)
+        patched.setattr("neuron_spec.cli.evaluate._complete", lambda folder: None)
+        first = evaluate("one", "--no-likelihood")
+        before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+        evaluate("one", "--no-likelihood", end=LONG, status=2)
+    assert "another evaluation is already here" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
