@@ -382,6 +382,11 @@ def compare(
     return comparison
 
 
+def is_same_score(stored: Any, score: float) -> bool:
+    """Whether what a file says is a score that was computed, but for rounding."""
+    return isinstance(stored, int | float) and abs(stored - score) <= _SCORE_TOLERANCE
+
+
 def _with_known_sources(systems: Sequence[System]) -> list[Outputs]:
     """Of each direction the first evaluation that knows its sources; the baseline's first if none does."""
     seeds = [seed for system in systems for seed in system.seeds]
@@ -416,7 +421,7 @@ def _paired_scores(
                     getattr(system.seeds[seed].scores[at], endpoint.key),
                     of_text[endpoint.key].score,
                 )
-                if not (isinstance(stored, int | float) and abs(stored - score) <= _SCORE_TOLERANCE):
+                if not is_same_score(stored, score):
                     raise ArtifactError(
                         "scores of an evaluation are not those of its texts",
                         where=f"{system.label(seed)}, {outputs.direction}, {endpoint.title}",

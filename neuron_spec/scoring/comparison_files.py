@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from neuron_spec.arguments import ALPHA, SAMPLES
-from neuron_spec.artifacts import completed, read_json, write_json, write_text
+from neuron_spec.artifacts import SCORES_JSON, completed, read_json, write_json, write_text
 from neuron_spec.directions import GROUPS, Direction, is_direction
-from neuron_spec.forms import form_of, require_form
+from neuron_spec.errors import ArtifactError
+from neuron_spec.forms import form_of, require_form, well_formed
 from neuron_spec.pages.page import (
     Block,
     Bullets,
@@ -38,6 +39,7 @@ from neuron_spec.scoring.comparison import (
     compare,
     comparison_signature,
     counted_results,
+    is_same_score,
 )
 from neuron_spec.scoring.endpoints import ENDPOINTS, NLL, OF_TEXTS, Endpoint
 from neuron_spec.scoring.systems import System
@@ -80,7 +82,7 @@ def compared(
     """The comparison in ``folder``, made now if it is not there; ``systems`` as `comparable` returns them.
 
     Raises:
-        ArtifactError: if another comparison is there.
+        ArtifactError: if another comparison is there, or of other scores than the systems'.
         NeuronSpecError: as `compare`.
     """
     samples = SAMPLES if samples is None else samples
@@ -88,7 +90,34 @@ def compared(
     signature = comparison_signature(systems, samples=samples, alpha=alpha)
     if not completed(path, signature, what="comparison", where=folder):
         write_comparison(folder, compare(systems, signature=signature, samples=samples, alpha=alpha))
-    return read_comparison(path)
+    comparison = read_comparison(path)
+    with well_formed("a comparison", path):  # rows of what is not compared
+        _require_scores_of(comparison, systems)
+    return comparison
+
+
+def _require_scores_of(comparison: Comparison, systems: Sequence[System]) -> None:
+    """A signature is of texts; that the scores beside them are those that were compared is seen here.
+
+    Raises:
+        ArtifactError: if not.
+    """
+    of_name = {system.name: system for system in systems}
+    at = {str(score.direction): number for number, score in enumerate(systems[0].seeds[0].scores)}
+    for row in comparison.directions:
+        for number, seed in enumerate(row.seeds):
+            for name, compared_score in ((comparison.baseline, seed.baseline), (row.system, seed.score)):
+                system = of_name[name]
+                i = number % len(system.seeds)
+                stored = getattr(system.seeds[i].scores[at[str(row.direction)]], row.metric)
+                if not is_same_score(stored, compared_score):
+                    raise ArtifactError(
+                        "scores of an evaluation are not those that were compared",
+                        where=f"{system.label(i)}, {row.direction}, {row.metric}",
+                        got=f"{stored} in {SCORES_JSON}",
+                        expected=f"{compared_score}, as in {COMPARISON}.json, of the same texts",
+                        mend="evaluate again: its files were changed; or delete the comparison, if it was",
+                    )
 
 
 _FORM = form_of(

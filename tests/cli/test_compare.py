@@ -168,6 +168,20 @@ def test_hypotheses_changed_after_scoring(folders, refused):
     assert "scores of an evaluation are not those of its texts" in refused(*folders)
 
 
+def test_scores_changed_after_they_were_compared(folders, tmp_path, capsys):
+    """The comparison is of the texts, and complete; the scores beside them may be another evaluation's."""
+    assert run(*folders, "--output", tmp_path / "out") == 0
+    places = [folder / "scores.json" for folder in folders]
+    before = [place.read_text() for place in places]
+    for at, of in ((0, 1), (1, 2)):
+        places[at].write_text(before[of])
+        capsys.readouterr()
+        assert run(*folders, "--output", tmp_path / "out") == 2
+        assert "not those that were compared" in capsys.readouterr().err
+        places[at].write_text(before[at])
+    assert run(*folders, "--output", tmp_path / "out") == 0
+
+
 def test_a_folder_with_an_equals_sign(folders, tmp_path, capsys):
     odd = folders[1].rename(tmp_path / "lr=5")
     assert run(folders[0], odd) == 0
