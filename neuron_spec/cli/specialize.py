@@ -82,6 +82,13 @@ def run(args: argparse.Namespace) -> None:
     from neuron_spec.shared import PACKAGE
     from neuron_spec.tasks.neuron_specialization import NeuronSpecializationTask
 
+    if args.path.resolve().parent == args.save_dir.resolve():
+        raise NeuronSpecError(
+            "a training would go on from what is in its folder, and write over the checkpoint that it begins from",
+            where=args.path,
+            got=f"--save-dir {args.save_dir}",
+            mend="name another --save-dir; to resume, name the checkpoint that the training began from",
+        )
     masks: NeuronMasks | None = None if args.masks == _NONE else NeuronMasks.load(args.masks)
     given = [
         *(read_flags(args.config, _processes(args.fairseq_flags)) if args.config else ()),

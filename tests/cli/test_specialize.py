@@ -358,3 +358,13 @@ def test_languages_of_one_dictionary_share_it(workshop: Any) -> None:
     _, task, _ = workshop.build()
     assert len(task.dicts) == 4
     assert len({id(dictionary) for dictionary in task.dicts.values()}) == 1
+
+
+def test_no_training_in_the_folder_of_the_checkpoint_that_it_begins_from(tmp_path, capsys):
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense/checkpoint_last.pt").write_bytes(b"not looked at yet")
+    (tmp_path / "link").symlink_to("dense")
+    for folder in ("dense", "link"):
+        words = ["specialize", tmp_path, "--path", tmp_path / "dense/checkpoint_last.pt", "--masks", "none"]
+        assert main([*map(str, words), "--save-dir", str(tmp_path / folder)]) == 2
+        assert "write over the checkpoint that it begins from" in capsys.readouterr().err
