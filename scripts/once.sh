@@ -15,6 +15,15 @@ if [[ -f $mark && $(<"$mark") == "$made_from" ]]; then
   exit 0
 fi
 "${command[@]}" "${@:2}"
+# A training that had ended under other words makes no update, and what is there is not made by these.
+folder=$(dirname "$mark")
+if [[ -f $mark && $(<"$mark") != "$made_from" ]] && compgen -G "$folder/*.pt" > /dev/null &&
+  [[ -z $(find -L "$folder" -maxdepth 1 -name '*.pt' -newer "$mark") ]]; then
+  echo "$mark: another training is complete here, and no update was made; the words or files that differ:" >&2
+  diff <(tr ' ' '\n' < "$mark") <(tr ' ' '\n' <<< "$made_from") | grep '^[<>]' >&2 || true
+  echo "name another folder, or delete what is there" >&2
+  exit 2
+fi
 # Processes of several nodes may do this at once.
 unfinished=$mark.${HOSTNAME:-here}.$$.tmp
 for left in "$mark.${HOSTNAME:-here}".*.tmp; do # of those that were killed here

@@ -350,6 +350,18 @@ def test_words_after_a_second_mark_are_not_remembered(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "mark"]
 
 
+def test_a_training_that_made_no_update_is_not_called_another(tmp_path: Path) -> None:
+    mark, checkpoint = tmp_path / "complete.txt", tmp_path / "checkpoint_last.pt"
+    train = ["bash", "-c", f"[[ -e {checkpoint} && $1 != more ]] || touch {checkpoint}", "bash"]
+    for word in ("first", "more"):
+        run(SCRIPTS / "once.sh", mark, "--", *train, word)
+        assert mark.read_text().split()[-1] == word
+    refused = run(SCRIPTS / "once.sh", mark, "--", *train, "other", status=2)
+    assert "another training is complete here" in refused.stderr
+    assert "< more\n> other\n" in refused.stderr
+    assert mark.read_text().split()[-1] == "more"
+
+
 # ------------------------------------------------------------------ shards
 
 

@@ -135,7 +135,24 @@ def run(args: argparse.Namespace) -> None:
         keep_config(args.config, args.save_dir)
     words[words.index(USER_DIR)] = str(PACKAGE)
     train([*words[1:], *rank])
+    _require_updates(mark, made_from)
     write_text(mark, made_from)
+
+
+def _require_updates(mark: Path, made_from: str) -> None:
+    """Raises: NeuronSpecError if a training of other flags or inputs had ended here, and none of its checkpoints is newer."""
+    last = max((path.stat().st_mtime_ns for path in mark.parent.glob("*.pt")), default=None)
+    if last is None or not mark.is_file() or last > mark.stat().st_mtime_ns:
+        return
+    words, asked = (text.split() for text in (mark.read_text(encoding="utf-8"), made_from))
+    if words != asked:
+        raise NeuronSpecError(
+            "another training is complete here, and no update was made",
+            where=mark.parent,
+            got=" ".join(word for word in asked if word not in words) or "fewer words",
+            expected=" ".join(word for word in words if word not in asked) or "fewer words",
+            mend="name another --save-dir, or delete what is there",
+        )
 
 
 def _require_its_masks(asked: Asked, masks: NeuronMasks | None, file: Path) -> None:

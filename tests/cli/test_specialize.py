@@ -244,6 +244,11 @@ def test_complete_work_is_skipped_and_other_work_is_not(specialize: Run, masks: 
     # Longer: it goes on.
     assert specialize("--", *flags, "--max-update", "5", masks=masks)[0] == 0
     assert read_checkpoint(last)["optimizer_history"][-1]["num_updates"] == 5
+    # At another learning rate nothing is left to do, and what is there is not said to be of it.
+    words = training_command(last.parent)
+    code, _, errors = specialize("--", *flags, "--max-update", "5", "--lr", "0.125", masks=masks)
+    assert code == 2 and "another training is complete here" in errors and "0.125" in errors
+    assert training_command(last.parent) == words
     # With other masks it cannot.
     other = masks.with_name("2.safetensors")
     code, _, errors = specialize("--", *flags, "--max-update", "6", masks=other)
