@@ -14,7 +14,7 @@ from typing import Any
 
 import sentencepiece
 
-from neuron_spec.corpora.build import TEST, VALID, Pairs
+from neuron_spec.corpora.build import TEST, TRAIN, VALID, Pairs
 from neuron_spec.corpora.checks import fault_of_pair, fault_of_text, normalize, require_distinct
 from neuron_spec.corpora.parallel_files import ParallelFiles
 from neuron_spec.corpora.sharding import in_processes, report_progress
@@ -63,6 +63,17 @@ class OwnText:
                 )
             if unknown := sorted({code for pair in held_out for code in pair} - {*self.langs}):
                 raise CorpusError(f"--{name} has a language that is not trained", got=some(unknown))
+        named: dict[Path, str] = {}
+        for name, of_set in {TRAIN: self.train, **self.given}.items():
+            for path in {path.resolve() for files in of_set for path in files.paths}:
+                if path in named:
+                    raise CorpusError(
+                        "a file of two sets: text that is tested on is neither trained nor chosen by",
+                        where=path,
+                        got=f"--{named[path]} and --{name}",
+                        mend=f"name other files, or leave --{name} out: then it is held out from training",
+                    )
+                named[path] = name
 
     @property
     def given(self) -> dict[str, Sequence[ParallelFiles]]:

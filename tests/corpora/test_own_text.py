@@ -216,6 +216,20 @@ def small(tmp_path: Path) -> Path:
 SMALL = ("--vocab-size", 150, "--workers", 1)
 
 
+def test_a_file_is_of_one_set(small, capsys):
+    write_pair(small / "text", "en-deu_Latn", sentences(30, seed=9), stem="valid")
+    files = (
+        "--train",
+        small / "text/train",
+        "--test",
+        small / "text/valid",
+        "--valid",
+        small / "text/../text/valid",
+    )
+    assert data(*files, "--output", small / "out", *SMALL) == 2
+    assert "got:      --test and --valid" in capsys.readouterr().err
+
+
 def test_given_sets_are_kept_line_for_line_and_taken_out_of_training(small):
     lines = sentences(300)
     write_pair(small / "text", "deu_Latn-en", [*lines[:20], *sentences(5, seed=9)], stem="test")
@@ -282,6 +296,7 @@ def test_a_language_without_a_family_is_named_with_the_way_to_name_it(text, tmp_
     [
         ([], "what is to be trained on"),
         (["--train", "text/train", "--valid-size", "30", "--valid", "text/train"], "give one of the two"),
+        (["--train", "text/train", "--valid", "text/train"], "--train and --valid"),
         (["--train", "text/train", "--pivot", "fr"], "no such language"),
         (["--train", "text/train", "--families", "fr=Romance"], "--families names other languages"),
         (["--train", "text/train", "--families", "absent.json"], "not found"),
