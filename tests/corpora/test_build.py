@@ -1,7 +1,6 @@
 """What every corpus' build writes beside the pairs with English."""
 
 import pytest
-from conftest import LANGS, SIZES
 
 from neuron_spec.cli.main import main
 from neuron_spec.corpora import build, toy
@@ -11,8 +10,8 @@ from neuron_spec.errors import CorpusError
 from neuron_spec.scoring.evaluation import read_evaluation
 
 
-def test_zero_shot_directions_are_translated_and_scored(checkpoint, data_bin, tmp_path):
-    corpus = toy.read(langs=LANGS[1:], sizes=SIZES, seed=1)
+def test_zero_shot_directions_are_translated_and_scored(workshop, checkpoint, data_bin, tmp_path):
+    corpus = toy.read(langs=workshop.langs[1:], sizes=workshop.sizes, seed=1)
     output = tmp_path / "corpus"
     build.build(corpus, output, vocab_size=300, parameters={"corpus": "toy"}, zero_shot=[("qa", "qm")])
     for file in data_bin.iterdir():  # what is trained on and all else is as without
