@@ -25,6 +25,7 @@ from neuron_spec.pages.page import DPI, Picture
 # Okabe and Ito's palette, told apart by colour-blind readers too, and markers for grey print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 MARKERS = ("o", "D", "s", "^", "v", "P", "X")
+LOOKS = len(COLORS) * len(MARKERS)  # of `look`, no two alike
 INK, MUTED, PALE = "#222222", "#777777", "#DDDDDD"
 POINT = 1 / 72  # inch
 TICK_STEPS = [1, 2, 5, 10]

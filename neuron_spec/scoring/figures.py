@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from neuron_spec.directions import GROUPS, Direction
 from neuron_spec.errors import NeuronSpecError
 from neuron_spec.pages.style import (
-    COLORS,
+    LOOKS,
     MUTED,
     PALE,
     Look,
@@ -40,16 +40,16 @@ def scores_bars(
         rows: system -> direction such as ``de-en`` -> score. A missing score leaves a gap.
 
     Raises:
-        NeuronSpecError: if there are no scores or more systems than colours.
+        NeuronSpecError: if there are no scores or more systems than looks.
         DirectionError: if a direction is malformed.
     """
     names = dict.fromkeys(text for row in rows.values() for text in row)
     directions = [Direction.parse(text) for text in names]
-    if not directions or len(rows) > len(COLORS):
+    if not directions or len(rows) > LOOKS:
         raise NeuronSpecError(
             "scores cannot be drawn",
             got=f"{len(rows)} systems, {len(directions)} directions",
-            expected=f"1 to {len(COLORS)} systems with one score or more",
+            expected=f"1 to {LOOKS} systems with one score or more",
         )
     ordered = [directions[index] for index in in_family_order(directions, families)]
     panels = {group: [direction for direction in ordered if direction.group == group] for group in GROUPS}
@@ -87,14 +87,14 @@ def score_differences(comparison: Comparison) -> Figure:
     seeds have their mean as an upright bar. A system is pale where Holm's adjustment leaves none of its directions.
 
     Raises:
-        NeuronSpecError: if there are more systems than colours.
+        NeuronSpecError: if there are more systems than looks.
     """
     systems = comparison.systems
-    if not 0 < len(systems) <= len(COLORS):
+    if not 0 < len(systems) <= LOOKS:
         raise NeuronSpecError(
             "differences cannot be drawn",
             got=f"{len(systems)} systems and a baseline",
-            expected=f"1 to {len(COLORS)} systems",
+            expected=f"1 to {LOOKS} systems",
         )
     directions = list(dict.fromkeys(row.direction for row in comparison.directions))
     families = {row.direction.placed_by("source"): row.family for row in comparison.directions if row.family}

@@ -97,7 +97,8 @@ def bad():
 def compared(*systems, samples=SAMPLES, alpha=0.05, **flags):
     """``systems``: evaluations, or lists of them, one for each seed."""
     named = [
-        System("ABC"[i], seeds if isinstance(seeds, list) else [seeds]) for i, seeds in enumerate(systems)
+        System("ABCDEFGHIJ"[i], seeds if isinstance(seeds, list) else [seeds])
+        for i, seeds in enumerate(systems)
     ]
     named = comparable(named, **flags)
     made = comparison_signature(named, samples=samples, alpha=alpha)
@@ -999,6 +1000,12 @@ def test_t_over_seeds_stands_beside_the_joint_interval(good, tmp_path):
     for baseline, systems in ((good, b), (a[:2], b[:2])):
         assert {row.over_seeds for row in compared(baseline, systems).groups} == {None}
     assert "No t over seeds" in comparison_markdown(compared(a[:2], b[:2]))
+
+
+def test_nine_systems_beside_the_baseline_look_each_their_own_way(good):
+    figure = score_differences(compared(good, *[evaluated(0.3, seed=seed) for seed in range(9)], samples=25))
+    looks = {(of.get_color(), of.get_marker()) for of in figure.legends[0].legend_handles}
+    assert len({look for look in looks if look[1] not in ("None", "|")}) >= 9
 
 
 def test_no_table_of_means_is_wide(good, bad):
