@@ -93,9 +93,8 @@ def message_in(error: BaseException) -> str | None:
         if isinstance(inner, OSError) and inner.errno in _OF_SYSTEM:
             what, mend = _OF_SYSTEM[inner.errno]
             return str(NeuronSpecError(what, where=inner.filename2 or inner.filename, mend=mend))
-        if isinstance(inner, UnicodeEncodeError) and not inner.encoding.startswith(
-            "utf"
-        ):  # files of ours are UTF-8
+        # Files of ours are UTF-8.
+        if isinstance(inner, UnicodeEncodeError) and not inner.encoding.startswith("utf"):
             mend = "export PYTHONIOENCODING=utf-8, and run the command again: what is complete is kept"
             got = f"{inner.encoding}, and {inner.object[inner.start]!a}"
             return str(NeuronSpecError("standard output has no such character", got=got, mend=mend))

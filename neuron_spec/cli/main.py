@@ -134,9 +134,8 @@ def _end_output() -> None:
     """Let what is still to be written go nowhere: Python would try once more as it ends, and say so."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(
-            AttributeError, OSError, ValueError
-        ):  # closed before we began, or no stream of the system
+        # Closed before we began, or no stream of the system.
+        with suppress(AttributeError, OSError, ValueError):
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 

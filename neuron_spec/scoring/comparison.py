@@ -417,10 +417,8 @@ def _paired_scores(
             for endpoint in endpoints:
                 if ratio := sentence_scores(system.seeds[seed], at, endpoint):
                     of_text[endpoint.key] = resampled_ratio(ratio, samples)
-                stored, score = (
-                    getattr(system.seeds[seed].scores[at], endpoint.key),
-                    of_text[endpoint.key].score,
-                )
+                stored = getattr(system.seeds[seed].scores[at], endpoint.key)
+                score = of_text[endpoint.key].score
                 if not is_same_score(stored, score):
                     raise ArtifactError(
                         "scores of an evaluation are not those of its texts",
