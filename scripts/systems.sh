@@ -32,6 +32,7 @@ continue_training() {
   local of=$run/seed-$1 masks=none number=${updates-} flags=()
   case $2 in
     dense-continuation) ;;
+    ceiling) train_ceiling "$1" ceiling; return ;;
     specialized | matched-random | other-direction) masks=$of/masks/$2.safetensors ;;
     adapters-*)
       flags=(--arch neuron_spec_adapters_tiny --adapters "${2#adapters-}" --adapter-size "${adapter_size:?}")
@@ -53,6 +54,15 @@ continue_training() {
       ;;
   esac
   train_on "$1" "$2" "$of/dense/$checkpoint" "$masks" "${flags[@]}"
+}
+
+# SEED SYSTEM [flags of fairseq-train]: each direction goes on with a copy of every FFN of its own
+train_ceiling() {
+  local start=$run/seed-$1/ceiling-start flags=()
+  stage neuron-spec unshare --path "$run/seed-$1/dense/$checkpoint" --output "$start" "${among[@]}"
+  # In a dry run there is no file to read yet.
+  $dry_run || mapfile -t flags < <(neuron-spec flags "$start/flags.yaml")
+  train_on "$1" "$2" "$start/dense.pt" "$start/masks.safetensors" "${@:3}" "${flags[@]}"
 }
 
 # SEED SYSTEM CHECKPOINT MASKS|none [flags of fairseq-train]
@@ -142,7 +152,7 @@ read_outcome() {
 compare_systems() {
   comparison=$run/comparison-seeds-${seeds//,/-}
   compare "$comparison/against-dense-continuation" evaluation/SYSTEM \
-    dense-continuation specialized matched-random other-direction dense
+    dense-continuation specialized matched-random other-direction dense "${systems[@]:5}" # and what an experiment adds
   compare "$comparison/against-matched-random" evaluation/SYSTEM matched-random specialized
   compare "$comparison/against-other-direction" evaluation/SYSTEM other-direction specialized
 }

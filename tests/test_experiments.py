@@ -129,8 +129,13 @@ def test_every_seed_has_its_own_dense_model_sets_and_continuations() -> None:
         own = [line for line in found if f"R/seed-{seed}/" in line and "compare" not in line]
         assert not any(f"seed-{other}" in line for line in own)
         continued = [line for line in own if "50_specialize" in line]
-        assert len(continued) == 4
+        assert len(continued) == 5
         dense = f"R/corpus/data-bin R/seed-{seed}/dense/checkpoint_last.pt"
+        start = f"R/seed-{seed}/ceiling-start"
+        assert (
+            sum(f"neuron-spec unshare --path {dense.split()[1]} --output {start}" == line for line in own)
+            == 1
+        )
         for system, masks in (
             ("dense-continuation", "none"),
             ("specialized", f"R/seed-{seed}/masks/specialized.safetensors"),
@@ -139,10 +144,12 @@ def test_every_seed_has_its_own_dense_model_sets_and_continuations() -> None:
         ):
             (line,) = (line for line in continued if f" R/seed-{seed}/{system} " in line)
             assert f" {dense} {masks} R/seed-{seed}/{system} " in line
-        # But for masks and folder the four are trained by the same words.
+        ceiling = f" R/corpus/data-bin {start}/dense.pt {start}/masks.safetensors R/seed-{seed}/ceiling "
+        assert sum(ceiling in line for line in continued) == 1
+        # But for masks and folder (and flags.yaml of the ceiling's start, not there yet) all are trained by the same words.
         assert len({line.partition("continue.yaml")[2] for line in continued}) == 1
         assert f"--seed {seed} " in continued[0]
-        assert len([line for line in own if "60_evaluate" in line]) == 5
+        assert len([line for line in own if "60_evaluate" in line]) == 6
         assert sum(f"--method matched-random --seed {seed}" in line for line in own) == 1
         assert sum("--method other-direction" in line for line in own) == 1
         assert sum("neuron-spec analyze" in line for line in own) == 1

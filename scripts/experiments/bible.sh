@@ -82,24 +82,20 @@ select_sets() {
   stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/matched-random-$k.safetensors" \
     --method matched-random --k "$k" --seed "$1"
   stage scripts/40_select.sh "$of/profile.safetensors" "$of/masks/decoder-95.safetensors" --only-side decoder
-  stage neuron-spec unshare --path "$of/dense/$checkpoint" --output "$of/ceiling-start" "${among[@]}"
 }
 
 # SEED SYSTEM
 train_system() {
-  local of=$run/seed-$1 number=$updates name=${2%-long} dense flags=() masks
-  dense=$of/dense/$checkpoint masks=$of/masks/$name.safetensors
+  local of=$run/seed-$1 number=$updates name=${2%-long} flags=() masks length
+  masks=$of/masks/$name.safetensors
   [[ $2 != *-long ]] || number=$((3 * updates))
+  length=(--max-update "$number" --total-num-update "$number")
   case $name in
     dense-continuation) masks=none ;;
     frozen-*) masks=$of/masks/specialized-$k.safetensors flags=(--dropped-neurons frozen) ;;
-    ceiling)
-      dense=$of/ceiling-start/dense.pt masks=$of/ceiling-start/masks.safetensors
-      # In a dry run there is no file to read yet.
-      $dry_run || mapfile -t flags < <(neuron-spec flags "$of/ceiling-start/flags.yaml")
-      ;;
+    ceiling) train_ceiling "$1" "$2" "${length[@]}"; return ;;
   esac
-  train_on "$1" "$2" "$dense" "$masks" --max-update "$number" --total-num-update "$number" "${flags[@]}"
+  train_on "$1" "$2" "$of/dense/$checkpoint" "$masks" "${length[@]}" "${flags[@]}"
 }
 
 # SYSTEM ...: of all seeds, so that the first question has its answer before the second is asked
@@ -120,7 +116,7 @@ result=$run/comparison-seeds-${seeds//,/-}
 for seed in ${seeds//,/ }; do
   say "seed $seed: pretrain a dense model with plain fairseq"
   pretrain "$seed"
-  say "seed $seed: sets, controls, and the ceiling's start"
+  say "seed $seed: sets and controls"
   select_sets "$seed"
 done
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The built-in experiment: twelve languages with English, 24 directions in natural tiers. A dense model, and four ways
-# to go on from it: specialized, without masks, through random sets of the same sizes, through another direction's sets.
-# Run again to resume.
+# The built-in experiment: twelve languages with English, 24 directions in natural tiers. A dense model, and five ways
+# to go on from it: specialized, without masks, through random sets of the same sizes, through another direction's sets,
+# and the ceiling, each direction with its own copy of every FFN. Run again to resume.
 #   scripts/experiments/homeassistant.sh [--cpu | --smoke] [--seeds N,N,...] [--stop-after MINUTES] [--run DIR]
 #                                        [--results DIR] [--dry-run]
 #     (neither)              6+6 layers on one GPU: under 30 minutes for three seeds, an estimate and not measured
@@ -27,6 +27,7 @@ seeds=${seeds:-1,2,3}
 needs_seeds
 # shellcheck source=scripts/homeassistant.sh
 source scripts/homeassistant.sh
+systems+=(ceiling)
 
 stop_in_time
 needs_environment
