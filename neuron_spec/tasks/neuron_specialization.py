@@ -21,6 +21,7 @@ from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
 from neuron_spec.backends.fairseq.checkpoints import (
     flag_name,
     no_model,
+    require_own_folder,
     require_same_sizes,
     require_same_tokens,
     require_trainable,
@@ -108,6 +109,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
         one = [code for code in (args.source_lang, args.target_lang) if code]
         require_fairseq_codes(dict.fromkeys([*(args.langs or ()), *codes, *one]))
         require_same_tokens(args)
+        require_own_folder(args)
         # Resolved, so that the checkpoints of a training know their languages without a file.
         args.langs, args.lang_dict = languages_of(vars(args)), None
         require_fairseq_codes(args.langs)  # of --lang-dict too

@@ -333,6 +333,20 @@ def test_masks_do_not_go_onto_random_weights_unless_asked(workshop, train, of_so
     train(tmp_path / "run", *flags, updates=2)  # it resumes
 
 
+def test_another_training_in_the_folder_is_neither_resumed_nor_written_over(train, of_source, tmp_path):
+    dense = train(tmp_path, "--langs", ORDER, *SOURCE, task="translation_multi_simple_epoch")
+    before = dense.read_bytes()
+    flags = ("--langs", ORDER, *SOURCE, "--finetune-from-model", of_source)
+    with pytest.raises(ModelError, match="got:      a checkpoint of --task translation_multi_simple_epoch"):
+        train(tmp_path, *flags, updates=4)
+    assert dense.read_bytes() == before
+    dense.unlink()
+    train(tmp_path, *flags)
+    for updates, again in ((3, flags), (4, flags[:4]), (5, flags)):  # it resumes, with the flag and without
+        state = read_checkpoint(train(tmp_path, *again, updates=updates))
+        assert state["optimizer_history"][-1]["num_updates"] == updates
+
+
 # ---------------------------------------------------------------- a metric that is logged
 
 

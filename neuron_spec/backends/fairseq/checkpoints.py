@@ -304,6 +304,32 @@ def starts_of(args: argparse.Namespace) -> list[Path]:
     return [Path(start) for start in starts if os.path.isfile(start)]
 
 
+def require_own_folder(args: argparse.Namespace) -> None:
+    """That ``--save-dir`` holds no checkpoint of another task, such as the dense model's training.
+
+    fairseq would resume that one, deaf to ``--finetune-from-model``, and write over it.
+
+    Args:
+        args: of a task.
+
+    Raises:
+        ArtifactError: if the checkpoint is damaged.
+        ModelError: if it is of another task.
+    """
+    begin = getattr(args, "continue_once", None) or args.finetune_from_model
+    if not begin or args.restore_file != _LAST or Path(begin) in (starts := starts_of(args)):
+        return
+    for last in starts:
+        if (trained := flags_of(read_checkpoint(last), "task").get("_name", args.task)) != args.task:
+            raise ModelError(
+                "another training is in --save-dir, which would go on instead, and be written over",
+                where=last,
+                got=f"a checkpoint of --task {trained}",
+                expected=f"none, to start from {begin}, or one of --task {args.task}, to resume",
+                mend="name another --save-dir",
+            )
+
+
 def require_same_tokens(args: argparse.Namespace) -> None:
     """That a run has the languages and language tokens of every checkpoint that it loads.
 
