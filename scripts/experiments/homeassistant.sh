@@ -5,7 +5,7 @@
 #   scripts/experiments/homeassistant.sh [--cpu | --smoke] [--seeds N,N,...] [--stop-after MINUTES] [--run DIR]
 #                                        [--results DIR] [--dry-run]
 #     (neither)              6+6 layers on one GPU: under 30 minutes for three seeds, an estimate and not measured
-#     --cpu                  3+3 layers on 2 CPU cores: about three hours a seed
+#     --cpu                  3+3 layers on CPUs: about four hours of one core a seed
 #     --smoke                the toy corpus and two seeds on 2 CPU cores: minutes
 #     --seeds N,N,...        each seed has its own dense model, sets and continuations (default 1,2,3; smoke 1,2)
 #     --stop-after MINUTES   stop then; the same command goes on, training from where it last saved
@@ -67,7 +67,7 @@ if [[ -n $results ]]; then
     keep "$run/analysis/seed-$seed/analysis.md" "$results/seed-$seed"
   done
   keep "$run"/verdict/{stage-1.png,verdict.{png,md,json}} "$results"
-  keep "$comparison/against-dense-continuation"/comparison.{png,csv,md} "$results/against-dense-continuation"
+  keep "$comparison/against-dense-continuation"/comparison.{csv,md} "$results/against-dense-continuation"
   for control in matched-random other-direction; do
     keep "$comparison/against-$control"/comparison.{md,csv} "$results/against-$control"
   done
