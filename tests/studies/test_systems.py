@@ -67,7 +67,8 @@ def test_what_the_built_in_experiment_has_trained_is_taken_over(cpu_commands: li
     theirs = commands("--cpu", "--seeds", "1,2", name="homeassistant")
     shared = [line for line in theirs if re.match(r"scripts/(10|20|30|40|50|60)_", line)]
     assert len(shared) > 20
-    assert [line for line in shared if line not in cpu_commands] == []
+    alone = [line for line in shared if line not in cpu_commands]  # the ceiling is a bound and no system
+    assert alone and all(re.search(r"/seed-[12]/ceiling[ /]", line) for line in alone)
 
 
 def test_all_continuations_are_trained_by_the_same_words_but_for_what_they_are(
