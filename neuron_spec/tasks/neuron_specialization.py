@@ -19,6 +19,7 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 from neuron_spec.arguments import MISSING_DIRECTION
 from neuron_spec.backends.fairseq.batches import DirectionDatasetManager
 from neuron_spec.backends.fairseq.checkpoints import (
+    begin_of,
     flag_name,
     no_model,
     require_own_folder,
@@ -193,7 +194,7 @@ class NeuronSpecializationTask(TranslationMultiSimpleEpochTask):
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         super().begin_epoch(epoch, model)
-        start = self.args.finetune_from_model or getattr(self.args, "continue_once", None)
+        start = begin_of(self.args)
         if (
             epoch == 1
             and start

@@ -337,8 +337,11 @@ def test_another_training_in_the_folder_is_neither_resumed_nor_written_over(trai
     dense = train(tmp_path, "--langs", ORDER, *SOURCE, task="translation_multi_simple_epoch")
     before = dense.read_bytes()
     flags = ("--langs", ORDER, *SOURCE, "--finetune-from-model", of_source)
-    with pytest.raises(ModelError, match="got:      a checkpoint of --task translation_multi_simple_epoch"):
-        train(tmp_path, *flags, updates=4)
+    for given in (flags, (*flags[:-1], dense)):  # to begin from another checkpoint, or from this one
+        with pytest.raises(
+            ModelError, match="got:      a checkpoint of --task translation_multi_simple_epoch"
+        ):
+            train(tmp_path, *given, updates=4)
     assert dense.read_bytes() == before
     dense.unlink()
     train(tmp_path, *flags)

@@ -287,6 +287,11 @@ def token_flags(args: argparse.Namespace) -> list[str]:
     return flags
 
 
+def begin_of(args: argparse.Namespace) -> str | None:
+    """The checkpoint that a training begins from, unless it is resumed."""
+    return getattr(args, "continue_once", None) or args.finetune_from_model
+
+
 def starts_of(args: argparse.Namespace) -> list[Path]:
     """The checkpoints whose weights a run loads, as fairseq finds them; empty where a training starts from random ones.
 
@@ -299,8 +304,7 @@ def starts_of(args: argparse.Namespace) -> list[Path]:
         starts = [args.restore_file]
     else:
         last = Path(args.save_dir, _LAST)
-        begin = getattr(args, "continue_once", None) or args.finetune_from_model
-        starts = [last] if last.is_file() else [begin] if begin else []
+        starts = [last] if last.is_file() else [begin] if (begin := begin_of(args)) else []
     return [Path(start) for start in starts if os.path.isfile(start)]
 
 
@@ -316,18 +320,17 @@ def require_own_folder(args: argparse.Namespace) -> None:
         ArtifactError: if the checkpoint is damaged.
         ModelError: if it is of another task.
     """
-    begin = getattr(args, "continue_once", None) or args.finetune_from_model
-    if not begin or args.restore_file != _LAST or Path(begin) in (starts := starts_of(args)):
+    begin, last = begin_of(args), Path(args.save_dir, _LAST)
+    if not begin or starts_of(args) != [last]:
         return
-    for last in starts:
-        if (trained := flags_of(read_checkpoint(last), "task").get("_name", args.task)) != args.task:
-            raise ModelError(
-                "another training is in --save-dir, which would go on instead, and be written over",
-                where=last,
-                got=f"a checkpoint of --task {trained}",
-                expected=f"none, to start from {begin}, or one of --task {args.task}, to resume",
-                mend="name another --save-dir",
-            )
+    if (trained := flags_of(read_checkpoint(last), "task").get("_name", args.task)) != args.task:
+        raise ModelError(
+            "another training is in --save-dir, which would go on instead, and be written over",
+            where=last,
+            got=f"a checkpoint of --task {trained}",
+            expected=f"none, to start from {begin}, or one of --task {args.task}, to resume",
+            mend="name another --save-dir",
+        )
 
 
 def require_same_tokens(args: argparse.Namespace) -> None:
