@@ -152,7 +152,7 @@ read_outcome() {
 compare_systems() {
   comparison=$run/comparison-seeds-${seeds//,/-}
   compare "$comparison/against-dense-continuation" evaluation/SYSTEM \
-    dense-continuation specialized matched-random other-direction dense "${systems[@]:5}" # and what an experiment adds
+    "${systems[@]:1}" dense
   compare "$comparison/against-matched-random" evaluation/SYSTEM matched-random specialized
   compare "$comparison/against-other-direction" evaluation/SYSTEM other-direction specialized
 }

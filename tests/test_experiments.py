@@ -132,10 +132,7 @@ def test_every_seed_has_its_own_dense_model_sets_and_continuations() -> None:
         assert len(continued) == 5
         dense = f"R/corpus/data-bin R/seed-{seed}/dense/checkpoint_last.pt"
         start = f"R/seed-{seed}/ceiling-start"
-        assert (
-            sum(f"neuron-spec unshare --path {dense.split()[1]} --output {start}" == line for line in own)
-            == 1
-        )
+        assert own.count(f"neuron-spec unshare --path {dense.split()[1]} --output {start}") == 1
         for system, masks in (
             ("dense-continuation", "none"),
             ("specialized", f"R/seed-{seed}/masks/specialized.safetensors"),
