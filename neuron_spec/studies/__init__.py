@@ -108,7 +108,7 @@ STUDIES = (
     ),
     Study(
         "unsharing",
-        "what could be gained at most if directions shared no FFN: the ceiling?",
+        "what is gained if directions share no FFN at all: the ceiling?",
         "unshare",
     ),
     Study("bilingual", "what does a model per direction score that trains as long?", "bilingual"),

@@ -1,4 +1,4 @@
-"""Give each direction a copy of every FFN of a dense model: the ceiling of what specialized neurons could gain.
+"""Give each direction a copy of every FFN of a dense model, to see what sharing none gains: the ceiling.
 
 Train what it leaves as stage 2, with masks.safetensors and the flags in flags.yaml, beside dense continuation.
 

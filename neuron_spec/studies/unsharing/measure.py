@@ -1,7 +1,7 @@
 """A dense model whose directions each have a copy of every FFN: it starts as the dense one, and nothing is shared there.
 
-What any choice of neurons could gain by not sharing FFNs is at most about what training this gains over dense
-continuation: the ceiling. Ours. The copies stand side by side in one wide FFN of which each direction keeps its own
+What training this gains over dense continuation is what sharing no FFN is worth: the ceiling, though no strict bound, as
+neurons that the right directions share could gain more. Ours. The copies stand side by side in one wide FFN of which each direction keeps its own
 block, so that masks do the rest; the biases of ``fc2``, attention, norms and embeddings stay shared.
 """
 
