@@ -136,7 +136,8 @@ def _notes(outcomes: Outcomes) -> list[str]:
         + "95 % interval: of one joint draw of sentences for all directions and seeds. Smallest visible: a true "
         "difference that such a comparison sees in 80 % of cases.",
         f"Interference: yes where the dense model is worse than bilingual ones by {INTERFERENCE:g} or more, no at 0 or "
-        f"below. Something to gain: yes where the ceiling is at {TO_GAIN:g} or below, no at {NOTHING_TO_GAIN:g} or above. "
+        f"below; bilingual ones together have more parameters too, so that a yes may be for want of room. "
+        f"Something to gain: yes where the ceiling is at {TO_GAIN:g} or below, no at {NOTHING_TO_GAIN:g} or above. "
         f"A gain: yes at {GAIN:g} or below in every seed, no at 0 or above in the mean. A control is worse where it is so "
         "in every seed. Anything between is undecided. These bounds were fixed before anything that they judge was trained.",
         f"Flat: the last tenth of stage 1 bought less than {FLAT:g} nats on validation text.",
