@@ -1,5 +1,6 @@
 """Copy what results/ keeps, small: numbers of CSV and JSON with four digits, tables without padding, figures with a
-palette of their own. A page's figures go first: those that are not beside its copy are left out of it.
+palette of their own. A page's figures go first: those that are not beside its copy are left out of it. So does the CSV
+of its name: where that is beside its copy, the page's tables of every direction are left out.
 
 python scripts/keep_results.py FILE ... FOLDER      or FILE COPY, with a suffix
 """
@@ -42,7 +43,13 @@ def small_json(source: Path, folder: Path) -> bytes:
 
 def small_md(source: Path, folder: Path) -> bytes:
     lines: list[str] = []
+    has_csv = (folder / f"{source.stem}.csv").exists()
+    is_in_csv = False
     for line in source.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            is_in_csv = has_csv and line.endswith(", every direction")
+        if is_in_csv:
+            continue
         figure = re.fullmatch(r"!\[.*\]\((?!https?:|data:)(.+)\)", line)
         if figure and not (folder / figure[1]).exists():
             if lines and not lines[-1]:

@@ -253,6 +253,13 @@ def test_results_are_kept_small(tmp_path: Path) -> None:
     with Image.open(kept / "figure.png") as figure:
         assert figure.mode == "P"
         assert figure.size == (2000, 33)
+    (source / "scores.md").write_text(
+        "# a\n\nof all\n\n## NLL, every direction\n\n| a |\n| -- |\n\n# How to read this\n\nso\n"
+    )
+    run(*keep, source / "scores.md", kept)
+    assert (kept / "scores.md").read_text() == "# a\n\nof all\n\n# How to read this\n\nso\n"
+    run(*keep, source / "scores.md", tmp_path / "alone")
+    assert "## NLL, every direction" in (tmp_path / "alone/scores.md").read_text()
     run(*keep, source / "scores.csv", tmp_path / "kept/dense.csv")
     assert (tmp_path / "kept/dense.csv").is_file()
     (source / "model.pt").touch()
