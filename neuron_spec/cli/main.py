@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import pairwise
 from types import FrameType
 
 from neuron_spec import __version__
@@ -100,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fairseq_flags = arguments[end + 1 :]
     if fairseq_flags and args.command not in _PASS_ON:
         command.error("takes no flags after --")
+    for before, word in pairwise(arguments[:end]):
+        if not word or re.fullmatch(r"--[a-z-]+=", word):  # such as of a shell's variable that is not set
+            command.error(f"an empty value: {word or before} ''; expected a value, or to leave it out")
     try:
         with inputs_required():
             parsed = command.parse_args(arguments[1:end], argparse.Namespace(fairseq_flags=fairseq_flags))

@@ -56,6 +56,14 @@ def refusal(tmp_path, capsys) -> Refusal:
     return Refusal(tmp_path, capsys)
 
 
+@pytest.mark.parametrize("words", [["--langs", ""], ["--langs="], ["", "--langs", "qa"]])
+def test_an_empty_value_is_refused_not_ignored(tmp_path, capsys, words):
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "toy", *words, "--output", str(tmp_path / "corpus")])
+    assert "an empty value: " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 # Done
 
 
