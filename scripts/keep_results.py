@@ -55,7 +55,7 @@ def small_md(source: Path, folder: Path) -> bytes:
             if lines and not lines[-1]:
                 lines.pop()
         elif line.startswith("|"):
-            lines.append(re.sub("-{4,}", "---", re.sub(r" *\| *", " | ", line).strip()))
+            lines.append(re.sub("-{4,}", "---", re.sub(r" *(?<!\\)\| *", " | ", line).strip()))
         else:
             lines.append(line)
     return ("\n".join(lines) + "\n").encode()
@@ -87,11 +87,17 @@ SMALL: dict[str, Callable[[Path, Path], bytes]] = {
 
 
 def main(arguments: list[str]) -> None:
+    if len(arguments) < 2:
+        sys.exit(__doc__)
     *sources, target = map(Path, arguments)
+    if target.suffix in SMALL and [source.suffix for source in sources] != [target.suffix]:
+        sys.exit(f"{target}: a copy is of one file of its kind; expected FILE COPY, or FILE ... FOLDER")
     for source in sources:
         if source.suffix not in SMALL:
             sys.exit(f"{source}: results/ keeps {', '.join(SMALL)}, no texts and no checkpoints")
         copy = target if target.suffix in SMALL else target / source.name
+        if copy.resolve() == source.resolve():
+            sys.exit(f"{source}: the copy would replace it; name another folder")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(SMALL[source.suffix](source, copy.parent))
 

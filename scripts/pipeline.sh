@@ -56,6 +56,9 @@ take_options() {
         ;;
     esac
   done
+  [[ ! -e $run || -d $run ]] || refuse "--run: $run is a file"
+  [[ ! -e $results || -d $results ]] || refuse "--results: $results is a file"
+  [[ -z $results || $results != *.@(csv|json|md|png) ]] || refuse "--results: got '$results', expected a folder"
   [[ -z $stop_after || ($stop_after =~ ^[0-9]+(\.[0-9]+)?$ && $stop_after == *[1-9]*) ]] ||
     refuse "--stop-after: got '$stop_after', expected minutes above 0"
 }
@@ -76,7 +79,7 @@ stop_in_time() {
 # NAME: where everything goes, unless --run says so
 default_run() { run=${run:-runs/$1$([[ $size == gpu ]] || echo "-$size")}; }
 
-needs_value() { [[ $# -ge 2 ]] || refuse "$1 needs a value"; }
+needs_value() { [[ $# -ge 2 && -n $2 ]] || refuse "$1 needs a value"; }
 
 # OPTION NUMBER
 needs_number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || refuse "$1: got '$2', expected a whole number from 1"; }
@@ -86,7 +89,7 @@ needs_seeds() { needs_list --seeds "$seeds" '[1-9][0-9]*' 'whole numbers from 1'
 # OPTION LIST PATTERN EXPECTED: a list such as 1,2,3 whose parts match PATTERN, each once
 needs_list() {
   local part seen=,
-  [[ $2 == *[!,] ]] || refuse "$1: got '$2', expected $4, parted by commas"
+  [[ ,$2, != *,,* && $2 != *[[:space:]]* ]] || refuse "$1: got '$2', expected $4, parted by commas"
   for part in ${2//,/ }; do
     [[ $part =~ ^($3)$ ]] || refuse "$1: got '$part', expected $4"
     [[ $seen != *,$part,* ]] || refuse "$1: $part is named twice"

@@ -69,7 +69,8 @@ def test_help_shows_every_option_from_any_folder(name: str, tmp_path: Path) -> N
     assert len(options) > 3
     assert {option for option in options if option not in text} == set()
     for option in options - {"--run", "--dry-run", "--smoke", "--cpu", "--both-ways"}:
-        assert "needs a value" in experiment(name, option, status=2).stderr
+        for words in ([option], [option, ""]):
+            assert "needs a value" in experiment(name, *words, status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,10 @@ def test_help_shows_every_option_from_any_folder(name: str, tmp_path: Path) -> N
         ("homeassistant", "--seeds 0", "got '0'"),
         ("homeassistant", "--seeds 1,2,1", "1 is named twice"),
         ("homeassistant", "--seeds 1,", "got '1,'"),
+        ("homeassistant", "--seeds ,1", "got ',1'"),
+        ("homeassistant", "--seeds 1,,2", "got '1,,2'"),
+        ("homeassistant", "--results README.md", "README.md is a file"),
+        ("homeassistant", "--results page.md", "expected a folder"),
         ("homeassistant", "--stop-after 0", "got '0'"),
         ("homeassistant", "--stop-after soon", "got 'soon'"),
         ("k_sweep", "--ks 70,101", "got '101'"),
@@ -262,6 +267,19 @@ def test_results_are_kept_small(tmp_path: Path) -> None:
     assert "## NLL, every direction" in (tmp_path / "alone/scores.md").read_text()
     run(*keep, source / "scores.csv", tmp_path / "kept/dense.csv")
     assert (tmp_path / "kept/dense.csv").is_file()
+    (source / "cells.md").write_text("| a   | b \\| c   |\n")
+    run(*keep, source / "cells.md", kept)
+    assert (kept / "cells.md").read_text() == "| a | b \\| c |\n"
+    for words in (
+        ["scores.csv"],
+        ["scores.csv", "all.json", "one.md"],
+        ["scores.csv", "."],
+        ["scores.csv", "a.md"],
+    ):
+        before = (source / "scores.csv").read_bytes()
+        run(*keep, *(source / word for word in words), status=1)
+        assert (source / "scores.csv").read_bytes() == before
+        assert not {path.name for path in source.iterdir()} & {"one.md", "a.md"}
     (source / "model.pt").touch()
     assert "no checkpoints" in run(*keep, source / "model.pt", tmp_path / "kept", status=1).stderr
     assert not (tmp_path / "kept/model.pt").exists()

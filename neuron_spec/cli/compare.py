@@ -92,9 +92,10 @@ def _read_systems(texts: list[str]) -> list[System]:
         name, equals, listed = text.partition("=")
         if "/" in name:  # the sign is part of a folder's name
             name, equals, listed = "", "", text
-        of_system = [Path(part) for part in (listed if equals else text).split(",") if part]
+        parts = (listed if equals else text).split(",")
+        of_system = list(map(Path, parts))
         names = {name} if equals else {folder.resolve().name for folder in of_system}
-        if not of_system or names == {""} or len(names) > 1:
+        if not all(parts) or names == {""} or len(names) > 1:
             raise NeuronSpecError(
                 "a system without a name or folder",
                 got=repr(text),
@@ -104,4 +105,14 @@ def _read_systems(texts: list[str]) -> list[System]:
     counts = Counter(folder.resolve() for _, of_system in folders for folder in of_system)
     if twice := [str(folder) for folder, count in counts.items() if count > 1]:
         raise NeuronSpecError("an evaluation is given twice", got=", ".join(twice))
-    return [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders]
+    systems = [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders]
+    for system in systems:
+        made_of = [(seed.signature.get("inputs"), seed.signature.get("parameters")) for seed in system.seeds]
+        if any(one[0] and one in made_of[:number] for number, one in enumerate(made_of)):
+            raise NeuronSpecError(
+                "two seeds are one training: what another would change is in neither",
+                got=f"{system.name}: evaluations of the same checkpoint",
+                expected="an evaluation of each seed's own",
+                mend="name each training once",
+            )
+    return systems

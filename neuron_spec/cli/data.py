@@ -188,6 +188,10 @@ def run(args: argparse.Namespace) -> None:
         raise CorpusError("bad --langs", got=args.langs, expected="languages besides English, each once")
     if args.sentencepiece:
         require_file(args.sentencepiece, "SentencePiece model")
+        if "vocab_size" in args.given():
+            raise CorpusError(
+                "--vocab-size learns pieces, --sentencepiece names them", mend="give one of the two"
+            )
     builders = {"ec30": _build_ec30, "text": _build_text, "existing": _adopt_existing}
     if builders.get(args.corpus, _build_small)(args, langs):
         print(args.output / CORPUS_CARD)
@@ -266,6 +270,12 @@ def _tiers(args: argparse.Namespace, langs: list[str], default_sizes: Mapping[st
     tiers = _named(args.tiers, "--tiers", expected)
     if not (tiers.keys() <= set(langs) and set(tiers.values()) <= sizes.keys()):
         raise CorpusError("bad --tiers", got=args.tiers, expected=expected)
+    if unused := sizes.keys() - default_sizes.keys() - set(tiers.values()):
+        raise CorpusError(
+            "--tier-sizes of a tier that no language has",
+            got=", ".join(sorted(unused)),
+            expected=", ".join(dict.fromkeys([*default_sizes, *tiers.values()])),
+        )
     return {"tiers": tiers, "tier_sizes": sizes}
 
 
@@ -300,10 +310,6 @@ def _build_text(args: argparse.Namespace, asked_langs: list[str] | None) -> bool
     for split in (VALID, TEST):
         if getattr(args, split) and getattr(args, f"{split}_size"):
             raise CorpusError(f"--{split}-size draws lines, --{split} names them", mend="give one of the two")
-    if args.sentencepiece and "vocab_size" in args.given():
-        raise CorpusError(
-            "--vocab-size learns pieces, --sentencepiece names them", mend="give one of the two"
-        )
     held_out = {split: getattr(args, split) for split in (VALID, TEST)}
     text = OwnText(
         find_files(args.train, "--train"),

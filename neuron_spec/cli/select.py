@@ -165,6 +165,10 @@ def _require_flags_that_combine(args: argparse.Namespace) -> None:
             )
     if args.method == "top-fraction" and args.fraction is None:
         raise SelectionError("how many neurons?", got="--method top-fraction", mend="pass --fraction PERCENT")
+    if None not in (args.k, *(getattr(args, f"{side}_k") for side in SIDES)):
+        raise SelectionError(
+            "--k changes nothing here", got="--k, --encoder-k and --decoder-k", mend="drop one of the three"
+        )
     for side in SIDES if args.only_side else ():
         flags = [f"--k-for {text}" for text in args.k_for if text.partition("=")[0].endswith(f":{side}")]
         flags += [] if getattr(args, f"{side}_k") is None else [f"--{side}-k"]

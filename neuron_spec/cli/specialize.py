@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
         *() if shards_of(args.data_bin) else ("train",),
         lang_pairs=args.lang_pairs or (masks.directions if masks else None),
         fixed_dictionary=fixed_dictionary_in(given),
+        through_masks=masks is not None,
     )
     if asked.is_specialized:
         _require_its_masks(asked, masks, args.masks)

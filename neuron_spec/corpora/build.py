@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,9 @@ import sentencepiece
 
 from neuron_spec.artifacts import (
     CORPUS_CARD,
+    SIGNATURE,
     atomic_path,
+    claim,
     completed,
     hash_text,
     read_json,
@@ -180,10 +183,15 @@ def build(
             validation and test text is that of their pairs with English.
 
     Raises:
+        ArtifactError: if another corpus was begun there, whose sets would stay.
         CorpusError: if a language has no text in a split, the English lines of a zero-shot pair differ, or
             the disk is too full.
     """
     from neuron_spec.corpora.binarize import binarize
+
+    work = output / "work"
+    wanted = signature("data", inputs={}, parameters=parameters)
+    is_begun = completed(work / SIGNATURE, wanted, what="begun corpus", where=output, quiet=True)
 
     pairs = {split: corpus.pairs[split] for split in SPLITS}
     for split, by_lang in pairs.items():
@@ -193,6 +201,8 @@ def build(
     lines = (line for by_lang in pairs.values() for pair in chain(*by_lang.values()) for line in pair)
     # The text, as much again for the data-bin (measured: 0.8 to 0.9 of it), and the vocabulary.
     check_disk(output, 2 * sum(len(line.encode()) + 1 for line in lines) + 2**23)
+    if not is_begun:
+        claim(work / SIGNATURE, wanted, what="begun corpus", where=output)
     raw, data_bin = output / "raw", output / "data-bin"
     hashes = write_raw(pairs, raw)
     for (lang, other), of_pair in between.items():
@@ -211,6 +221,9 @@ def build(
     write_card(
         output, corpus, pairs=count_pairs(pairs), vocabulary=vocabulary, hashes=hashes, parameters=parameters
     )
+    (work / SIGNATURE).unlink()
+    with suppress(OSError):  # a folder with something of the user's
+        work.rmdir()
 
 
 def _between(lang: str, other: str, by_lang: Mapping[str, Pairs]) -> Pairs:

@@ -21,9 +21,9 @@ REFERENCES = [f"the {noun} in the {room} is {state}" for noun in ("lamp", "door"
 FILES = {"comparison.csv", "comparison.json", "comparison.md", "comparison.png", "comparison.svg"}
 
 
-def write(folder, hypotheses, directions=("en-de", "de-en")):
+def write(folder, hypotheses, directions=("en-de", "de-en"), **inputs):
     outputs = [Outputs(Direction.parse(d), hypotheses, REFERENCES) for d in directions]
-    write_evaluation(folder, evaluate(outputs, signature={"stage": "evaluate"}))
+    write_evaluation(folder, evaluate(outputs, signature={"stage": "evaluate", "inputs": inputs}))
     return folder
 
 
@@ -134,6 +134,14 @@ def test_json_on_stdout_with_seeds(folders, tmp_path, capsys):
     assert [seed["result"] for seed in content["directions"][0]["seeds"]] == ["loss", "loss"]
     assert list(content["signature"]["inputs"]) == ["dense", "special, seed 1", "special, seed 2"]
     assert out == (tmp_path / "out" / "comparison.json").read_text(encoding="utf-8")
+
+
+def test_copies_of_one_training_are_no_seeds(folders, refused, tmp_path, capsys):
+    seeds = [write(tmp_path / f"seed-{n}", REFERENCES, checkpoint=of) for n, of in enumerate("aba")]
+    said = refused(f"dense={seeds[0]},{seeds[2]}", f"special={folders[0]},{folders[1]}")
+    assert "two seeds are one training" in said and "dense" in said
+    assert run(f"dense={seeds[0]},{seeds[1]}", f"special={folders[0]},{folders[1]}") == 0
+    assert "without a name or folder" in refused(f"dense={seeds[0]},", folders[1])
 
 
 def test_folders_that_cannot_be_compared(folders, refused, tmp_path):

@@ -144,6 +144,7 @@ def test_one_direction_and_two(tmp_path, capsys, method):
         ("--method top-fraction --fraction 50 --k 95", "--k changes nothing here"),
         ("--method top-fraction --fraction 50 --encoder-k 95", "--encoder-k changes nothing here"),
         ("--method top-fraction --fraction 50 --k-for *=9", "--k-for changes nothing here"),
+        ("--k 95 --encoder-k 90 --decoder-k 70", "--k changes nothing here"),
         ("--core 50", "--core changes nothing here"),
         ("--method shared-core --core 0", "bad --core"),
         ("--method top-fraction --fraction 0", "bad --fraction"),

@@ -354,6 +354,21 @@ def test_from_the_command_line_to_a_data_bin(wheel, monkeypatch, tmp_path, capsy
     assert "another corpus is already here" in capsys.readouterr().err
 
 
+def test_of_a_killed_build_no_set_stays_in_another_corpus(wheel, monkeypatch, tmp_path, capsys):
+    pin(wheel, monkeypatch)
+    zero_shot, output = ("--zero-shot", "ru-de"), tmp_path / "killed"
+    with monkeypatch.context() as kill:
+        kill.setattr("neuron_spec.corpora.build.write_pieces", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(command(wheel, output, *zero_shot))
+    assert (output / "raw" / "test.de-ru.ru").is_file()
+    assert main(command(wheel, output, "--seed", "2")) == 2
+    assert "another begun corpus is already here" in capsys.readouterr().err
+    assert main(command(wheel, output, *zero_shot)) == 0
+    assert main(command(wheel, tmp_path / "whole", *zero_shot)) == 0
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
 # Bad input
 
 
@@ -420,6 +435,7 @@ def test_more_held_out_verses_than_there_are(wheel, monkeypatch):
         (["--tiers", "de=low", "--tier-sizes", "low=many"], ["bad --tier-sizes", "low=many"]),
         (["--tiers", "de=low", "--tier-sizes", "low=0"], ["bad --tier-sizes"]),
         (["--tier-sizes", "low=10"], ["--tier-sizes without --tiers"]),
+        (["--tiers", "de=low", "--tier-sizes", "lwo=10"], ["of a tier that no language has", "lwo"]),
         (["--zero-shot", "de-fa"], ["bad --zero-shot", "de-fa"]),
         (["--zero-shot", "de-en"], ["bad --zero-shot"]),
         (["--zero-shot", "de-de"], ["bad --zero-shot"]),

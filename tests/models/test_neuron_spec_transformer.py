@@ -679,6 +679,17 @@ def test_frozen_neurons_leave_the_dense_model_as_it_is(workshop, batch, is_mixed
     torch.testing.assert_close(gradients[shared], dense_gradients[shared])
 
 
+def test_weight_decay_moves_no_frozen_neuron(workshop, tmp_path):
+    workshop.masks(workshop.build()[2]).save(tmp_path / "masks.safetensors")
+    flags = (
+        *("--neuron-masks", tmp_path / "masks.safetensors", "--masks-on-random-weights"),
+        *("--dropped-neurons", "frozen", "--weight-decay", "0.1"),
+    )
+    with pytest.raises(ModelError, match="weight decay moves"):
+        workshop.build(*map(str, flags))
+    workshop.build(*map(str, flags[:-1]), "0")
+
+
 @pytest.mark.parametrize(
     "flags", [("--frozen-weights", "fc1.weight"), ("--dropped-neurons", "frozen", "--frozen-weights", "fc3")]
 )

@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from net_inputs import log_probabilities
 
+from neuron_spec.backends.fairseq.asked import Asked
 from neuron_spec.backends.fairseq.checkpoints import read_checkpoint
 from neuron_spec.directions import parse_directions
-from neuron_spec.errors import ModelError
-from neuron_spec.studies.unsharing.measure import unshared
+from neuron_spec.errors import ArtifactError, ModelError
+from neuron_spec.studies.unsharing.measure import DENSE, FLAGS, MASKS, is_written, unshared, write_unshared
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +82,38 @@ def test_a_specialized_checkpoint_is_refused(workshop, dense, tmp_path):
     state = read_checkpoint(workshop.save(tmp_path / "specialized.pt", cfg, model))
     with pytest.raises(ModelError, match="no longer share"):
         unshared(state, parse_directions(workshop.lang_pairs))
+
+
+def test_a_folder_holds_one_and_nothing_of_others_is_replaced(workshop, dense, tmp_path):
+    path, _ = dense
+    asked = Asked.read(path, workshop.data_bin)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / DENSE).write_bytes(path.read_bytes())
+    with pytest.raises(ArtifactError, match="files of others"):
+        is_written(asked, own)
+    assert (own / DENSE).read_bytes() == path.read_bytes()
+
+    ours = tmp_path / "ours"
+    assert not is_written(asked, ours)
+    write_unshared(asked, ours)
+    assert is_written(asked, ours)
+    for name in (DENSE, FLAGS, MASKS):  # as a kill would leave it
+        (ours / name).unlink()
+        assert not is_written(asked, ours)
+        write_unshared(asked, ours)
+        assert is_written(asked, ours)
+    fewer = SimpleNamespace(checkpoint_sha256=asked.checkpoint_sha256, names=asked.names[:-1])
+    with pytest.raises(ArtifactError, match="another unshared model"):
+        is_written(fewer, ours)
+
+
+def test_without_its_masks_it_is_no_model(workshop, dense, tmp_path):
+    path, _ = dense
+    write_unshared(Asked.read(path, workshop.data_bin), tmp_path)
+    with pytest.raises(ModelError, match="through its masks alone"):
+        Asked.read(tmp_path / DENSE, workshop.data_bin)
+    assert Asked.read(tmp_path / DENSE, workshop.data_bin, through_masks=True).names
 
 
 def test_from_command_to_training(workshop, dense, tmp_path):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -198,6 +199,52 @@ def test_comparisons_without_likelihoods_and_empty_folders_are_refused(tmp_path:
         read_outcomes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("baseline", "system"),
+    [
+        ("dense-continuation", "specialized-long"),
+        ("specialized", "matched-random-70"),
+        ("specialized-70", "matched-random"),
+    ],
+)
+def test_no_rule_is_for_systems_of_another_length_or_k(tmp_path: Path, baseline: str, system: str) -> None:
+    write(tmp_path, "a", comparison(baseline, {system: nll(-0.5)}))
+    outcomes = read_outcomes(tmp_path)
+    assert [(row.question, row.reading) for row in outcomes.rows] == [(None, None)]
+    assert conclusions(outcomes) == []
+
+
+def test_two_comparisons_of_the_same_systems_are_refused_and_hidden_ones_not_read(tmp_path: Path) -> None:
+    write(tmp_path, ".copy", comparison("dense-continuation", {"specialized": nll(-0.5)}))
+    write(tmp_path, "a", comparison("dense-continuation", {"specialized": nll(0.1)}))
+    assert [row.reading for row in read_outcomes(tmp_path).rows] == ["no"]
+    write(tmp_path, "b", comparison("dense-continuation", {"specialized": nll(-0.5)}))
+    with pytest.raises(ArtifactError, match="two comparisons of the same systems"):
+        read_outcomes(tmp_path)
+
+
+def shifted(rows: list[dict[str, Any]]) -> None:
+    for seed in rows[0]["seeds"]:
+        seed["difference"] -= 0.2
+
+
+def without_a_seed(rows: list[dict[str, Any]]) -> None:
+    rows[0]["seeds"].pop()
+
+
+@pytest.mark.parametrize("change", [shifted, without_a_seed, list.pop, lambda rows: rows.append(rows[0])])
+def test_a_comparison_that_contradicts_itself_is_refused(
+    tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any]
+) -> None:
+    plain = as_plain(comparison("dense-continuation", {"specialized": nll(0.1, 0.1)}))
+    of_nll = [row for row in plain["directions"] if row["metric"] == "nll"]
+    change(of_nll)
+    plain["directions"] = [*of_nll, *(row for row in plain["directions"] if row["metric"] != "nll")]
+    write_json(tmp_path / "a" / "comparison.json", plain)
+    with pytest.raises(ArtifactError, match="not of the form"):
+        read_outcomes(tmp_path)
+
+
 # ---------------------------------------------------------------- trainings
 
 
@@ -246,6 +293,24 @@ def test_systems_are_set_against_the_continuation_of_their_length_seed_by_seed(t
     assert against[""]["specialized"] == pytest.approx({5: 0.5 * math.log(2), 10: 0.1 * math.log(2)})
     assert list(against[""]) == ["ceiling", "specialized"]  # as questions are asked
     assert against[""]["ceiling"] == pytest.approx({5: -0.1 * math.log(2), 10: -0.5 * math.log(2)})
+
+
+def test_what_is_not_known_of_stage_1_is_not_said(comparisons: Path, tmp_path: Path) -> None:
+    log(tmp_path / "seed-1" / "dense", {100: 3.0})
+    main(["verdict", str(comparisons), "--seeds", str(tmp_path / "seed-1"), "--output", str(tmp_path / "v")])
+    (row,) = (
+        line for line in (tmp_path / "v/verdict.md").read_text().splitlines() if line.startswith("| seed-1 ")
+    )
+    assert [cell.strip() for cell in row.split("|")[-3:-1]] == ["-", "-"]
+    log(tmp_path / "again" / "seed-1" / "dense", {100: 2.0})
+    with pytest.raises(NeuronSpecError, match="two seeds of one name"):
+        read_trainings([tmp_path / "seed-1", tmp_path / "again" / "seed-1"])
+    (tmp_path / "seed-2" / "dense").mkdir(parents=True)
+    (tmp_path / "seed-2" / "dense" / "train.log").write_text(
+        "2026 | INFO | valid | nll_loss 3 | num_updates 9\n"
+    )
+    with pytest.raises(ArtifactError, match="without the likelihood of validation text"):
+        read_trainings([tmp_path / "seed-2"])
 
 
 # ---------------------------------------------------------------- the page

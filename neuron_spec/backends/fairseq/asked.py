@@ -52,6 +52,7 @@ class Asked:
         lang_pairs: str | Iterable[Direction] | None = None,
         compared: str | None = None,
         fixed_dictionary: str | None = None,
+        through_masks: bool = False,
     ) -> Self:
         """Check a checkpoint, its directions and their text.
 
@@ -60,13 +61,17 @@ class Asked:
             lang_pairs: which directions; None: all of the checkpoint's.
             compared: what compares directions, for the message where there is only one.
             fixed_dictionary: a file to take instead of the dictionary that the checkpoint names.
+            through_masks: it is to run through masks that are given.
 
         Raises:
             ArtifactError: if the checkpoint or a data file is missing or damaged.
             DirectionError: if the checkpoint does not know a language.
+            ModelError: if it runs through masks alone, and there are none.
             NothingToCompare: if directions are compared, and there is only one.
         """
         state = checkpoints.read_checkpoint(path)
+        if not through_masks:
+            checkpoints.require_shared(state, path)
         trained = checkpoints.task_args(state, path, fixed_dictionary=fixed_dictionary)
         data_bin = checkpoints.data_bin_of(trained, path, data_bin)
         set_pivot(card_of(data_bin))
@@ -246,7 +251,12 @@ class AskedThroughMasks(Asked):
             NeuronSpecError: as `read` and `require_masks`, or if a specialized checkpoint is given masks.
         """
         asked = cls.read(
-            path, args.data_bin, *subsets, lang_pairs=args.lang_pairs, compared="interference is between"
+            path,
+            args.data_bin,
+            *subsets,
+            lang_pairs=args.lang_pairs,
+            compared="interference is between",
+            through_masks=bool(args.masks),
         )
         if args.masks and asked.is_specialized:
             raise ModelError(

@@ -29,6 +29,9 @@ from neuron_spec.neurons.masks import NeuronMasks
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
 # Flags that name a file, for languages whose own are not to be taken from the data-bin.
 DICTIONARIES = ("fixed_dictionary", "source_dict", "target_dict")
+UNSHARED = (
+    "unshared_directions"  # of a model whose FFNs are copies for so many directions, told apart by masks
+)
 _LAST = "checkpoint_last.pt"  # from which fairseq resumes, unless --restore-file names another
 
 
@@ -389,6 +392,17 @@ def is_specialized(state: dict[str, Any]) -> bool:
     return bool(masks_of(state))
 
 
+def require_shared(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raises: ModelError if it is an unshared model without its masks, which would add up all directions' FFNs."""
+    if not is_specialized(state) and (copies := flags_of(state, "model").get(UNSHARED)):
+        raise ModelError(
+            "an unshared model runs through its masks alone",
+            where=path,
+            got=f"FFNs of {copies} directions side by side, and no masks",
+            mend="train it with the masks beside it, and name what that leaves; or name the dense checkpoint",
+        )
+
+
 def masks_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The mask buffers that a checkpoint carries; empty for a dense one."""
     return {key: value for key, value in state["model"].items() if key.endswith(_MASK_KEYS)}
@@ -492,6 +506,13 @@ def require_trainable(
             f"--finetune-from-model is {args.finetune_from_model}",
             expected="the checkpoint that they were made from",
             mend="give --finetune-from-model FILE, or, if random weights are meant, --masks-on-random-weights",
+        )
+    is_frozen = getattr(args, "dropped_neurons", None) == "frozen"
+    if is_frozen and not is_loading and (decay := getattr(args, "weight_decay", 0)):
+        raise ModelError(
+            "weight decay moves neurons that are frozen",
+            got=f"--weight-decay {decay} with --dropped-neurons frozen",
+            expected="--weight-decay 0",
         )
     made_for = masks.metadata.get("checkpoint_sha256")
     if made_for is None or args.allow_other_checkpoint:

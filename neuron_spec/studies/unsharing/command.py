@@ -26,11 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuron_spec.artifacts import completed
     from neuron_spec.backends.fairseq.asked import Asked
-    from neuron_spec.studies.unsharing.measure import MASKS, signed, write_unshared
+    from neuron_spec.studies.unsharing.measure import MASKS, is_written, write_unshared
 
     asked = Asked.read(args.path, args.output, lang_pairs=args.lang_pairs)
-    if not completed(args.output / MASKS, signed(asked), what="unshared model", where=args.output):
+    if not is_written(asked, args.output):
         write_unshared(asked, args.output)
     print(args.output / MASKS)

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from neuron_spec.artifacts import atomic_path, signature, write_text
+from neuron_spec.artifacts import SIGNATURE, atomic_path, claim, completed, signature, write_text
 from neuron_spec.backends.fairseq.asked import Asked
-from neuron_spec.backends.fairseq.checkpoints import as_start, is_specialized, weights_sha256
+from neuron_spec.backends.fairseq.checkpoints import UNSHARED, as_start, is_specialized, weights_sha256
 from neuron_spec.directions import Direction
-from neuron_spec.errors import ModelError
+from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.choices import SIDES
 from neuron_spec.neurons.masks import NeuronMasks
 
@@ -55,7 +55,7 @@ def unshared(state: dict[str, Any], directions: Sequence[Direction]) -> tuple[di
     cfg = copy.deepcopy(state["cfg"])
     model = vars(cfg["model"]) if isinstance(cfg["model"], argparse.Namespace) else cfg["model"]
     model |= {f"{side}_ffn_embed_dim": copies * model[f"{side}_ffn_embed_dim"] for side in SIDES}
-    model["dropped_neurons"] = _DROPPED_NEURONS
+    model |= {"dropped_neurons": _DROPPED_NEURONS, UNSHARED: copies}
     wide = as_start(state, cfg, weights)
     metadata = {
         "method": "unshared",
@@ -65,9 +65,31 @@ def unshared(state: dict[str, Any], directions: Sequence[Direction]) -> tuple[di
     return wide, NeuronMasks(list(directions), kept, metadata)
 
 
+def is_written(asked: Asked, output: Path) -> bool:
+    """Whether a folder has it already.
+
+    Raises:
+        ArtifactError: if the folder holds another, or files of these names that are of something else.
+    """
+    what, wanted, files = "unshared model", signed(asked), (DENSE, FLAGS, MASKS)
+    of_masks = completed(output / MASKS, wanted, what=what, where=output, quiet=True)
+    is_begun = completed(output / SIGNATURE, wanted, what=what, where=output, quiet=True)
+    found = [name for name in files if (output / name).exists()]
+    if found and not (of_masks or is_begun):
+        raise ArtifactError(
+            "files of others are already here",
+            where=output,
+            got=", ".join(found),
+            mend="name another --output",
+        )
+    return len(found) == len(files) and completed(output / MASKS, wanted, what=what, where=output)
+
+
 def write_unshared(asked: Asked, output: Path) -> None:
-    """Write `DENSE`, the `FLAGS` that a training from it needs and, last, `MASKS` into a folder."""
+    """Write `DENSE`, the `FLAGS` that a training from it needs and, last, `MASKS` into a folder that is claimed first."""
     wide, masks = unshared(asked.state, asked.directions)
+    if not (output / SIGNATURE).exists():
+        claim(output / SIGNATURE, signed(asked), what="unshared model", where=output)
     with atomic_path(output / DENSE) as temporary:
         torch.save(wide, temporary)
     widths = {side: next(iter(masks.side(side).values())).size(1) for side in SIDES}

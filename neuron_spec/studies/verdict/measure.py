@@ -17,6 +17,7 @@ from typing import Literal
 from neuron_spec.artifacts import hash_file
 from neuron_spec.backends.fairseq.training_log import Curve, read_log
 from neuron_spec.errors import ArtifactError, NeuronSpecError
+from neuron_spec.forms import well_formed
 from neuron_spec.scoring.comparison import Comparison
 from neuron_spec.scoring.comparison_files import COMPARISON, read_comparison
 from neuron_spec.scoring.endpoints import BLEU, CHRF, NLL
@@ -85,14 +86,25 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (SPECIALIZED, RANDOM): Rule(_SETS, reads_loss),
     (SPECIALIZED, OTHER): Rule(_SETS, reads_loss),
 }
-_KIND = re.compile(rf"(.+?)(?:-\d+(?:\.\d+)?)?(?:{LONG})?")
+_NAME = re.compile(rf"(.+?)(?:-(\d+(?:\.\d+)?))?({LONG})?")
+
+
+def _parts(system: str) -> tuple[str, str | None, str | None]:
+    match = _NAME.fullmatch(system)
+    assert match
+    return match[1], match[2], match[3]
 
 
 def kind_of(system: str) -> str:
     """``specialized`` of ``specialized-70-long``."""
-    match = _KIND.fullmatch(system)
-    assert match
-    return match[1]
+    return _parts(system)[0]
+
+
+def rule_of(baseline: str, system: str) -> Rule | None:
+    """The rule that is for the two: of one length, a control of the k that it is the control of."""
+    (beside, beside_k, beside_length), (kind, k, length) = _parts(baseline), _parts(system)
+    is_apart = length != beside_length or (beside == SPECIALIZED and k != beside_k)
+    return None if is_apart else RULES.get((beside, kind))
 
 
 @dataclass(frozen=True)
@@ -173,10 +185,10 @@ def read_outcomes(comparisons: Path) -> Outcomes:
     """All comparisons in a folder, ``NAME/comparison.json``, read by `RULES`.
 
     Raises:
-        ArtifactError: if there is none, or one is not of the form that neuron-spec writes.
+        ArtifactError: if there is none, one is not of the form that neuron-spec writes, or two are of the same systems.
         NeuronSpecError: if a comparison has no likelihoods.
     """
-    files = sorted(comparisons.glob(f"*/{COMPARISON}.json"))
+    files = sorted(comparisons.glob(f"[!.]*/{COMPARISON}.json"))
     if not files:
         raise ArtifactError(
             "no comparison to read",
@@ -186,10 +198,20 @@ def read_outcomes(comparisons: Path) -> Outcomes:
         )
     order = list(RULES)
     rows = [row for file in files for row in _outcomes(file.parent.name, file, read_comparison(file))]
+    of_pair: dict[tuple[str, str], str] = {}
+    for row in rows:
+        first = of_pair.setdefault((row.system, row.baseline), row.comparison)
+        if first != row.comparison:
+            raise ArtifactError(
+                "two comparisons of the same systems, of which the verdict would take either",
+                where=comparisons,
+                got=f"{row.system} - {row.baseline} in {first} and in {row.comparison}",
+                mend="move one of them elsewhere",
+            )
 
     def place(row: Outcome) -> tuple[int, bool]:
         kinds = (kind_of(row.baseline), kind_of(row.system))
-        return (order.index(kinds) if kinds in RULES else len(order), row.is_long)
+        return (order.index(kinds) if row.question else len(order), row.is_long)
 
     return Outcomes(sorted(rows, key=place), {file.parent.name: hash_file(file) for file in files})
 
@@ -210,13 +232,14 @@ def _outcomes(name: str, file: Path, comparison: Comparison) -> list[Outcome]:
     }
     outcomes = []
     for system in comparison.systems:
-        nll, bleu, chrf = (overall[system, endpoint.key] for endpoint in (NLL, BLEU, CHRF))
-        directions = [row for row in comparison.directions if (row.system, row.metric) == (system, NLL.key)]
-        seeds = [
-            fmean(row.seeds[seed].difference for row in directions)
-            for seed in range(len(directions[0].seeds))
-        ]
-        rule = RULES.get((kind_of(comparison.baseline), kind_of(system)))
+        with well_formed("a comparison", file):
+            nll, bleu, chrf = (overall[system, endpoint.key] for endpoint in (NLL, BLEU, CHRF))
+            seeds = _each_seed(comparison, system)
+            if not math.isclose(fmean(seeds), nll.difference.mean, abs_tol=1e-9):
+                raise ValueError(
+                    f"{system}: {fmean(seeds):g} nats in the mean of its directions, {nll.difference.mean:g} over all"
+                )
+        rule = rule_of(comparison.baseline, system)
         better = nll.difference.mean < 0
         disagree = [
             endpoint.title
@@ -240,6 +263,15 @@ def _outcomes(name: str, file: Path, comparison: Comparison) -> list[Outcome]:
     return outcomes
 
 
+def _each_seed(comparison: Comparison, system: str) -> list[float]:
+    """Difference in NLL of each seed, the mean over directions."""
+    rows = [row for row in comparison.directions if (row.system, row.metric) == (system, NLL.key)]
+    of_directions = {row.direction: [seed.difference for seed in row.seeds] for row in rows}
+    if len(of_directions) < len(rows):
+        raise ValueError(f"{system}: a direction twice")
+    return [fmean(of_seed) for of_seed in zip(*of_directions.values(), strict=True)]
+
+
 # Trainings ------------------------------------------------------------------------------------
 
 
@@ -255,12 +287,12 @@ class Trainings:
     dense: dict[str, Curve]
     continued: dict[str, dict[str, Curve]]
 
-    def last_tenth(self, seed: str) -> float:
-        """What the last tenth of stage 1's updates bought, in nats; negative = it cost."""
+    def last_tenth(self, seed: str) -> float | None:
+        """What the last tenth of stage 1's updates bought, in nats; negative = it cost; None: not validated before it."""
         curve = self.dense[seed]
         end = max(curve)
-        before = max((update for update in curve if update <= 0.9 * end), default=end)
-        return curve[before] - curve[end]
+        before = max((update for update in curve if update <= 0.9 * end), default=None)
+        return None if before is None else curve[before] - curve[end]
 
     def against_continuation(self) -> dict[str, dict[str, dict[int, float]]]:
         """Length -> system -> update -> its NLL minus dense continuation's, mean over the seeds that have both.
@@ -291,12 +323,25 @@ def read_trainings(seeds: Sequence[Path]) -> Trainings:
     """The validations in ``SEED/SYSTEM/train.log`` of all systems there.
 
     Raises:
-        ArtifactError: if a seed's dense model has no log.
+        ArtifactError: if a seed's dense model has no log, or one without the likelihood of validation text.
+        NeuronSpecError: if two folders have one name.
     """
     dense: dict[str, Curve] = {}
     continued: dict[str, dict[str, Curve]] = {}
     for seed in seeds:
-        dense[seed.name] = _validations(seed / DENSE / "train.log")
+        if seed.name in dense:
+            raise NeuronSpecError(
+                "two seeds of one name", got=seed, expected="folders such as seed-1 and seed-2, each once"
+            )
+        log = seed / DENSE / "train.log"
+        dense[seed.name] = _validations(log)
+        if not dense[seed.name]:
+            raise ArtifactError(
+                "a training log without the likelihood of validation text",
+                where=log,
+                expected="lines of valid with text_nll_loss, as --criterion label_smoothed_cross_entropy_text logs",
+                mend="name the folder of a seed whose stage 1 has validated",
+            )
         for log in sorted(seed.glob("*/train.log")):
             if log.parent.name != DENSE and (curve := _validations(log)):
                 continued.setdefault(log.parent.name, {})[seed.name] = curve
@@ -306,4 +351,4 @@ def read_trainings(seeds: Sequence[Path]) -> Trainings:
 def _validations(log: Path) -> Curve:
     measure = "text_nll_loss"
     bits = read_log(log, [measure], "valid").get(measure, {})
-    return {update: value * math.log(2) for update, value in bits.items()}
+    return {update: value * math.log(2) for update, value in bits.items() if math.isfinite(value)}

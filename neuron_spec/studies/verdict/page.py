@@ -22,7 +22,7 @@ from neuron_spec.pages.page import (
     write_pictures,
 )
 from neuron_spec.pages.style import drawn, look
-from neuron_spec.pages.tables import Cell, counted, signed
+from neuron_spec.pages.tables import Cell, signed
 from neuron_spec.scoring.comparison_files import interval_cell, signed_over_seeds, visible_cell
 from neuron_spec.scoring.endpoints import BLEU, CHRF, NLL
 from neuron_spec.scoring.systems import CONTINUATION
@@ -121,18 +121,19 @@ def _stage_1(trainings: Trainings) -> Table:
     rows: list[list[Cell]] = []
     for seed, curve in trainings.dense.items():
         bought = trainings.last_tenth(seed)
-        may = "yes" if bought < FLAT else "no"
-        rows.append([seed, max(curve), f"{curve[max(curve)]:.3f}", signed(-bought, 3), may])
+        may = None if bought is None else "yes" if bought < FLAT else "no"
+        change = None if bought is None else signed(-bought, 3)
+        rows.append([seed, max(curve), f"{curve[max(curve)]:.3f}", change, may])
     header = ("seed", "updates", f"{NLL.title} of validation text", "of which the last tenth", "flat")
     return Table(header, rows)
 
 
 def _notes(outcomes: Outcomes) -> list[str]:
-    seeds = max(len(row.seeds) for row in outcomes.rows)
+    is_one_seed = any(len(row.seeds) == 1 for row in outcomes.rows)
     return [
         f"{NLL.title}: {NLL.unit}; a negative difference is a gain. It decides; BLEU and chrF++ stand beside it.",
-        f"Means over all directions and {counted(seeds, 'seed')}; ±: standard deviation over seeds. "
-        + ("One seed: what training again would change is in none of this. " if seeds == 1 else "")
+        "Means over all directions of a comparison, and over its seeds; ±: standard deviation over seeds. "
+        + ("Of one seed, what training again would change is in none of this. " if is_one_seed else "")
         + "95 % interval: of one joint draw of sentences for all directions and seeds. Smallest visible: a true "
         "difference that such a comparison sees in 80 % of cases.",
         f"Interference: yes where the dense model is worse than bilingual ones by {INTERFERENCE:g} or more, no at 0 or "
