@@ -61,7 +61,10 @@ train_ceiling() {
   local start=$run/seed-$1/ceiling-start flags=()
   stage neuron-spec unshare --path "$run/seed-$1/dense/$checkpoint" --output "$start" "${among[@]}"
   # In a dry run there is no file to read yet.
-  $dry_run || mapfile -t flags < <(neuron-spec flags "$start/flags.yaml")
+  if ! $dry_run; then
+    mapfile -t flags < <(neuron-spec flags "$start/flags.yaml")
+    [[ ${#flags[@]} -gt 0 ]] || exit 2
+  fi
   train_on "$1" "$2" "$start/dense.pt" "$start/masks.safetensors" "${@:3}" "${flags[@]}"
 }
 
