@@ -185,7 +185,7 @@ def shards_whose_first_lacks(split: str):
         (shards_whose_first_lacks("train"), [], ["a shard lacks the train set", "shard0", "train.en-tlh"]),
         (lambda folder: [path.write_bytes(b"\xff\xfe\0") for path in folder.glob("dict.*")], [], ["a dictionary cannot be read"]),
         (unlink(), ["--lang-pairs", "en-deu_Latn"], ["a pair in neither direction", "en-deu_Latn"]),
-        (unlink(), ["--lang-pairs", ""], ["no directions"]),
+        (unlink(), ["--lang-pairs", ","], ["no directions"]),
         (lambda folder: (folder / "shard1").mkdir(), [], ["lacks a shard", "shard1"]),
         (unlink(), ["--langs", "en,tlh"], ["bad --langs"]),
         (unlink(), ["--pivot", "fr"], ["no such language"]),

@@ -522,7 +522,7 @@ def test_directions_by_flag(tmp_path, capsys):
         ("de-en,en-de", "another direction"),
         ("en-de", "1 directions, 2 logs"),
         ("en", "malformed"),
-        ("", "malformed"),
+        (",", "malformed"),
     ):
         capsys.readouterr()
         assert main([*command, pairs]) == 2
