@@ -148,4 +148,5 @@ if [[ -n $results ]]; then
     keep "$result/$what"/comparison.{csv,md} "$results/$what"
   done
 fi
+[[ $size != smoke ]] || say "of a toy corpus and a few updates: its numbers show what is written, and answer nothing"
 say "done: read $run/verdict/verdict.md; docs/bible.md says how, $result/*/comparison.md every direction"

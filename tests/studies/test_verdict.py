@@ -212,6 +212,10 @@ def test_no_rule_is_for_systems_of_another_length_or_k(tmp_path: Path, baseline:
     outcomes = read_outcomes(tmp_path)
     assert [(row.question, row.reading) for row in outcomes.rows] == [(None, None)]
     assert conclusions(outcomes) == []
+    main(["verdict", str(tmp_path), "--output", str(tmp_path / "v")])
+    page = (tmp_path / "v" / "verdict.md").read_text()
+    assert "No rule is for what was compared: they are for bilingual - dense, " in page
+    assert "One seed" in page and f"| {system} - {baseline} " in page
 
 
 def test_two_comparisons_of_the_same_systems_are_refused_and_hidden_ones_not_read(tmp_path: Path) -> None:

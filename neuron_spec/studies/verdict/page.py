@@ -32,6 +32,7 @@ from neuron_spec.studies.verdict.measure import (
     INTERFERENCE,
     LONG,
     NOTHING_TO_GAIN,
+    RULES,
     TO_GAIN,
     Outcome,
     Outcomes,
@@ -78,7 +79,19 @@ def _page(outcomes: Outcomes, trainings: Trainings, figures: list[Picture]) -> P
     blocks: list[Block] = []
     if found := conclusions(outcomes):
         blocks.append(Bullets([f"**{sentence}**" for sentence in found]))
-    blocks.append(_table(answered))
+    if answered:
+        blocks.append(_table(answered))
+    else:
+        asked = ", ".join(f"{system} - {baseline}" for baseline, system in RULES)
+        blocks.append(
+            Paragraph(f"No rule is for what was compared: they are for {asked}, by name, k and length apart.")
+        )
+    if any(len(row.seeds) == 1 for row in outcomes.rows):
+        blocks.append(
+            Paragraph(
+                "One seed, where no more are shown: what training again would change is in none of this."
+            )
+        )
     if disagreements := [_disagreement(row) for row in outcomes.rows if row.disagree]:
         blocks += [Paragraph("Endpoints that disagree in sign with what decides:"), Bullets(disagreements)]
     sections = [Section("What else was compared", [_table(further)])] if further else []
@@ -129,12 +142,10 @@ def _stage_1(trainings: Trainings) -> Table:
 
 
 def _notes(outcomes: Outcomes) -> list[str]:
-    is_one_seed = any(len(row.seeds) == 1 for row in outcomes.rows)
     return [
         f"{NLL.title}: {NLL.unit}; a negative difference is a gain. It decides; BLEU and chrF++ stand beside it.",
         "Means over all directions of a comparison, and over its seeds; ±: standard deviation over seeds. "
-        + ("Of one seed, what training again would change is in none of this. " if is_one_seed else "")
-        + "95 % interval: of one joint draw of sentences for all directions and seeds. Smallest visible: a true "
+        "95 % interval: of one joint draw of sentences for all directions and seeds. Smallest visible: a true "
         "difference that such a comparison sees in 80 % of cases.",
         f"Interference: yes where the dense model is worse than bilingual ones by {INTERFERENCE:g} or more, no at 0 or "
         f"below; bilingual ones together have more parameters too, so that a yes may be for want of room. "
