@@ -174,7 +174,7 @@ def test_there_are_many_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "k", ["0", "-1", "nan", "inf", "101", "1e-99999999", "1e99999999", "9" * 5000, "1/0", "", "k"]
+    "k", ["0", "-1", "nan", "inf", "101", "1e-99999999", "1e99999999", "9" * 5000, "1/0", "k"]
 )
 @pytest.mark.parametrize(
     "flag",
