@@ -102,7 +102,7 @@ def write_system(folder: Path, directions, share: float, seed=0) -> None:
         outputs.append(Outputs(direction, written, references, [line.upper() for line in references]))
     made = signature(
         "evaluate",
-        inputs={"checkpoint": "ef" * 32, "masks": "e3b0"},
+        inputs={"checkpoint": f"{0xEF - seed:x}" * 32, "masks": "e3b0"},
         parameters={
             "subset": "test",
             "beam": 5,

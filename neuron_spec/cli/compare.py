@@ -105,14 +105,4 @@ def _read_systems(texts: list[str]) -> list[System]:
     counts = Counter(folder.resolve() for _, of_system in folders for folder in of_system)
     if twice := [str(folder) for folder, count in counts.items() if count > 1]:
         raise NeuronSpecError("an evaluation is given twice", got=", ".join(twice))
-    systems = [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders]
-    for system in systems:
-        made_of = [(seed.signature.get("inputs"), seed.signature.get("parameters")) for seed in system.seeds]
-        if any(one[0] and one in made_of[:number] for number, one in enumerate(made_of)):
-            raise NeuronSpecError(
-                "two seeds are one training: what another would change is in neither",
-                got=f"{system.name}: evaluations of the same checkpoint",
-                expected="an evaluation of each seed's own",
-                mend="name each training once",
-            )
-    return systems
+    return [System(name, [read_evaluation(folder) for folder in of]) for name, of in folders]

@@ -50,7 +50,7 @@ def comparable(systems: Sequence[System], *, common_directions: bool = False) ->
 
     Raises:
         NeuronSpecError: if there are fewer than two systems, two have one name, their numbers of seeds do
-            not pair up, or they were not scored on the same texts in the same way.
+            not pair up or are copies of one training, or they were not scored on the same texts in the same way.
         DirectionError: if the directions differ, or none is common.
     """
     names = [system.name for system in systems]
@@ -69,6 +69,14 @@ def comparable(systems: Sequence[System], *, common_directions: bool = False) ->
                 got=f"{len(system.seeds)} of {system.name}",
                 expected=f"1 or {len(baseline.seeds)}, as of the baseline {baseline.name}",
                 mend="seed i is compared with the baseline's seed i, a single one with each",
+            )
+        made_of = [(seed.signature.get("inputs"), seed.signature.get("parameters")) for seed in system.seeds]
+        if any(one[0] and one in made_of[:number] for number, one in enumerate(made_of)):
+            raise NeuronSpecError(
+                "two seeds are one training: what another would change is in neither",
+                got=f"{system.name}: evaluations of the same checkpoint",
+                expected="an evaluation of each seed's own",
+                mend="name each training once",
             )
     evaluations = {system.label(i): seed for system in systems for i, seed in enumerate(system.seeds)}
     if len(pivots := {seed.pivot for seed in evaluations.values()}) > 1:

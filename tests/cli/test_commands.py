@@ -56,10 +56,24 @@ def refusal(tmp_path, capsys) -> Refusal:
     return Refusal(tmp_path, capsys)
 
 
-@pytest.mark.parametrize("words", [["--langs", ""], ["--langs="], ["", "--langs", "qa"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "toy", "--langs", ""],
+        ["data", "toy", "--langs="],
+        ["data", "toy", "", "--langs", "qa"],
+        ["data", "existing", "data-bin", "--lang-pairs", ""],
+        ["evaluate", "--generate-output", "a", "b", "--lang-pairs", ""],
+        ["select", "profile.safetensors", "--k="],
+        ["select", "profile.safetensors", "--encoder-k="],
+        ["select", "profile.safetensors", "--decoder-k="],
+        ["select", "profile.safetensors", "--method", "top-fraction", "--fraction="],
+        ["select", "profile.safetensors", "--method", "shared-core", "--core="],
+    ],
+)
 def test_an_empty_value_is_refused_not_ignored(tmp_path, capsys, words):
     with pytest.raises(SystemExit, match="2"):
-        main(["data", "toy", *words, "--output", str(tmp_path / "corpus")])
+        main([*words, "--output", str(tmp_path / "output")])
     assert "an empty value: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

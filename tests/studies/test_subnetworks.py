@@ -148,7 +148,7 @@ FAMILIES = {"qa": "A", "qb": "A", "qx": "X"}
 NEW = "en-qb,qb-en,en-qx,qx-en"
 
 
-def evaluation(names: str, errors: int) -> Evaluation:
+def evaluation(names: str, errors: int, seed: int) -> Evaluation:
     """Of made-up text, the same for all; more errors translate worse."""
     words = random.Random(names)
     outputs = []
@@ -156,14 +156,21 @@ def evaluation(names: str, errors: int) -> Evaluation:
         lines = [" ".join(words.choices(["ba", "ko", "li", "mu", "pe"], k=9)) for _ in range(12)]
         written = [" ".join("xx" if i % 9 < errors else w for i, w in enumerate(s.split())) for s in lines]
         outputs.append(Outputs(direction, written, lines, [line.upper() for line in lines]))
-    made = signature("evaluate", inputs={"data": names}, parameters={"directions": names.split(",")})
+    made = signature(
+        "evaluate",
+        inputs={"data": names, "checkpoint": str(seed)},
+        parameters={"directions": names.split(",")},
+    )
     return evaluate(outputs, signature=made, families=FAMILIES)
 
 
 def write(folder: Path, names: str, errors: dict[str, tuple[int, int]]) -> None:
     """A comparison over two seeds."""
     systems = comparable(
-        [System(name, [evaluation(names, n) for n in of_seeds]) for name, of_seeds in errors.items()]
+        [
+            System(name, [evaluation(names, n, seed) for seed, n in enumerate(of_seeds)])
+            for name, of_seeds in errors.items()
+        ]
     )
     made = comparison_signature(systems, samples=20, alpha=0.05)
     write_comparison(folder, compare(systems, signature=made, samples=20, alpha=0.05))

@@ -23,6 +23,8 @@ from neuron_spec.neurons.pairs import Compared, overlap_of
 from neuron_spec.statistics import NothingToCompare
 
 Loaded = TypeVar("Loaded")
+# Of a model whose FFNs are copies for so many directions, told apart by masks.
+UNSHARED = "unshared_directions"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Asked:
         """
         state = checkpoints.read_checkpoint(path)
         if not through_masks:
-            checkpoints.require_shared(state, path)
+            _require_shared(state, path)
         trained = checkpoints.task_args(state, path, fixed_dictionary=fixed_dictionary)
         data_bin = checkpoints.data_bin_of(trained, path, data_bin)
         set_pivot(card_of(data_bin))
@@ -228,6 +230,18 @@ class Asked:
             directions or self.directions,
             token_flags=checkpoints.token_flags(self.trained),
             **options,
+        )
+
+
+def _require_shared(state: dict[str, Any], path: Path) -> None:
+    """Raises: ModelError if it is an unshared model without its masks, which would add up all directions' FFNs."""
+    copies = checkpoints.flags_of(state, "model").get(UNSHARED)
+    if copies and not checkpoints.is_specialized(state):
+        raise ModelError(
+            "an unshared model runs through its masks alone",
+            where=path,
+            got=f"FFNs of {copies} directions side by side, and no masks",
+            mend="train it with the masks beside it, and name what that leaves; or name the dense checkpoint",
         )
 
 

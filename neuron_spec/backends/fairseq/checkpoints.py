@@ -29,9 +29,6 @@ from neuron_spec.neurons.masks import NeuronMasks
 _MASK_KEYS = ("fc1.neuron_mask", ".head_mask", ".weight_mask", "mask_rows")
 # Flags that name a file, for languages whose own are not to be taken from the data-bin.
 DICTIONARIES = ("fixed_dictionary", "source_dict", "target_dict")
-UNSHARED = (
-    "unshared_directions"  # of a model whose FFNs are copies for so many directions, told apart by masks
-)
 _LAST = "checkpoint_last.pt"  # from which fairseq resumes, unless --restore-file names another
 
 
@@ -390,17 +387,6 @@ def _tokens_of(path: Path, changed: int) -> LanguageTokens | None:
 def is_specialized(state: dict[str, Any]) -> bool:
     """Whether a checkpoint carries masks."""
     return bool(masks_of(state))
-
-
-def require_shared(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Raises: ModelError if it is an unshared model without its masks, which would add up all directions' FFNs."""
-    if not is_specialized(state) and (copies := flags_of(state, "model").get(UNSHARED)):
-        raise ModelError(
-            "an unshared model runs through its masks alone",
-            where=path,
-            got=f"FFNs of {copies} directions side by side, and no masks",
-            mend="train it with the masks beside it, and name what that leaves; or name the dense checkpoint",
-        )
 
 
 def masks_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:

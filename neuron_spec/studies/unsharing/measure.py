@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from neuron_spec.artifacts import SIGNATURE, atomic_path, claim, completed, signature, write_text
-from neuron_spec.backends.fairseq.asked import Asked
-from neuron_spec.backends.fairseq.checkpoints import UNSHARED, as_start, is_specialized, weights_sha256
+from neuron_spec.backends.fairseq.asked import UNSHARED, Asked
+from neuron_spec.backends.fairseq.checkpoints import as_start, is_specialized, weights_sha256
 from neuron_spec.directions import Direction
 from neuron_spec.errors import ArtifactError, ModelError
 from neuron_spec.neurons.choices import SIDES
@@ -72,24 +72,24 @@ def is_written(asked: Asked, output: Path) -> bool:
         ArtifactError: if the folder holds another, or files of these names that are of something else.
     """
     what, wanted, files = "unshared model", signed(asked), (DENSE, FLAGS, MASKS)
-    of_masks = completed(output / MASKS, wanted, what=what, where=output, quiet=True)
-    is_begun = completed(output / SIGNATURE, wanted, what=what, where=output, quiet=True)
     found = [name for name in files if (output / name).exists()]
-    if found and not (of_masks or is_begun):
+    is_whole = len(found) == len(files)
+    is_begun = completed(output / SIGNATURE, wanted, what=what, where=output, quiet=True)
+    has_masks = completed(output / MASKS, wanted, what=what, where=output, quiet=not is_whole)
+    if found and not (is_begun or has_masks):
         raise ArtifactError(
             "files of others are already here",
             where=output,
             got=", ".join(found),
             mend="name another --output",
         )
-    return len(found) == len(files) and completed(output / MASKS, wanted, what=what, where=output)
+    return is_whole
 
 
 def write_unshared(asked: Asked, output: Path) -> None:
     """Write `DENSE`, the `FLAGS` that a training from it needs and, last, `MASKS` into a folder that is claimed first."""
     wide, masks = unshared(asked.state, asked.directions)
-    if not (output / SIGNATURE).exists():
-        claim(output / SIGNATURE, signed(asked), what="unshared model", where=output)
+    claim(output / SIGNATURE, signed(asked), what="unshared model", where=output)
     with atomic_path(output / DENSE) as temporary:
         torch.save(wide, temporary)
     widths = {side: next(iter(masks.side(side).values())).size(1) for side in SIDES}
